@@ -1,0 +1,45 @@
+"""Score-based generative models: noise schedule, score, objective, sampler.
+
+The public names are resolved when they are first used, so that the theory needs torch alone.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "GeometricSchedule": "noise",
+    "KarrasSchedule": "noise",
+    "LogNormalSchedule": "noise",
+    "NoiseSchedule": "noise",
+    "Denoiser": "score",
+    "EDMDenoiser": "score",
+    "NCSNDenoiser": "score",
+    "tweedie": "score",
+    "DenoisingScoreMatching": "objectives",
+    "EDMScoreMatching": "objectives",
+    "Objective": "objectives",
+    "AnnealedLangevin": "samplers",
+    "Sampler": "samplers",
+    "MLP": "networks",
+    "UNet": "networks",
+    "CIFAR10": "data",
+    "MNIST": "data",
+    "Digits": "data",
+    "FashionMNIST": "data",
+    "ImageData": "data",
+    "ImageFolder": "data",
+    "ScoreModule": "module",
+    "load": "loading",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ncsn' has no attribute {name!r}")
+    return getattr(import_module(f"ncsn.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

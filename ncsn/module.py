@@ -1,0 +1,139 @@
+"""The training step: the only glue between the four nouns.
+
+`ScoreModule` holds a denoiser, a noise schedule, an objective and a sampler. One step is: clean pictures `x` from the
+data, a level `sigma` for each from the schedule, the objective's loss of the denoiser's score there.
+"""
+
+import random
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from ncsn.noise import NoiseSchedule
+from ncsn.objectives import Objective
+from ncsn.samplers import Sampler
+from ncsn.score import Denoiser
+
+__all__ = ["ScoreModule"]
+
+
+class ScoreModule(LightningModule):
+    """A denoiser that learns the score of pictures, and draws.
+
+    Args:
+        denoiser: D(x, sigma), with its network.
+        schedule: the noise levels that it is trained at, and the ladder that it draws on.
+        objective: how it is learned.
+        sampler: how it draws, unless told otherwise.
+        shape: (C, H, W) of a picture, or the shape of whatever an example is.
+        optimizer: makes the optimiser from the parameters.
+        warmup: the steps over which the learning rate rises from 0 to its value.
+        label_dropout: the probability of training an example as if it had no label.
+
+    Raises:
+        ValueError: where a number is out of its range, or the sampler cannot walk the schedule's ladder.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: NoiseSchedule,
+        objective: Objective,
+        sampler: Sampler,
+        shape: tuple[int, ...],
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        warmup: int = 0,
+        label_dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if warmup < 0:
+            raise ValueError(f"ScoreModule: warmup is {warmup}, and must be at least 0")
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1")
+        sampler.check(schedule.sigmas())
+        # From a configuration these are plain values, from which a checkpoint is built again. Live objects cannot be
+        # loaded safely: made in Python, they are left out, and given again to `load_from_checkpoint`.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attribute 'denoiser' is an instance of `nn.Module`")
+            self.save_hyperparameters(logger=False)
+        for name in ("denoiser", "schedule", "objective", "sampler", "optimizer"):
+            if not isinstance(self.hparams[name], dict):
+                del self.hparams[name]
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.objective = objective
+        self.sampler = sampler
+        self.shape = tuple(shape)
+        self.optimizer = optimizer
+        self.warmup = warmup
+        self.label_dropout = label_dropout
+        self.seed = 0
+
+    def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """The objective (B,) on clean `x` (B, ...) at the levels `sigma` (B, 1, ..., 1), with labels (B,) or None."""
+        return self.objective(partial(self.denoiser.score, label=label), x, sigma)
+
+    def draw(self, start: Tensor, label: Tensor | None = None, sampler: Sampler | None = None) -> Iterator[Tensor]:
+        """Walk `start` (B, ...) from the largest noise level to a picture; the state once a level."""
+        score = partial(self.denoiser.score, label=label)
+        return (sampler or self.sampler)(score, start, self.schedule.sigmas())
+
+    def start(self, count: int) -> Tensor:
+        """`count` states at the largest noise level: pictures of uniform noise on [0, 1], that much noise added.
+
+        At a large sigma this is N(0, sigma^2), at a small one U[0, 1] as in the NCSN papers.
+        """
+        size = (count, *self.shape)
+        sigma = self.schedule.sigmas()[0].to(self.device)
+        return torch.rand(size, device=self.device) + sigma * torch.randn(size, device=self.device)
+
+    def on_fit_start(self) -> None:
+        self.seed = torch.initial_seed()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        # All that is random in a step (flips, levels, noise, dropout) follows from (seed, step, rank): different on
+        # every rank, and the same again where a run is taken up from a checkpoint.
+        if self.trainer.training:
+            torch.manual_seed(mixed_seed(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
+        return batch
+
+    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Tensor]:
+        x, label = batch
+        if label is not None:
+            label = torch.where(torch.rand(len(x), device=x.device) < self.label_dropout, -1, label)
+        sigma = self.schedule.sample(x)
+        losses = self.losses(x, sigma, label)
+        loss = losses.mean()
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
+        return {"loss": loss, "losses": losses.detach(), "sigma": sigma.flatten()}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+        # The same noise at the same levels every time, so that the curve is of the model and not of the draw.
+        x, label = batch
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            torch.manual_seed(mixed_seed(self.seed, batch_idx, self.global_rank))
+            losses = self.losses(x, self.schedule.sample(x), label)
+        self.log("val/loss", losses.mean(), prog_bar=True, batch_size=len(x), sync_dist=True)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (self.trainer.global_step + 1) % every == 0:
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (self.warmup + 1)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def mixed_seed(*numbers: int) -> int:
+    """A seed that follows from all of the numbers, and looks like no other's."""
+    return random.Random(repr(numbers)).getrandbits(63)

@@ -1,0 +1,103 @@
+"""Layers that the networks share. Pictures are (B, C, H, W) of any H and W; an embedding is (B, E)."""
+
+import math
+from typing import TypeVar
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Attention", "Conditioning", "ResidualBlock", "group_norm", "zeroed"]
+
+NO_LABEL = -1
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Conditioning(nn.Module):
+    """The embedding (B, E) of the noise level and the class label that enters every block.
+
+    Args:
+        width: E, even.
+        classes: how many classes there are; 0 makes a network that takes no label.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, classes: int = 0) -> None:
+        super().__init__()
+        # Periods of c_noise from 60 down to 0.6: c_noise is a logarithm, so that its whole range is some ten wide and
+        # the neighbouring levels of a ladder a few hundredths apart. A buffer, so that a checkpoint keeps them.
+        self.register_buffer("frequencies", torch.logspace(-1, 1, width // 2))
+        self.classes = classes
+        self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, batch: int, c_noise: Tensor, label: Tensor | None) -> Tensor:
+        """Embed `c_noise` () or (B, 1, ..., 1), and `label` (B,): -1, or None for the whole batch, is "no label".
+
+        Raises:
+            ValueError: where a label is given to a network without classes.
+        """
+        angle = c_noise.reshape(-1, 1).expand(batch, 1) * self.frequencies
+        features = torch.cat([angle.cos(), angle.sin()], dim=1) * math.sqrt(2)
+        if self.label is not None:
+            label = torch.full((batch,), NO_LABEL, device=c_noise.device) if label is None else label
+            features = features + self.label(label - NO_LABEL)
+        elif label is not None:
+            raise ValueError("this network takes no label: it was made with classes = 0")
+        embedding: Tensor = self.mlp(features)
+        return embedding
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions round a skip, then attention if asked for; the embedding scales and shifts the second norm."""
+
+    def __init__(self, channels_in: int, channels: int, embedding: int, dropout: float, attention: bool) -> None:
+        super().__init__()
+        self.norm1 = group_norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * channels)
+        self.norm2 = group_norm(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        self.skip = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
+        self.attention = Attention(channels) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv1(functional.silu(self.norm1(x)))
+        scale, shift = rearrange(self.modulation(embedding), "b (two c) -> two b c 1 1", two=2)
+        h = functional.silu(self.norm2(h) * (1 + scale) + shift)
+        out: Tensor = self.attention(self.skip(x) + self.conv2(self.dropout(h)))
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention over the places of a picture, round a skip; `head` channels a head at the most."""
+
+    def __init__(self, channels: int, head: int = 64) -> None:
+        super().__init__()
+        self.heads = max(heads for heads in range(1, math.ceil(channels / head) + 1) if channels % heads == 0)
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.project = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x))
+        q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads (h w) c", three=3, heads=self.heads)
+        h = functional.scaled_dot_product_attention(q, k, v)
+        out: Tensor = x + self.project(rearrange(h, "b heads (h w) c -> b (heads c) h w", h=x.shape[-2]))
+        return out
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """At most 32 groups of at least four channels: one channel alone would lose its mean, and on one pixel be 0."""
+    groups = max(groups for groups in range(1, max(1, min(32, channels // 4)) + 1) if channels % groups == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+def zeroed(module: Module) -> Module:
+    """`module` with its parameters set to 0, so that the branch that it closes starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module

@@ -1,0 +1,6 @@
+"""Draw from a trained model: `python sample.py checkpoints/digits/step=1000.ckpt`."""
+
+from ncsn.cli import sample
+
+if __name__ == "__main__":
+    sample()

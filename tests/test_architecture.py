@@ -1,0 +1,83 @@
+"""Which way imports point: the table is the diagram."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ncsn"
+THEORY = {"torch", "einops"}
+FRAMEWORK = THEORY | {"lightning", "torchvision", "jsonargparse", "rich", "PIL", "sklearn"}
+
+# module: the modules of the package that it may import
+MAY_IMPORT = {
+    "noise": set(),
+    "networks": set(),
+    "score": set(),
+    "objectives": {"noise", "score"},
+    "samplers": {"noise", "score"},
+    "data": set(),
+    "module": {"noise", "score", "objectives", "samplers", "networks"},
+    "callbacks": {"module", "data"},
+    "loading": {"module"},
+    "errors": set(),
+    "training": {"module", "data", "callbacks", "loading", "errors"},
+    "cli": {"noise", "score", "samplers", "data", "module", "loading", "errors", "training"},
+    "__init__": set(),
+}
+THEORY_MODULES = {"noise", "networks", "score", "objectives", "samplers"}
+
+
+def imports(file: Path) -> set[str]:
+    """The dotted names that `file` imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_one_way(file):
+    module = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imports(file):
+        root, _, rest = name.partition(".")
+        if root == "ncsn":
+            assert rest, f"{file.name} imports ncsn/__init__"
+            assert rest.split(".")[0] in MAY_IMPORT[module] | {module}
+        elif root not in sys.stdlib_module_names:
+            assert root in (THEORY if module in THEORY_MODULES else FRAMEWORK)
+
+
+def test_the_theory_runs_with_torch_alone():
+    code = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"lightning", "torchvision", "jsonargparse", "PIL", "rich", "torchmetrics"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import ncsn, ncsn.networks, ncsn.noise, ncsn.objectives, ncsn.samplers, ncsn.score
+from ncsn import AnnealedLangevin, DenoisingScoreMatching, EDMDenoiser, GeometricSchedule, UNet
+try:
+    ncsn.ScoreModule
+except ModuleNotFoundError:
+    print("well")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert ran.stdout == "well\n", ran.stderr
+
+
+def test_public_names_resolve_and_are_listed():
+    import ncsn
+
+    assert set(ncsn.__all__) <= set(dir(ncsn))
+    for name in ncsn.__all__:
+        assert getattr(ncsn, name).__name__ == name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        ncsn.no_such_name  # noqa: B018

@@ -1,0 +1,186 @@
+import os
+import signal
+from io import BytesIO
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_module import small_module, small_trainer
+from torchvision.transforms.functional import pil_to_tensor
+
+from ncsn.callbacks import EMA, Checkpoint, GracefulStop, LossPerLevel, SampleGrid, Throughput
+from ncsn.data import Digits, pixel_grid
+
+
+class Copies(Callback):
+    """Keeps the weights after each step."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.weights = [weights(pl_module)]
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.weights.append(weights(pl_module))
+
+
+def weights(module):
+    return torch.cat([parameter.detach().flatten().clone() for parameter in module.parameters()])
+
+
+def saved(path, key):
+    checkpoint = torch.load(path, weights_only=True)
+    return torch.cat([checkpoint[key][name].flatten() for name, _ in small_module().named_parameters()])
+
+
+def fit(folder, *callbacks, steps=5, **settings):
+    module = small_module()
+    trainer = small_trainer(folder, max_steps=steps, callbacks=list(callbacks), enable_checkpointing=True, **settings)
+    trainer.fit(module, Digits(batch_size=64))
+    return trainer, module
+
+
+def averaged(copies, decay):
+    average = copies[1]
+    for step, current in enumerate(copies[2:], start=1):
+        d = min(decay, (1 + step) / (10 + step))
+        average = d * average + (1 - d) * current
+    return average
+
+
+@pytest.mark.parametrize("decay", [0.2, 0.999])
+def test_ema_is_the_moving_average_and_is_what_a_checkpoint_holds(tmp_path, decay):
+    copies = Copies()
+    _, module = fit(tmp_path, copies, EMA(decay), Checkpoint(tmp_path, every=3), steps=7)
+    expected = averaged(copies.weights, decay)
+    torch.testing.assert_close(weights(module), expected, rtol=1e-5, atol=1e-6)
+    path = tmp_path / "step=7.ckpt"
+    torch.testing.assert_close(saved(path, "state_dict"), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(saved(path, "current_model_state"), copies.weights[-1])
+    assert (expected - copies.weights[-1]).abs().max() > 1e-5
+
+
+def test_a_checkpoint_saved_after_the_end_has_both_sets_of_weights(tmp_path):
+    copies = Copies()
+    trainer, _ = fit(tmp_path, copies, EMA(0.5), Checkpoint(tmp_path))
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    for key in ("state_dict", "current_model_state"):
+        torch.testing.assert_close(saved(tmp_path / "after.ckpt", key), saved(tmp_path / "step=5.ckpt", key))
+
+
+class FailsInValidation(Callback):
+    def on_validation_batch_end(self, trainer, *_):
+        if trainer.global_step == 4:
+            raise RuntimeError("on purpose")
+
+
+class SavesOnException(Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_exception(self, trainer, *_):
+        trainer.save_checkpoint(self.path)
+
+
+def test_weights_are_in_their_places_after_a_validation_that_failed(tmp_path):
+    copies, path = Copies(), tmp_path / "failed.ckpt"
+    validation = {"check_val_every_n_epoch": None, "val_check_interval": 4}
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit(tmp_path, copies, FailsInValidation(), EMA(0.5), SavesOnException(path), **validation)
+    torch.testing.assert_close(saved(path, "state_dict"), averaged(copies.weights, 0.5))
+    torch.testing.assert_close(saved(path, "current_model_state"), copies.weights[-1])
+
+
+def test_resuming_goes_on_with_both_sets_of_weights(tmp_path):
+    fit(tmp_path / "a", EMA(0.5), Checkpoint(tmp_path / "a", every=25), steps=25)  # the end of an epoch
+    module, copies = small_module(), Copies()
+    callbacks = [copies, EMA(0.5), Checkpoint(tmp_path / "b")]
+    trainer = small_trainer(tmp_path, max_steps=28, callbacks=callbacks, enable_checkpointing=True)
+    trainer.fit(module, Digits(batch_size=64), ckpt_path=tmp_path / "a" / "step=25.ckpt", weights_only=True)
+    torch.testing.assert_close(copies.weights[0], saved(tmp_path / "a" / "step=25.ckpt", "current_model_state"))
+    expected = saved(tmp_path / "a" / "step=25.ckpt", "state_dict")
+    for step, current in enumerate(copies.weights[1:], start=25):
+        d = min(0.5, (1 + step) / (10 + step))
+        expected = d * expected + (1 - d) * current
+    torch.testing.assert_close(saved(tmp_path / "b" / "step=28.ckpt", "state_dict"), expected)
+
+
+@pytest.mark.parametrize("steps", [7, 6, 25, 31])
+def test_the_newest_checkpoints_are_kept_and_one_of_the_exact_end(tmp_path, steps):
+    fit(tmp_path, EMA(), Checkpoint(tmp_path, every=3, keep=2), steps=steps)
+    before = (steps - 1) // 3 * 3
+    assert {file.name for file in tmp_path.glob("*.ckpt")} == {f"step={before}.ckpt", f"step={steps}.ckpt"}
+    assert torch.load(tmp_path / f"step={steps}.ckpt", weights_only=True)["global_step"] == steps
+
+
+class StopsAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_ends_the_run_at_a_step_with_a_checkpoint_of_it(tmp_path):
+    before, stop = signal.getsignal(signal.SIGINT), GracefulStop()
+    trainer, _ = fit(tmp_path, StopsAt(4), stop, EMA(), Checkpoint(tmp_path, every=100), steps=50)
+    assert (trainer.global_step, stop.signal) == (4, signal.SIGINT)
+    assert [file.name for file in tmp_path.glob("*.ckpt")] == ["step=4.ckpt"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def events(folder):
+    return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+
+
+def test_grids_are_drawn_with_the_averaged_weights_to_tensorboard_and_to_disk(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
+    validation = {"check_val_every_n_epoch": None, "val_check_interval": 3, "limit_val_batches": 1, "logger": logger}
+    copies = Copies()
+    _, module = fit(tmp_path, copies, SampleGrid(4), EMA(0.5), Checkpoint(tmp_path), steps=3, **validation)
+    # After the run the module has the averaged weights.
+    torch.testing.assert_close(weights(module), averaged(copies.weights, 0.5))
+    torch.manual_seed(0)
+    *_, x = module.eval().draw(module.start(4))
+    grids = events(logger.log_dir).Images("samples")
+    assert [grid.step for grid in grids] == [3]
+    file = tmp_path / "run" / "version_0" / "samples" / "step=0000003.png"
+    drawn = pil_to_tensor(Image.open(file))
+    torch.testing.assert_close(drawn, pixel_grid(x), atol=1, rtol=0)
+    assert torch.equal(pil_to_tensor(Image.open(BytesIO(grids[0].encoded_image_string))), drawn)
+
+
+def test_loss_per_level_adds_up_to_the_loss(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
+    callbacks = [LossPerLevel(bins=5), Throughput()]
+    fit(tmp_path, *callbacks, steps=6, logger=logger, log_every_n_steps=2, limit_val_batches=0)
+    scalars = events(logger.log_dir)
+    tags = [tag for tag in scalars.Tags()["scalars"] if tag.startswith("loss_per_level/")]
+    assert tags == sorted(tags)
+    assert len(tags) == 5
+    centres = [float(tag.split("=")[1]) for tag in tags]
+    assert centres == pytest.approx([0.0723, 0.1512, 0.3162, 0.6613, 1.3831], rel=1e-3)
+    # A fresh network costs 32 at every level.
+    for tag in tags:
+        curve = scalars.Scalars(tag)
+        assert [point.step for point in curve] == [2, 4, 6]
+        assert curve[0].value == pytest.approx(32, rel=0.2)
+    for tag in ("train/gradient_norm", "train/loss", "images/s"):
+        assert [point.value > 0 for point in scalars.Scalars(tag)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: EMA(1.0), "decay is 1"),
+        (lambda: Checkpoint(every=0), "every is 0"),
+        (lambda: Checkpoint(keep=0), "keep is 0"),
+        (lambda: SampleGrid(-1), "count is -1"),
+        (lambda: LossPerLevel(0), "bins is 0"),
+    ],
+)
+def test_impossible_settings_are_refused(make, field):
+    with pytest.raises(ValueError, match=field):
+        make()

@@ -1,0 +1,265 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from ncsn.data import (
+    MNIST,
+    Batches,
+    Digits,
+    FashionMNIST,
+    FilePictures,
+    ImageFolder,
+    pixel_grid,
+    save_grid,
+    to_pixels,
+    to_unit,
+)
+
+
+def in_training(data, training=True, ranks=1, rank=0):
+    """`data` as if a trainer had it."""
+    data.trainer = SimpleNamespace(training=training, world_size=ranks, global_rank=rank)
+    return data
+
+
+def write(file: Path, colour, size=(8, 8), mode="RGB", **settings):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(file, **settings)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures of several formats, sizes and colours, in two class folders."""
+    write(tmp_path / "red" / "a.png", (255, 0, 0), (20, 10))
+    write(tmp_path / "red" / "deep" / "b.JPG", (255, 0, 0), (9, 9))
+    write(tmp_path / "red" / "c.bmp", (255, 0, 0), (8, 30))
+    write(tmp_path / "grey" / "d.gif", 128, mode="L")
+    write(tmp_path / "grey" / "e.tiff", (128, 128, 128, 0), mode="RGBA")
+    write(tmp_path / "grey" / "f.webp", (128, 128, 128), lossless=True)
+    (tmp_path / "grey" / "notes.txt").write_text("not a picture")
+    write(tmp_path / "grey" / ".hidden.png", (0, 0, 0))
+    return tmp_path
+
+
+def test_every_pixel_survives_the_way_there_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8)
+    unit = to_unit(pixels)
+    assert (unit.min(), unit.max(), unit.dtype) == (0, 1, torch.float32)
+    assert torch.equal(to_pixels(unit), pixels)
+
+
+def test_states_outside_the_range_are_clamped_and_rounded():
+    assert to_pixels(torch.tensor([-100.0, 0.4 / 255, 0.6 / 255, 254.4 / 255, 7.0])).tolist() == [0, 0, 1, 254, 255]
+
+
+def test_a_grid_is_square_and_enlarges_small_pictures(tmp_path):
+    assert pixel_grid(torch.zeros(16, 1, 8, 8)).shape == (3, 4 * 34 + 2, 4 * 34 + 2)
+    assert pixel_grid(torch.zeros(5, 3, 28, 28)).shape == (3, 2 * 30 + 2, 3 * 30 + 2)
+    save_grid(torch.ones(1, 1, 32, 32), tmp_path / "new" / "grid.png")
+    with Image.open(tmp_path / "new" / "grid.png") as grid:
+        assert grid.getpixel((16, 16)) == (255, 255, 255)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["grid.png"]
+
+
+def test_a_grid_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "grid.png").mkdir()
+    with pytest.raises(OSError, match="grid"):
+        save_grid(torch.ones(1, 1, 32, 32), tmp_path / "grid.png")
+    assert [file.name for file in tmp_path.iterdir()] == ["grid.png"]
+
+
+def test_digits_are_the_scans_in_the_range():
+    data = in_training(Digits(labels=True), training=False)
+    data.setup()
+    assert (len(data.splits["train"]), len(data.splits["val"])) == (1617, 180)
+    x, _ = data.on_after_batch_transfer(data.splits["train"][range(1617)], 0)
+    assert x.shape == (1617, 1, 8, 8)
+    assert data.classes == 10
+    assert (x.min(), x.max()) == (0, 1)
+
+
+def test_the_held_out_digits_are_the_same_every_time_and_not_trained_on():
+    first, second = Digits(), Digits()
+    first.setup()
+    second.setup()
+    assert torch.equal(first.splits["val"].pixels, second.splits["val"].pixels)
+    both = torch.cat([first.splits["train"].pixels, first.splits["val"].pixels]).flatten(1)
+    assert len(both) == 1797
+    theirs = (torch.tensor(load_digits().data) / 16 * 255).round()
+    assert sorted(both.tolist()) == sorted(theirs.tolist())
+
+
+def test_labels_are_there_only_where_asked_for():
+    data = in_training(Digits())
+    data.setup()
+    assert data.classes == 0
+    assert data.on_after_batch_transfer(data.splits["train"][[0, 1]], 0)[1] is None
+
+
+def test_flips_are_drawn_for_each_example_and_in_training_only(folder):
+    data = ImageFolder(str(folder), size=2, flip=True)
+    pixels = torch.zeros(1000, 3, 2, 2, dtype=torch.uint8)
+    pixels[..., 0] = 255
+    x, _ = in_training(data).on_after_batch_transfer((pixels, torch.zeros(1000)), 0)
+    mirrored = x[:, 0, 0, 1] == 1
+    assert 420 < mirrored.sum() < 580
+    assert torch.equal(x[mirrored].flip(-1), x[~mirrored][:1].expand_as(x[mirrored]))
+    x, _ = in_training(data, training=False).on_after_batch_transfer((pixels, torch.zeros(1000)), 0)
+    assert (x[..., 0] == 1).all()
+
+
+def test_dequantisation_spreads_a_pixel_over_its_own_part_of_the_range():
+    data = in_training(Digits(dequantise=True))
+    pixels = torch.arange(256, dtype=torch.uint8).expand(1000, 1, 1, 256)
+    x, _ = data.on_after_batch_transfer((pixels, torch.zeros(1000)), 0)
+    # But for a few that float32 rounds onto the border.
+    assert ((x * 256).floor() != pixels).float().mean() < 1e-4
+    assert x.mean().item() == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_share_an_epoch_without_overlap_in_an_order_of_its_own(ranks):
+    data = Digits()
+    data.setup()
+    pictures = data.splits["train"]
+
+    def order(seed, epoch):
+        shares = []
+        for rank in range(ranks):
+            batches = Batches(pictures, 50, ranks, rank, shuffle=True, seed=seed, drop_last=True)
+            batches.set_epoch(epoch)
+            share = list(batches)
+            assert len(share) == len(batches)
+            assert {len(batch) for batch in share} == {50}
+            shares.append([index for batch in share for index in batch])
+        return shares
+
+    shares = order(0, 0)
+    seen = [index for share in shares for index in share]
+    assert len(seen) == len(set(seen)) == 1617 // ranks // 50 * 50 * ranks
+    assert order(0, 0) == shares
+    assert order(0, 1) != shares
+    assert order(1, 0) != shares
+
+
+def test_validation_sees_every_picture_once_in_order():
+    data = in_training(Digits(batch_size=50))
+    data.setup()
+    batches = [pixels for pixels, _ in data.val_dataloader()]
+    assert [len(batch) for batch in batches] == [50, 50, 50, 30]
+    assert torch.equal(torch.cat(batches), data.splits["val"].pixels)
+
+
+def test_a_folder_is_read_with_its_classes(folder):
+    data = ImageFolder(str(folder), size=8, labels=True, held_out=0.3, batch_size=2)
+    assert (data.shape, data.classes, data.class_names) == ((3, 8, 8), 2, ["grey", "red"])
+    data.setup()
+    assert (len(data.splits["train"]), len(data.splits["val"])) == (4, 2)
+    for split in data.splits.values():
+        for pixels, label in zip(*split[range(len(split))], strict=True):
+            colour = [255, 0, 0] if label == 1 else [128, 128, 128]
+            assert (pixels.flatten(1).float().mean(1) - torch.tensor(colour)).abs().max() < 3
+
+
+def test_streamed_pictures_are_the_held_ones(folder):
+    held, streamed = (ImageFolder(str(folder), size=6, channels=1, memory=memory, batch_size=2) for memory in (1, 0))
+    for data in (held, streamed):
+        in_training(data).setup()
+    assert type(held.splits["train"]) is not type(streamed.splits["train"])
+    for one, other in zip(held.train_dataloader(), streamed.train_dataloader(), strict=True):
+        assert torch.equal(one[0], other[0])
+
+
+def test_a_picture_is_turned_upright_resized_and_cropped(tmp_path):
+    picture = Image.new("RGB", (40, 20))
+    picture.paste((255, 255, 255), (0, 0, 20, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees: the white half is on top
+    picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    picture.save(tmp_path / "b.jpg", quality=95)
+    pictures = FilePictures([tmp_path / "a.jpg", tmp_path / "b.jpg"], torch.zeros(2), channels=1, size=10)
+    turned, plain = pictures[[0, 1]][0][:, 0].float()
+    assert turned[:4].mean() > 240
+    assert turned[-4:].mean() < 15
+    # The middle square of the picture: white on the left, black on the right.
+    assert plain[:, :4].mean() > 240
+    assert plain[:, -4:].mean() < 15
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
+def test_a_broken_picture_is_named(folder, content):
+    (folder / "red" / "broken.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        ImageFolder(str(folder), size=8).setup()
+
+
+def test_a_truncated_picture_is_named(folder):
+    file = folder / "red" / "cut.jpg"
+    write(file, (1, 2, 3), (64, 64))
+    file.write_bytes(file.read_bytes()[:400])
+    with pytest.raises(ValueError, match=r"cut\.jpg"):
+        ImageFolder(str(folder), size=8).setup()
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"root": "/no/such/folder"}, "root is /no/such/folder"),
+        ({"size": 0}, "size is 0"),
+        ({"channels": 4}, "channels is 4"),
+        ({"held_out": 1.0}, "held_out is 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"workers": -1}, "workers is -1"),
+    ],
+)
+def test_impossible_folders_are_refused(folder, settings, field):
+    with pytest.raises(ValueError, match=field):
+        ImageFolder(**{"root": str(folder), "size": 8} | settings)
+
+
+def test_a_folder_without_pictures_or_without_classes_is_refused(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no pictures"):
+        ImageFolder(str(tmp_path / "empty"), size=8)
+    write(folder / "loose.png", 0)
+    with pytest.raises(ValueError, match="no class folder"):
+        ImageFolder(str(folder), size=8, labels=True)
+
+
+def test_a_batch_larger_than_the_data_is_refused_with_both_numbers(folder):
+    with pytest.raises(ValueError, match=r"batch_size is 100, .* 5$"):
+        ImageFolder(str(folder), size=8, batch_size=100).setup()
+
+
+def test_data_that_cannot_be_had_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", offline)
+    with pytest.raises(OSError, match=rf"MNIST is not in {tmp_path} and could not be downloaded .* data\.root"):
+        MNIST(str(tmp_path)).prepare_data()
+
+
+@pytest.mark.parametrize(("kind", "mean", "std"), [(MNIST, 0.1307, 0.3081), (FashionMNIST, 0.2860, 0.3530)])
+def test_the_real_sets_have_their_known_moments(real_data, kind, mean, std):
+    data = kind(str(real_data))
+    data.prepare_data()
+    data.setup()
+    pixels = to_unit(data.splits["train"].pixels)
+    assert pixels.shape == (60_000, 1, 28, 28)
+    assert pixels.mean().item() == pytest.approx(mean, abs=1e-4)
+    assert pixels.std().item() == pytest.approx(std, abs=1e-4)
+    assert len(data.splits["val"]) == 10_000
+
+
+def test_the_real_jpeg_folder_is_read(real_data):
+    data = ImageFolder(str(real_data / "cifar10-jpeg" / "test"), size=32, labels=True)
+    data.setup()
+    assert (data.classes, len(data.files)) == (10, 10_000)
+    # The known mean of CIFAR-10's colours.
+    mean = to_unit(data.splits["train"].pixels).mean((0, 2, 3))
+    assert (mean - torch.tensor([0.494, 0.485, 0.450])).abs().max() < 0.01

@@ -1,0 +1,146 @@
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from ncsn.data import Digits
+from ncsn.module import ScoreModule, mixed_seed
+from ncsn.networks import UNet
+from ncsn.noise import GeometricSchedule
+from ncsn.objectives import DenoisingScoreMatching
+from ncsn.samplers import AnnealedLangevin
+from ncsn.score import NCSNDenoiser
+
+
+def small_module(classes=0, kind=ScoreModule, **settings):
+    return kind(
+        NCSNDenoiser(UNet(1, width=8, multipliers=(1, 2), blocks=1, classes=classes)),
+        GeometricSchedule(2.0, 0.05, 10),
+        DenoisingScoreMatching(),
+        AnnealedLangevin(epsilon=2e-4, steps=1),
+        shape=(1, 8, 8),
+        **settings,
+    )
+
+
+def small_trainer(folder, **settings):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "num_sanity_val_steps": 0}
+    defaults = {"max_steps": 5, "accelerator": "cpu", "enable_checkpointing": False, "default_root_dir": folder}
+    return Trainer(**(defaults | quiet | settings))
+
+
+class Noted(ScoreModule):
+    """Notes what it is trained on."""
+
+    def losses(self, x, sigma, label=None):
+        self.noted = [*getattr(self, "noted", []), (x, sigma, label, torch.rand(1))]
+        return super().losses(x, sigma, label)
+
+
+def test_training_lowers_the_loss(tmp_path):
+    module, data = small_module(), Digits(batch_size=64)
+    trainer = small_trainer(tmp_path, max_steps=60)
+    data.setup()
+    before = trainer.validate(module, data, verbose=False)[0]["val/loss"]
+    assert before == pytest.approx(32, rel=0.05)
+    trainer = small_trainer(tmp_path, max_steps=60)
+    trainer.fit(module, data)
+    assert trainer.validate(module, data, verbose=False)[0]["val/loss"] < 0.8 * before
+
+
+class Watched(ScoreModule):
+    """Notes whether a validation step leaves the random generator as it was."""
+
+    def validation_step(self, batch, batch_idx):
+        state = torch.random.get_rng_state()
+        super().validation_step(batch, batch_idx)
+        self.left_alone = torch.equal(state, torch.random.get_rng_state())
+
+
+def test_validation_has_the_same_noise_every_time_and_leaves_the_generator_alone(tmp_path):
+    module, data = small_module(kind=Watched), Digits()
+    losses = [small_trainer(tmp_path).validate(module, data, verbose=False)[0]["val/loss"] for _ in range(2)]
+    assert losses[0] == losses[1]
+    assert module.left_alone
+
+
+def test_the_noise_of_a_step_follows_from_seed_and_step(tmp_path):
+    runs = []
+    for draws in (0, 7):
+        module = small_module(kind=Noted)
+        torch.manual_seed(3)
+        module.on_train_start = lambda draws=draws: torch.rand(draws)  # something else draws between the steps
+        small_trainer(tmp_path, max_steps=4).fit(module, Digits(batch_size=64))
+        runs.append(module.noted[:4])
+    for (x, sigma, _, r), (y, tau, _, s) in zip(*runs, strict=True):
+        assert torch.equal(x, y)
+        assert torch.equal(sigma, tau)
+        assert torch.equal(r, s)
+    draws = [step[3].item() for step in runs[0]]
+    assert len(set(draws)) == len(draws)
+
+
+def test_mixed_seeds_differ():
+    seeds = {mixed_seed(seed, step, rank) for seed in range(5) for step in range(50) for rank in range(4)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_labels_reach_the_network_and_are_dropped_as_often_as_stated(tmp_path):
+    module = small_module(classes=10, kind=Noted, label_dropout=0.3)
+    small_trainer(tmp_path, max_steps=20).fit(module, Digits(batch_size=128, labels=True))
+    labels = torch.cat([label for _, _, label, _ in module.noted[:20]])
+    assert (labels == -1).float().mean().item() == pytest.approx(0.3, abs=4 * (0.21 / 2560) ** 0.5)
+    assert set(labels.tolist()) == set(range(-1, 10))
+
+
+def test_the_learning_rate_warms_up(tmp_path):
+    module = small_module(warmup=4, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+    rates = []
+    module.on_train_batch_end = lambda *_: rates.append(module.optimizers().param_groups[0]["lr"])
+    small_trainer(tmp_path, max_steps=6).fit(module, Digits())
+    assert rates == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.0, 1.0])
+
+
+def test_the_start_is_at_the_largest_noise_level():
+    start = small_module().start(5000)
+    assert start.shape == (5000, 1, 8, 8)
+    assert start.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert start.var().item() == pytest.approx(2.0**2 + 1 / 12, rel=0.02)
+
+
+def test_draw_yields_a_state_a_level_and_takes_another_sampler():
+    module = small_module()
+    assert len(list(module.draw(module.start(2)))) == 10
+    with pytest.raises(ValueError, match="epsilon"):
+        next(module.draw(module.start(2), sampler=AnnealedLangevin(1.0, 1)))
+
+
+@pytest.mark.parametrize(("settings", "field"), [({"warmup": -1}, "warmup"), ({"label_dropout": 1.5}, "label_dropout")])
+def test_impossible_settings_are_refused(settings, field):
+    with pytest.raises(ValueError, match=field):
+        small_module(**settings)
+
+
+def test_a_sampler_that_cannot_walk_the_ladder_is_refused_before_training():
+    with pytest.raises(ValueError, match="walk diverges"):
+        ScoreModule(
+            NCSNDenoiser(UNet(1, width=8)),
+            GeometricSchedule(1, 0.01, 10),
+            DenoisingScoreMatching(),
+            AnnealedLangevin(epsilon=1e-3, steps=1),
+            shape=(1, 8, 8),
+        )
+
+
+def test_a_module_made_in_python_is_loaded_with_its_parts_given_again(tmp_path):
+    module = small_module(warmup=3)
+    trainer = small_trainer(tmp_path, max_steps=2)
+    trainer.fit(module, Digits())
+    trainer.save_checkpoint(tmp_path / "live.ckpt")
+    checkpoint = torch.load(tmp_path / "live.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"] == {"shape": (1, 8, 8), "warmup": 3, "label_dropout": 0.1}
+    parts = {name: getattr(small_module(), name) for name in ("denoiser", "schedule", "objective", "sampler")}
+    loaded = ScoreModule.load_from_checkpoint(tmp_path / "live.ckpt", weights_only=True, **parts)
+    assert loaded.warmup == 3
+    for one, other in zip(module.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(one, other)

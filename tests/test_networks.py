@@ -1,0 +1,128 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ncsn.networks import MLP, UNet
+from ncsn.networks.layers import Attention, group_norm
+from ncsn.objectives import DenoisingScoreMatching
+from ncsn.score import NCSNDenoiser
+
+
+def unet(**settings):
+    """A small U-Net with the zeroed layers shaken, so that its output depends on all that should matter."""
+    network = UNet(**{"channels": 3, "width": 8, "multipliers": (1, 2, 2), "blocks": 1, "attention": (2,)} | settings)
+    return shaken(network).eval()
+
+
+def shaken(network):
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 4), st.integers(1, 45), st.integers(1, 60), st.integers(1, 5), st.integers(1, 4))
+def test_unet_takes_any_number_of_channels_and_any_size(channels, height, width, depth, patch):
+    network = UNet(channels, width=8, multipliers=(1,) * depth, blocks=1, attention=(depth - 1,), patch=patch)
+    x = torch.randn(2, channels, height, width)
+    out = shaken(network)(x, torch.tensor(0.0))
+    assert out.shape == x.shape
+    assert out.isfinite().all()
+    assert out.std() > 0
+
+
+@pytest.mark.parametrize("size", [(28, 28), (31, 31), (45, 60), (32, 1), (1, 1)])
+def test_unet_at_the_sizes_people_have(size):
+    x = torch.randn(2, 3, *size)
+    assert unet()(x, torch.tensor(0.0)).shape == x.shape
+
+
+def test_a_fresh_unet_costs_half_the_dimension():
+    torch.manual_seed(0)
+    score = NCSNDenoiser(UNet(1, width=8)).score
+    x = torch.rand(64, 1, 28, 28)
+    loss = DenoisingScoreMatching()(score, x, torch.rand(64, 1, 1, 1) + 0.01).mean()
+    assert loss.item() == pytest.approx(392, abs=4 * (392 / 64) ** 0.5)
+
+
+def test_one_level_for_all_is_the_same_as_one_for_each():
+    network, x = unet(), torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(network(x, torch.tensor(0.7)), network(x, torch.full((3, 1, 1, 1), 0.7)))
+
+
+@pytest.mark.parametrize("network", [unet(), shaken(MLP(6))])
+def test_examples_do_not_see_each_other_and_the_level_matters(network):
+    x = torch.randn(3, *((3, 8, 8) if isinstance(network, UNet) else (6,)))
+    levels = torch.tensor([0.1, 0.5, 0.9]).view(3, *[1] * (x.ndim - 1))
+    together = network(x, levels)
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], network(x[i : i + 1], levels[i]), rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(together[i : i + 1], network(x[i : i + 1], levels[i] + 0.3), rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda classes: unet(classes=classes), lambda classes: shaken(MLP(6, classes=classes))]
+)
+def test_labels(make):
+    network = make(4)
+    x = torch.randn(3, *((3, 8, 8) if isinstance(network, UNet) else (6,)))
+    level = torch.tensor(0.1)
+    none = network(x, level)
+    torch.testing.assert_close(network(x, level, torch.full((3,), -1)), none)
+    outs = [network(x, level, torch.full((3,), label)) for label in range(4)]
+    for i, out in enumerate([*outs, none]):
+        assert all(not torch.allclose(out, other) for other in [*outs, none][:i])
+    with pytest.raises(ValueError, match="takes no label"):
+        make(0)(x, level, torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("network", [unet(attention=(0, 1, 2), dropout=0.1, patch=2), shaken(MLP(6))])
+def test_every_parameter_is_used(network):
+    x = torch.randn(2, *((3, 8, 8) if isinstance(network, UNet) else (6,)))
+    network(x, torch.tensor(0.1)).square().sum().backward()
+    # A convolution's bias before a norm over its whole group has a gradient of zero up to rounding, but it has one.
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_dropout_drops_in_training_only():
+    network, x = unet(dropout=0.5), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(network(x, torch.tensor(0.0)), network(x, torch.tensor(0.0)))
+    network.train()
+    assert not torch.allclose(network(x, torch.tensor(0.0)), network(x, torch.tensor(0.0)))
+
+
+def test_attention_is_softmax_attention():
+    attention = shaken(Attention(16, head=8))
+    x = torch.randn(2, 16, 3, 5)
+    q, k, v = attention.qkv(attention.norm(x)).flatten(2).reshape(2, 3, 2, 8, 15).unbind(1)
+    weights = torch.softmax(q.transpose(-1, -2) @ k / 8**0.5, dim=-1)
+    mixed = (v @ weights.transpose(-1, -2)).reshape(2, 16, 3, 5)
+    torch.testing.assert_close(attention(x), x + attention.project(mixed), rtol=1e-4, atol=1e-4)
+
+
+@given(st.integers(1, 600))
+def test_group_norm_has_no_group_of_a_few_channels(channels):
+    groups = group_norm(channels).num_groups
+    assert channels % groups == 0
+    assert 1 <= groups <= 32
+    assert channels < 4 or channels // groups >= 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "field"),
+    [
+        (UNet, {"channels": 0}, "channels is 0"),
+        (UNet, {"channels": 1, "width": 2}, "width is 2"),
+        (UNet, {"channels": 1, "multipliers": []}, "multipliers is"),
+        (UNet, {"channels": 1, "attention": [3]}, "attention is"),
+        (UNet, {"channels": 1, "dropout": 1.0}, "dropout is 1"),
+        (UNet, {"channels": 1, "classes": -1}, "classes is -1"),
+        (MLP, {"features": 0}, "features is 0"),
+        (MLP, {"features": 2, "width": 3}, "width is 3"),
+    ],
+)
+def test_impossible_sizes_are_refused(kind, wrong, field):
+    with pytest.raises(ValueError, match=field):
+        kind(**wrong)
