@@ -100,7 +100,7 @@ class Checkpoint(ModelCheckpoint):
 
 
 class GracefulStop(Callback):
-    """The first SIGINT or SIGTERM ends the run after the step it is in, with a checkpoint; the second ends it at once."""
+    """The first SIGINT or SIGTERM ends the run after its step, with a checkpoint; the second ends it at once."""
 
     signal: int | None = None
 

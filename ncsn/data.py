@@ -130,6 +130,8 @@ class ImageData(LightningDataModule, ABC):
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         batches = Batches(pictures, self.batch_size, ranks, rank, shuffle, seed, drop_last)
+        if self.trainer and split == "train":
+            batches.given = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
         workers = 0 if isinstance(pictures, HeldPictures) else self.workers
         return DataLoader(
             pictures, sampler=batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0
@@ -210,7 +212,8 @@ class FilePictures(Pictures):
 class Batches(DistributedSampler[Any]):
     """Lists of indices, one a batch: this rank's share of an order that follows from (seed, epoch) alone.
 
-    It is a `DistributedSampler` on one device too, so that Lightning tells it the epoch and leaves it in place.
+    It counts the batches that it has given in the whole run, and is told that count when a run is resumed: an epoch
+    that was broken off goes on where it was. It is a `DistributedSampler` so that Lightning leaves it in place.
     """
 
     def __init__(
@@ -218,10 +221,13 @@ class Batches(DistributedSampler[Any]):
     ) -> None:
         super().__init__(pictures, ranks, rank, shuffle, seed, drop_last)
         self.batch_size = batch_size
+        self.given = 0
 
     def __iter__(self) -> Iterator[list[int]]:
+        self.epoch, done = divmod(self.given, len(self))
+        self.given = (self.epoch + 1) * len(self)
         order = list(super().__iter__())
-        for i in range(len(self)):
+        for i in range(done, len(self)):
             yield order[i * self.batch_size : (i + 1) * self.batch_size]
 
     def __len__(self) -> int:

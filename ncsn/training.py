@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from ncsn.callbacks import EMA, Checkpoint, GracefulStop, LossPerLevel, RunProgress, SampleGrid, Throughput
 from ncsn.data import ImageData
@@ -69,12 +69,36 @@ class TrainCLI(LightningCLI):
         ]
         return super().instantiate_trainer(**kwargs)
 
-    def fit(self) -> None:
-        """Train, from the beginning or from a checkpoint, and say where the results are."""
+    def prepare(self) -> None:
+        """Find the checkpoint to go on from, and get the data.
+
+        Raises:
+            ValueError: where there is no such checkpoint, or the data is not what it should be.
+            OSError: where the data cannot be had.
+        """
         path = self.config.ckpt_path
         if path == "last":
             path = newest_checkpoint(Path("checkpoints", self.config.name))
-        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True)
+        elif path is not None and not Path(path).is_file():
+            raise ValueError(f"ckpt_path: there is no file {path}")
+        self.ckpt_path = path
+        if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
+            self.datamodule.prepare_data()
+            self.datamodule.setup()
+
+    @rank_zero_only
+    def announce(self) -> None:
+        """Say what is trained, and from where it goes on."""
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        pictures = len(self.datamodule.splits["train"])
+        print(f"Training {self.config.name}: {parameters:,} parameters on {pictures:,} examples of {self.model.shape}")
+        if self.ckpt_path:
+            print(f"Going on from {self.ckpt_path}")
+
+    def fit(self) -> None:
+        """Train, say where the results are, and end as a signal asked for."""
+        self.announce()
+        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         self.report()
         if self.stop.signal is not None:
             sys.exit(128 + self.stop.signal)
@@ -98,32 +122,42 @@ def hush() -> None:
         ".*You have overridden `on_before_batch_transfer` in `LightningModule`",  # meant so: it seeds the step
         ".*The number of training batches .* is smaller than the logging interval",  # we log by steps, not by epochs
         ".*does not have many workers",  # data in memory needs none
+        ".*your dataloader is not resumable",  # it is: see `Batches`
+        ".*Checkpoint directory .* exists and is not empty",  # checkpoints are numbered, and the newest is the last
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def build() -> TrainCLI:
+    """Parse the command line, and build what it describes.
+
+    Raises:
+        ArgumentError, ValueError, MisconfigurationException: where a setting is wrong.
+    """
+    return TrainCLI(
+        ScoreModule,
+        ImageData,
+        subclass_mode_data=True,
+        run=False,
+        auto_configure_optimizers=False,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        trainer_defaults={
+            "check_val_every_n_epoch": None,  # validation is by steps
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+        },
+        parser_kwargs={"exit_on_error": False},
+    )
 
 
 def run() -> None:
     """Parse, build and train."""
     hush()
     try:
-        cli = TrainCLI(
-            ScoreModule,
-            ImageData,
-            subclass_mode_data=True,
-            run=False,
-            auto_configure_optimizers=False,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
-            seed_everything_default=0,
-            trainer_defaults={
-                "check_val_every_n_epoch": None,  # validation is by steps
-                "num_sanity_val_steps": 0,
-                "enable_model_summary": False,
-            },
-            parser_kwargs={"exit_on_error": False},
-        )
-        cli.datamodule.prepare_data()
-        cli.datamodule.setup()
+        cli = build()
+        cli.prepare()
     except (ArgumentError, ValueError, MisconfigurationException) as error:
         fail(2, reason(error))
     except OSError as error:

@@ -22,7 +22,9 @@ from ncsn.data import (
 
 def in_training(data, training=True, ranks=1, rank=0):
     """`data` as if a trainer had it."""
-    data.trainer = SimpleNamespace(training=training, world_size=ranks, global_rank=rank)
+    progress = SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(ready=0)))
+    fit_loop = SimpleNamespace(epoch_loop=progress)
+    data.trainer = SimpleNamespace(training=training, world_size=ranks, global_rank=rank, fit_loop=fit_loop)
     return data
 
 
@@ -131,7 +133,7 @@ def test_ranks_share_an_epoch_without_overlap_in_an_order_of_its_own(ranks):
         shares = []
         for rank in range(ranks):
             batches = Batches(pictures, 50, ranks, rank, shuffle=True, seed=seed, drop_last=True)
-            batches.set_epoch(epoch)
+            batches.given = epoch * len(batches)
             share = list(batches)
             assert len(share) == len(batches)
             assert {len(batch) for batch in share} == {50}
@@ -144,6 +146,17 @@ def test_ranks_share_an_epoch_without_overlap_in_an_order_of_its_own(ranks):
     assert order(0, 0) == shares
     assert order(0, 1) != shares
     assert order(1, 0) != shares
+
+
+def test_an_epoch_that_was_broken_off_goes_on_where_it_was():
+    data = Digits()
+    data.setup()
+    whole, resumed = (Batches(data.splits["train"], 50, 1, 0, shuffle=True, seed=0, drop_last=True) for _ in range(2))
+    epochs = [list(whole), list(whole)]
+    assert epochs[0] != epochs[1]
+    resumed.given = 40
+    assert list(resumed) == epochs[1][40 - 32 :]
+    assert list(resumed) == list(whole)
 
 
 def test_validation_sees_every_picture_once_in_order():

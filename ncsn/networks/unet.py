@@ -20,7 +20,7 @@ class UNet(nn.Module):
     Args:
         channels: C, the channels of the pictures.
         width: the channels of the first resolution, at least 4.
-        multipliers: for each resolution, full first, how many times `width` channels it has; each next is half the size.
+        multipliers: the channels of each resolution, in widths, the full one first; each next is half the size.
         blocks: residual blocks at each resolution, on the way down and again on the way up.
         attention: the resolutions with self-attention, counted from 0, the full one.
         dropout: the probability of dropping an activation inside a block.

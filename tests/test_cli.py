@@ -1,0 +1,371 @@
+"""The two commands as a user gives them, in a folder of their own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+
+from ncsn.cli import sample, split_options, train
+from ncsn.data import pixel_grid
+from ncsn.loading import load
+from ncsn.samplers import AnnealedLangevin, Sampler
+
+REPOSITORY = Path(__file__).parent.parent
+SMALL = """
+name: small
+seed_everything: 0
+data: {class_path: ncsn.data.Digits, init_args: {batch_size: 64}}
+model:
+  denoiser:
+    class_path: ncsn.score.EDMDenoiser
+    init_args:
+      network: {class_path: ncsn.networks.UNet, init_args: {width: 8, multipliers: [1, 2], blocks: 1}}
+  schedule: {class_path: ncsn.noise.GeometricSchedule, init_args: {sigma_max: 2, sigma_min: 0.1, levels: 6}}
+  objective: {class_path: ncsn.objectives.EDMScoreMatching}
+  sampler: {class_path: ncsn.samplers.AnnealedLangevin, init_args: {epsilon: 1.0e-3, steps: 1}}
+trainer: {max_steps: 7, val_check_interval: 4, limit_val_batches: 1, accelerator: cpu}
+samples: {count: 4}
+checkpoint: {every: 5}
+"""
+
+
+def run_train(*options: str) -> None:
+    """`python train.py OPTIONS` in this process and folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *options])
+        train()
+
+
+def train_small(folder: Path, *options: str) -> Path:
+    """A run of a few steps in `folder`, and its last checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("small.yaml").write_text(SMALL)
+        run_train("--config", "small.yaml", *options)
+    return max(folder.rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder in which a small model was trained."""
+    folder = tmp_path_factory.mktemp("run")
+    train_small(folder)
+    return folder
+
+
+@pytest.fixture
+def here(folder, monkeypatch) -> Path:
+    """That folder, made the current one."""
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Still(Sampler):
+    """A sampler of one's own, which draws one grey."""
+
+    grey: float
+
+    def __call__(self, score, x, sigmas):
+        for _ in sigmas:
+            yield torch.full_like(x, self.grey)
+
+
+def pixels(file: str) -> torch.Tensor:
+    with Image.open(file) as picture:
+        return pil_to_tensor(picture)
+
+
+def test_a_run_leaves_checkpoints_logs_and_grids_and_says_where(tmp_path, capsys):
+    train_small(tmp_path)
+    assert {file.name for file in (tmp_path / "checkpoints/small").iterdir()} == {"step=5.ckpt", "step=7.ckpt"}
+    logs = tmp_path / "logs/small/version_0"
+    assert (logs / "config.yaml").is_file()
+    assert [file.name for file in (logs / "samples").iterdir()] == ["step=0000004.png"]
+    out = capsys.readouterr().out
+    for line in (
+        "Trained 7 steps.",
+        "Checkpoint:  checkpoints/small/step=7.ckpt",
+        "Logs:        logs/small/version_0",
+        "Draw:        python sample.py checkpoints/small/step=7.ckpt",
+    ):
+        assert line in out
+
+
+def test_the_saved_config_is_the_run(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_train("--config", str(folder / "logs/small/version_0/config.yaml"))
+    one, other = (torch.load(at / "checkpoints/small/step=7.ckpt", weights_only=True) for at in (folder, tmp_path))
+    assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
+
+
+def test_last_goes_on_where_the_run_ended(tmp_path, capsys, monkeypatch):
+    train_small(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run_train("--config", "small.yaml", "--ckpt_path", "last", "--trainer.max_steps", "9")
+    out = capsys.readouterr().out
+    assert "Going on from checkpoints/small/step=7.ckpt" in out
+    checkpoint = torch.load(tmp_path / "checkpoints/small/step=9.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 9
+    steps = {int(state["step"]) for state in checkpoint["optimizer_states"][0]["state"].values()}
+    assert steps == {9}
+
+
+@pytest.mark.parametrize("stop", [7, 25, 31])
+def test_a_resumed_run_ends_as_one_left_alone(tmp_path, monkeypatch, stop):
+    train_small(tmp_path, "--trainer.max_steps", "33", "--name", "whole", "--samples.count", "0")
+    train_small(tmp_path, "--trainer.max_steps", str(stop), "--samples.count", "0")
+    train_small(tmp_path, "--trainer.max_steps", "33", "--ckpt_path", "last", "--samples.count", "0")
+    whole, resumed = (
+        torch.load(tmp_path / f"checkpoints/{name}/step=33.ckpt", weights_only=True) for name in ("whole", "small")
+    )
+    for weights in ("state_dict", "current_model_state"):
+        assert all(torch.equal(value, resumed[weights][name]) for name, value in whole[weights].items())
+
+
+def test_without_a_config_the_digits_are_trained(tmp_path, monkeypatch, capsys):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/digits.yaml").write_text(SMALL)
+    monkeypatch.chdir(tmp_path)
+    run_train("--trainer.max_steps", "1", "--samples.count", "0")
+    assert "Trained 1 steps." in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path / "configs")
+    with pytest.raises(SystemExit, match="2"):
+        run_train()
+    assert "there is no configs/digits.yaml here" in capsys.readouterr().err
+
+
+def test_samples_come_from_the_newest_checkpoint_with_its_averaged_weights(here, capsys):
+    sample(["--num-samples", "5", "--seed", "3"])
+    module = load("checkpoints/small/step=7.ckpt")
+    torch.manual_seed(3)
+    *_, x = module.draw(module.start(5))
+    assert torch.equal(pixels("samples.png"), pixel_grid(x))
+    out = capsys.readouterr().out
+    assert "step=7.ckpt" in out
+    assert "Wrote samples.png" in out
+
+
+def test_samples_follow_from_the_seed_and_the_weights(here):
+    for name, options in {
+        "one": [],
+        "same": [],
+        "seed": ["--seed", "1"],
+        "raw": ["--raw"],
+        "steps": ["--sampler.steps", "2"],
+    }.items():
+        sample(["checkpoints/small/step=5.ckpt", "--num-samples", "4", "--out", f"{name}.png", *options])
+    assert torch.equal(pixels("one.png"), pixels("same.png"))
+    for other in ("seed", "raw", "steps"):
+        assert not torch.equal(pixels("one.png"), pixels(f"{other}.png"))
+
+
+def test_batches_add_up_to_the_number_asked_for(here):
+    sample(["--num-samples", "7", "--batch-size", "3", "--out", "seven.png"])
+    assert pixels("seven.png").shape == pixel_grid(torch.zeros(7, 1, 8, 8)).shape
+
+
+def test_the_sampler_is_overridden_by_setting_and_by_class(here, capsys):
+    sample(["--num-samples", "1", "--sampler.epsilon=1e-4", "--sampler.denoise", "false"])
+    assert str(AnnealedLangevin(epsilon=1e-4, steps=1, denoise=False)) in capsys.readouterr().out
+    sample(["--num-samples", "1", "--sampler", "test_cli.Still", "--sampler.grey", "0.2", "--out", "grey.png"])
+    assert pixels("grey.png")[0, 10, 10] == 51
+
+
+def test_options_of_the_sampler_are_told_from_the_others():
+    arguments = ["a.ckpt", "--sampler.x", "-1", "--seed", "3", "--sampler=Y", "--sampler.z=2", "--samplers"]
+    others, chosen = split_options(arguments, "--sampler")
+    assert others == ["a.ckpt", "--seed", "3", "--samplers"]
+    assert chosen == ["--sampler.x", "-1", "--sampler=Y", "--sampler.z=2"]
+
+
+WRONG_TRAINING = [
+    (["--model.warmpu", "3"], "--model.warmpu"),
+    (["--model.denoiser.init_args.network.init_args.widht", "3"], "model.denoiser.network: .*widht"),
+    (["--model.schedule.init_args.sigma_min", "5"], r"sigma_min \(5.0\) is above sigma_max \(2.0\)"),
+    (["--model.schedule.init_args.levels", "0"], "levels is 0"),
+    (["--model.schedule", "ncsn.noise.NoSuch"], "model.schedule: .*NoSuch"),
+    (["--model.schedule", "torch.nn.Linear"], "model.schedule: .*NoiseSchedule"),
+    (["--model.sampler.init_args.epsilon", "0.5"], "epsilon is 0.5, and the walk diverges"),
+    (["--model.warmup", "abc"], "model.warmup: expected int, got abc"),
+    (["--data", "ncsn.data.Nope"], "data: .*Nope"),
+    (["--data.batch_size", "0"], "batch_size is 0"),
+    (["--data.batch_size", "5000"], "batch_size is 5000, .* 1617"),
+    (["--data", "ImageFolder", "--data.root", "no/such", "--data.size", "8"], "root is no/such"),
+    (["--trainer.accelerator", "cuda"], "CUDAAccelerator.*available"),
+    (["--trainer.max_steps", "-5"], "max_steps"),
+    (["--seed_everything", "-1"], "seed_everything: -1"),
+    (["--config", "nope.yaml"], "config: .*nope.yaml"),
+    (["--ckpt_path", "nope.ckpt"], "ckpt_path: there is no file nope.ckpt"),
+    (["--ckpt_path", "last"], "there is no checkpoint under checkpoints/small"),
+    (["--checkpoint.every", "0"], "every is 0"),
+]
+
+
+def refusal(capsys, call) -> tuple[int, str]:
+    """The exit status of a call, and what it wrote to standard error, which must be one line."""
+    with pytest.raises(SystemExit) as stopped:
+        call()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return stopped.value.code, lines[0]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_TRAINING)
+def test_a_wrong_setting_is_answered_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert status == 2
+    assert re.search(message, line), line
+    assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALL.replace("sigma_max", "sigma_mxa"), "model.schedule: .*sigma_mxa"),
+        ("modle: {warmup: 3}", "modle"),
+        ("model: {", "line 2"),
+    ],
+)
+def test_a_wrong_file_is_answered_in_one_line(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(tmp_path)
+    Path("wrong.yaml").write_text(text)
+    status, line = refusal(capsys, lambda: run_train("--config", "wrong.yaml"))
+    assert (status, bool(re.search(message, line))) == (2, True), line
+
+
+def test_data_that_cannot_be_downloaded_is_a_failure_of_the_world(tmp_path, monkeypatch, capsys):
+    def offline(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", offline)
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    options = ["--config", "small.yaml", "--data", "ncsn.data.MNIST", "--data.root", "nowhere"]
+    status, line = refusal(capsys, lambda: run_train(*options))
+    assert status == 1
+    assert "MNIST is not in" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["nope.ckpt"], "there is no file nope.ckpt"),
+        (["small.yaml"], "small.yaml is not a checkpoint"),
+        (["--num-samples", "0"], "--num-samples: '0' is not a whole number from 1"),
+        (["--num-samples", "1.5"], "--num-samples"),
+        (["--seed", "-1"], "--seed"),
+        (["--batch-size", "x"], "--batch-size"),
+        (["--device", "cuda:7"], "--device: cuda:7 is not on this machine"),
+        (["--out", "no/such/a.png"], "--out: there is no folder no/such"),
+        (["--out", "a.xyz"], "--out: a.xyz"),
+        (["--foo"], "--foo"),
+        (["--sampler", "NoSuch"], "sampler: .*NoSuch"),
+        (["--sampler.epsilon", "-1"], "epsilon is -1"),
+        (["--sampler.epsilon", "1"], "epsilon is 1, and the walk diverges"),
+        (["--sampler.epsilon", "abc"], "sampler.epsilon: expected float, got abc"),
+        (["--sampler.foo", "1"], "sampler: .*foo"),
+    ],
+)
+def test_a_wrong_option_of_sample_is_answered_in_one_line(here, capsys, options, message):
+    before = {file: file.stat().st_mtime_ns for file in here.rglob("*")}
+    status, line = refusal(capsys, lambda: sample(options))
+    assert status == 2
+    assert re.search(message, line), line
+    assert {file: file.stat().st_mtime_ns for file in here.rglob("*")} == before
+
+
+def test_a_walk_that_diverges_writes_nothing(here, capsys):
+    options = ["--sampler", "test_cli.Still", "--sampler.grey", ".nan", "--out", "diverged.png"]
+    status, line = refusal(capsys, lambda: sample(options))
+    assert status == 3
+    assert "diverged at noise level 2" in line
+    assert not Path("diverged.png").exists()
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; sys.argv = ['sample.py', '--help']\ntry: import sample; sample.sample()\nexcept SystemExit: pass\n"
+    )
+    code += "sys.exit('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert ran.returncode == 0
+    assert "--sampler.NAME" in ran.stdout
+
+
+def launch(folder: Path, *options: str) -> subprocess.Popen:
+    """`python train.py OPTIONS` as a process of its own in `folder`."""
+    (folder / "small.yaml").write_text(SMALL)
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--config", "small.yaml", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_of_the_last_step(tmp_path, number):
+    process = launch(tmp_path, "--trainer.max_steps", "1000000", "--samples.count", "0")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("step=5.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, out
+    assert "Traceback" not in out
+    steps = int(out.split("Trained ")[1].split(" steps")[0].replace(",", ""))
+    assert torch.load(tmp_path / f"checkpoints/small/step={steps}.ckpt", weights_only=True)["global_step"] == steps
+
+
+RANKS = """
+import json, sys, torch
+import ncsn.module
+from ncsn.cli import train
+
+losses = ncsn.module.ScoreModule.losses
+def noted(self, x, sigma, label=None):
+    if self.training:
+        with open(f"rank{self.global_rank}.jsonl", "a") as file:
+            seen = x.flatten(1).tolist(), sigma.flatten().tolist(), torch.get_rng_state().sum().item()
+            print(json.dumps(seen), file=file)
+    return losses(self, x, sigma, label)
+ncsn.module.ScoreModule.losses = noted
+train()
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_train_on_different_pictures_with_different_noise(tmp_path, monkeypatch):
+    (tmp_path / "small.yaml").write_text(SMALL)
+    (tmp_path / "ranks.py").write_text(RANKS)
+    options = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+    command = [sys.executable, "ranks.py", "--config", "small.yaml", *options]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("Trained 7 steps.") == 1
+    ranks = [[json.loads(line) for line in (tmp_path / f"rank{i}.jsonl").read_text().splitlines()] for i in (0, 1)]
+    assert [len(steps) for steps in ranks] == [7, 7]
+    seen = [[tuple(x) for step in steps for x in step[0]] for steps in ranks]
+    assert len(seen[0]) == len(seen[1]) == 7 * 64
+    # Seven steps are within the first epoch; pictures that are twice in the data may be in both shares.
+    assert len(set(seen[0]) & set(seen[1])) <= 2
+    noise = [(step[1], step[2]) for steps in ranks for step in steps]
+    assert len({json.dumps(draw) for draw in noise}) == 14
+    monkeypatch.chdir(tmp_path)
+    sample(["--num-samples", "4"])
+    assert pixels("samples.png").float().std() > 0

@@ -1,0 +1,114 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import train_small
+
+from ncsn.loading import load, newest_checkpoint
+from ncsn.module import ScoreModule
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """A checkpoint of a small run."""
+    return train_small(tmp_path_factory.mktemp("run"))
+
+
+def altered(checkpoint: Path, folder: Path, change) -> Path:
+    """A copy of the checkpoint, changed."""
+    content = torch.load(checkpoint, weights_only=True)
+    change(content)
+    torch.save(content, folder / "altered.ckpt")
+    return folder / "altered.ckpt"
+
+
+def test_a_checkpoint_alone_rebuilds_the_model_with_its_averaged_weights(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    by_lightning = ScoreModule.load_from_checkpoint(checkpoint, weights_only=True)
+    for module in (load(checkpoint), by_lightning):
+        for name, value in module.state_dict().items():
+            assert torch.equal(value, content["state_dict"][name])
+        assert module.shape == (1, 8, 8)
+        assert module.sampler.steps == 1
+        assert len(module.schedule.sigmas()) == 6
+    assert not load(checkpoint).training
+
+
+def test_the_raw_weights_are_loaded_where_asked_for(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
+    raw, averaged = load(checkpoint, raw=True).state_dict(), content["state_dict"]
+    assert all(torch.equal(value, content["current_model_state"][name]) for name, value in raw.items())
+    assert any(not torch.equal(value, averaged[name]) for name, value in raw.items())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"<html>not found</html>", b"version https://git-lfs", b"\x80\x02."]
+)
+def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "a.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.ckpt is not a checkpoint, .* \({len(content)} bytes\)"):
+        load(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused(checkpoint, tmp_path, fraction):
+    content = checkpoint.read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(content[: int(len(content) * fraction)])
+    with pytest.raises(ValueError, match="is damaged"):
+        load(tmp_path / "cut.ckpt")
+
+
+class Evil:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda evil, file: Path(file).write_bytes(pickle.dumps(evil))])
+def test_code_in_a_file_is_never_run(tmp_path, save):
+    save({"state_dict": Evil(tmp_path / "marker")}, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match="holds code, which is not run"):
+        load(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_only_classes_of_the_known_kinds_are_built(checkpoint, tmp_path):
+    def call_the_shell(content):
+        content["hyper_parameters"]["sampler"] = {
+            "class_path": "subprocess.Popen",
+            "init_args": {"args": ["touch", str(tmp_path / "marker")]},
+        }
+
+    with pytest.raises(ValueError, match="do not build a model"):
+        load(altered(checkpoint, tmp_path, call_the_shell))
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("hyper_parameters"), "not a training checkpoint"),
+        (lambda content: content.pop("state_dict"), "not a training checkpoint"),
+        (lambda content: content["hyper_parameters"].pop("denoiser"), "do not build a model"),
+        (lambda content: content["hyper_parameters"]["schedule"]["init_args"].update(levels=0), "do not build a model"),
+        (lambda content: content["state_dict"].popitem(), "do not fit its settings: Missing key"),
+        (lambda content: content["state_dict"].update(extra=torch.ones(1)), "do not fit its settings: Unexpected key"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_itself_is_refused(checkpoint, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        load(altered(checkpoint, tmp_path, change))
+
+
+def test_the_newest_checkpoint_is_found(tmp_path):
+    with pytest.raises(ValueError, match="there is no checkpoint under"):
+        newest_checkpoint(tmp_path)
+    for i, name in enumerate(["b/step=9.ckpt", "a/step=100.ckpt", "c/d/step=1.ckpt"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (i, i if i < 2 else 0))
+    assert newest_checkpoint(tmp_path) == tmp_path / "a/step=100.ckpt"
