@@ -102,12 +102,13 @@ class Checkpoint(ModelCheckpoint):
 class GracefulStop(Callback):
     """The first SIGINT or SIGTERM ends the run after its step, with a checkpoint; the second ends it at once."""
 
-    signal: int | None = None
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in self._previous:
-            signal.signal(number, self._note)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = number
@@ -124,6 +125,9 @@ class GracefulStop(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore()
 
 

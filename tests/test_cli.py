@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from ncsn.cli import sample, split_options, train
@@ -81,6 +82,17 @@ class Still(Sampler):
             yield torch.full_like(x, self.grey)
 
 
+class Plain(nn.Module):
+    """A network of one's own, which knows nothing of classes."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x, c_noise, label=None):
+        return self.convolution(x)
+
+
 def pixels(file: str) -> torch.Tensor:
     with Image.open(file) as picture:
         return pil_to_tensor(picture)
@@ -143,6 +155,21 @@ def test_without_a_config_the_digits_are_trained(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         run_train()
     assert "there is no configs/digits.yaml here" in capsys.readouterr().err
+
+
+def test_labels_reach_a_network_that_is_made_for_them(tmp_path):
+    checkpoint = train_small(tmp_path, "--data.labels", "true", "--trainer.max_steps", "1")
+    module = load(checkpoint)
+    assert module.denoiser.network.conditioning.classes == 10
+    assert [len(x) for x in module.draw(module.start(10), label=torch.arange(10))] == [10] * 6
+
+
+def test_a_network_of_ones_own_is_named_in_the_config(tmp_path):
+    network = "{class_path: ncsn.networks.UNet, init_args: {width: 8, multipliers: [1, 2], blocks: 1}}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "SMALL", SMALL.replace(network, "{class_path: test_cli.Plain}"))
+        checkpoint = train_small(tmp_path, "--trainer.max_steps", "1")
+    assert isinstance(load(checkpoint).denoiser.network, Plain)
 
 
 def test_samples_come_from_the_newest_checkpoint_with_its_averaged_weights(here, capsys):

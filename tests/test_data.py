@@ -8,16 +8,16 @@ from sklearn.datasets import load_digits
 
 from ncsn.data import (
     MNIST,
-    Batches,
     Digits,
     FashionMNIST,
-    FilePictures,
     ImageFolder,
     pixel_grid,
     save_grid,
     to_pixels,
     to_unit,
 )
+from ncsn.data.folder import FilePictures
+from ncsn.data.pictures import Batches
 
 
 def in_training(data, training=True, ranks=1, rank=0):

@@ -1,0 +1,24 @@
+"""Data: pictures as tensors.
+
+A data module holds (or streams) pictures as uint8 and gives batches `(x, label)`: x (B, C, H, W) float in [0, 1],
+label (B,) whole numbers, or None where the module was made with `labels=False`. Scaling, flips and dequantisation run
+once a batch, on the device. The order of the training pictures follows from (seed, epoch) alone.
+"""
+
+from ncsn.data.folder import ImageFolder
+from ncsn.data.module import ImageData
+from ncsn.data.pixels import pixel_grid, save_grid, to_pixels, to_unit
+from ncsn.data.sets import CIFAR10, MNIST, Digits, FashionMNIST
+
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Digits",
+    "FashionMNIST",
+    "ImageData",
+    "ImageFolder",
+    "pixel_grid",
+    "save_grid",
+    "to_pixels",
+    "to_unit",
+]

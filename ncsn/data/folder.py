@@ -1,0 +1,138 @@
+"""Your own pictures, from a folder of files."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import torchvision
+from PIL import Image, ImageOps
+from rich.progress import track
+from torch import Tensor
+
+from ncsn.data.module import ImageData
+from ncsn.data.pictures import HeldPictures, Pictures, held_out_last
+
+__all__ = ["FilePictures", "ImageFolder"]
+
+
+class ImageFolder(ImageData):
+    """Your own pictures: every file under `root`, nested folders too, of a format that Pillow reads.
+
+    They are turned upright, resized and centre-cropped to size x size, in colour (transparency is dropped) or grey.
+
+    Args:
+        root: the folder.
+        size: height and width of a picture, in pixels.
+        channels: 3 for colour, 1 for grey.
+        batch_size: pictures in a batch, on each device.
+        labels: the class of a picture is the folder of `root` that it is in.
+        flip: mirror half of the training pictures, left to right.
+        dequantise: spread each training pixel uniformly over its 1/256 of the range.
+        held_out: the fraction of the pictures that is for validation, the same ones every time.
+        memory: hold the pictures in memory where they take at most so many GiB, and stream them otherwise.
+        workers: processes that read ahead where they are streamed.
+
+    Raises:
+        ValueError: where the folder is missing or has no pictures, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        size: int,
+        channels: int = 3,
+        batch_size: int = 128,
+        labels: bool = False,
+        flip: bool = True,
+        dequantise: bool = False,
+        held_out: float = 0.05,
+        memory: float = 4.0,
+        workers: int = 2,
+    ) -> None:
+        if channels not in (1, 3):
+            raise ValueError(f"ImageFolder: channels is {channels}, and must be 3 (colour) or 1 (grey)")
+        if size < 1:
+            raise ValueError(f"ImageFolder: size is {size}, and must be at least 1")
+        if not 0 < held_out < 1:
+            raise ValueError(f"ImageFolder: held_out is {held_out}, and must be between 0 and 1")
+        self.root = Path(root)
+        self.files = picture_files(self.root)
+        folders = [file.relative_to(self.root).parts[0] for file in self.files] if labels else []
+        names = sorted(set(folders) - {file.name for file in self.files if file.parent == self.root})
+        super().__init__((channels, size, size), names, batch_size, labels, flip, dequantise, workers)
+        if labels and len(names) < len(set(folders)):
+            raise ValueError(f"ImageFolder: labels is true, but some pictures lie in {root} itself, in no class folder")
+        self.held_out = held_out
+        self.memory = memory
+        self.targets = torch.tensor([names.index(folder) for folder in folders] if labels else [0] * len(self.files))
+
+    def load(self) -> dict[str, Pictures]:
+        channels, size, _ = self.shape
+        order = held_out_last(len(self.files), self.held_out)
+        splits: dict[str, Pictures] = {}
+        for name, indices in order.items():
+            pictures = FilePictures([self.files[i] for i in indices], self.targets[indices], channels, size)
+            small = len(self.files) * channels * size**2 <= self.memory * 2**30
+            splits[name] = pictures.held() if small else pictures
+        return splits
+
+
+class FilePictures(Pictures):
+    """Pictures read from their files as they are asked for, resized and centre-cropped to size x size."""
+
+    def __init__(self, files: Sequence[Path], labels: Tensor, channels: int, size: int) -> None:
+        self.files, self.labels, self.channels, self.size = files, labels, channels, size
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return torch.stack([self.read(self.files[i]) for i in indices]), self.labels[indices]
+
+    def read(self, file: Path) -> Tensor:
+        """The picture in `file`, uint8 (C, size, size).
+
+        Raises:
+            ValueError: where it cannot be read as a picture.
+        """
+        try:
+            with Image.open(file) as picture:
+                upright = ImageOps.exif_transpose(picture).convert("L" if self.channels == 1 else "RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"cannot read {file} as a picture ({error}); repair or remove it") from error
+        if upright.size != (self.size, self.size):
+            upright = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.LANCZOS)
+        pixels: Tensor = torchvision.transforms.functional.pil_to_tensor(upright)
+        return pixels
+
+    def held(self) -> HeldPictures:
+        """All of them, read into memory now."""
+        pixels = torch.empty(len(self), self.channels, self.size, self.size, dtype=torch.uint8)
+        with ThreadPoolExecutor() as threads:
+            pictures = threads.map(self.read, self.files, chunksize=64)
+            for i, picture in enumerate(track(pictures, "Reading pictures", total=len(self), transient=True)):
+                pixels[i] = picture
+        return HeldPictures(pixels, self.labels)
+
+
+def picture_files(root: Path) -> list[Path]:
+    """The files under `root` whose names end as a format that Pillow reads does, hidden ones left out, sorted.
+
+    Raises:
+        ValueError: where there is no such folder, or no such file in it.
+    """
+    if not root.is_dir():
+        raise ValueError(f"ImageFolder: root is {root}, which is not a folder")
+    Image.init()
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files = [
+        Path(folder, name)
+        for folder, _, names in os.walk(root)
+        for name in names
+        if not name.startswith(".") and Path(name).suffix.lower() in endings
+    ]
+    if not files:
+        raise ValueError(f"ImageFolder: root is {root}, which has no pictures in it")
+    return sorted(file for file in files if file.is_file())

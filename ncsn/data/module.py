@@ -1,0 +1,111 @@
+"""The data module that the others are made from."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ncsn.data.pictures import Batches, HeldPictures, Pictures
+from ncsn.data.pixels import to_unit
+
+__all__ = ["ImageData"]
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+class ImageData(LightningDataModule, ABC):
+    """Pictures for training and validation. A subclass says how to `load` them.
+
+    Args:
+        shape: (C, H, W) of a picture.
+        class_names: the names of the classes, in the order of their numbers; empty where there are none.
+        batch_size: pictures in a batch, on each device.
+        labels: give class labels beside the pictures.
+        flip: mirror half of the training pictures, left to right.
+        dequantise: spread each training pixel uniformly over its 1/256 of the range.
+        workers: processes that read ahead, where pictures are streamed from disk.
+
+    Raises:
+        ValueError: where a number is out of its range, or there are no classes to label with.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        class_names: Sequence[str],
+        batch_size: int,
+        labels: bool,
+        flip: bool,
+        dequantise: bool,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if batch_size < 1:
+            raise ValueError(f"{name}: batch_size is {batch_size}, and must be at least 1")
+        if workers < 0:
+            raise ValueError(f"{name}: workers is {workers}, and must be at least 0")
+        if labels and not class_names:
+            raise ValueError(f"{name}: labels is true, but the data has no classes")
+        self.shape = shape
+        self.class_names = list(class_names)
+        self.batch_size = batch_size
+        self.labels = labels
+        self.flip = flip
+        self.dequantise = dequantise
+        self.workers = workers
+        self.splits: dict[str, Pictures] = {}
+
+    @property
+    def classes(self) -> int:
+        """How many classes the batches' labels tell apart; 0 where they have none."""
+        return len(self.class_names) if self.labels else 0
+
+    @abstractmethod
+    def load(self) -> "dict[str, Pictures]":
+        """The pictures of the splits "train" and "val"."""
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.splits:
+            return
+        self.splits = self.load()
+        if len(self.splits["train"]) < self.batch_size:
+            raise ValueError(
+                f"{type(self).__name__}: batch_size is {self.batch_size}, and must be at most the number of "
+                f"training pictures, {len(self.splits['train'])}"
+            )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        # Equal batches on every rank, and none at the end of an epoch that is smaller than the others.
+        return self._loader("train", shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader("val", shuffle=False, drop_last=False)
+
+    def _loader(self, split: str, shuffle: bool, drop_last: bool) -> DataLoader[Any]:
+        pictures = self.splits[split]
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        batches = Batches(pictures, self.batch_size, ranks, rank, shuffle, seed, drop_last)
+        if self.trainer and split == "train":
+            batches.given = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        workers = 0 if isinstance(pictures, HeldPictures) else self.workers
+        return DataLoader(
+            pictures, sampler=batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+        )
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> Batch:
+        pixels, label = batch
+        x = to_unit(pixels)
+        if self.trainer is not None and self.trainer.training:
+            if self.dequantise:
+                x = (255 * x + torch.rand_like(x)) / 256
+            if self.flip:
+                mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+                x = torch.where(mirrored, x.flip(-1), x)
+        return x, label.long() if self.labels else None

@@ -1,0 +1,66 @@
+"""Pictures that are read a batch at a time, and the order in which they are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+__all__ = ["Batches", "HeldPictures", "Pictures", "held_out_last"]
+
+
+class Pictures(Dataset[tuple[Tensor, Tensor]], Sized, ABC):
+    """Pictures read a batch at a time: `pictures[indices]` is uint8 (B, C, H, W) and labels (B,)."""
+
+    @abstractmethod
+    def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]: ...
+
+
+class HeldPictures(Pictures):
+    """Pictures held in memory as one uint8 tensor (N, C, H, W), with labels (N,)."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        if len(pixels) != len(labels):
+            raise ValueError(f"there are {len(pixels)} pictures and {len(labels)} labels")
+        self.pixels, self.labels = pixels, labels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self.pixels[indices], self.labels[indices]
+
+
+class Batches(DistributedSampler[Any]):
+    """Lists of indices, one a batch: this rank's share of an order that follows from (seed, epoch) alone.
+
+    It counts the batches that it has given in the whole run, and is told that count when a run is resumed: an epoch
+    that was broken off goes on where it was. It is a `DistributedSampler` so that Lightning leaves it in place.
+    """
+
+    def __init__(
+        self, pictures: Pictures, batch_size: int, ranks: int, rank: int, shuffle: bool, seed: int, drop_last: bool
+    ) -> None:
+        super().__init__(pictures, ranks, rank, shuffle, seed, drop_last)
+        self.batch_size = batch_size
+        self.given = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.epoch, done = divmod(self.given, len(self))
+        self.given = (self.epoch + 1) * len(self)
+        order = list(super().__iter__())
+        for i in range(done, len(self)):
+            yield order[i * self.batch_size : (i + 1) * self.batch_size]
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.num_samples, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+
+def held_out_last(count: int, fraction: float) -> dict[str, list[int]]:
+    """Indices of `count` examples, the stated fraction of them (one at least) in "val", the same ones every time."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    cut = count - max(1, round(count * fraction))
+    return {"train": order[:cut], "val": order[cut:]}

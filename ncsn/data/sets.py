@@ -1,0 +1,115 @@
+"""Data sets that others made."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from ncsn.data.module import ImageData
+from ncsn.data.pictures import HeldPictures, Pictures, held_out_last
+
+__all__ = ["CIFAR10", "MNIST", "Digits", "FashionMNIST"]
+
+
+class Digits(ImageData):
+    """scikit-learn's handwritten digits: 1,797 scans of 8x8 pixels in 17 greys, a tenth of them for validation."""
+
+    def __init__(self, batch_size: int = 128, labels: bool = False, dequantise: bool = False) -> None:
+        super().__init__((1, 8, 8), list("0123456789"), batch_size, labels, flip=False, dequantise=dequantise)
+
+    def load(self) -> dict[str, Pictures]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        pixels = torch.tensor(digits.images / 16 * 255).round().to(torch.uint8).unsqueeze(1)
+        labels = torch.tensor(digits.target)
+        parts = held_out_last(len(pixels), fraction=0.1)
+        return {name: HeldPictures(pixels[indices], labels[indices]) for name, indices in parts.items()}
+
+
+class TorchvisionData(ImageData):
+    """A data set of torchvision's, downloaded into `root` on first use; its test split is for validation."""
+
+    source: type[Any]
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        class_names: Sequence[str],
+        root: str,
+        batch_size: int,
+        labels: bool,
+        flip: bool,
+        dequantise: bool,
+    ) -> None:
+        super().__init__(shape, class_names, batch_size, labels, flip, dequantise)
+        self.root = Path(root)
+
+    def prepare_data(self) -> None:
+        """Download the data where it is not there yet.
+
+        Raises:
+            OSError: where it cannot be had, with the place that it was looked for in.
+        """
+        try:
+            for train in (True, False):
+                self.source(self.root, train=train, download=True)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"{type(self).__name__} is not in {self.root.resolve()} and could not be downloaded ({error}); "
+                f"put the files there, as torchvision.datasets.{self.source.__name__} lays them out, or set data.root"
+            ) from error
+
+    def load(self) -> dict[str, Pictures]:
+        return {"train": self._held(train=True), "val": self._held(train=False)}
+
+    def _held(self, train: bool) -> HeldPictures:
+        data = self.source(self.root, train=train)
+        pixels = torch.as_tensor(data.data).reshape(len(data), *self.shape[1:], self.shape[0])
+        return HeldPictures(pixels.permute(0, 3, 1, 2).contiguous(), torch.as_tensor(data.targets))
+
+
+class MNIST(TorchvisionData):
+    """MNIST: 60,000 + 10,000 handwritten digits, 28x28, grey."""
+
+    source = torchvision.datasets.MNIST
+
+    def __init__(
+        self, root: str = "data", batch_size: int = 128, labels: bool = False, dequantise: bool = False
+    ) -> None:
+        super().__init__((1, 28, 28), self.source.classes, root, batch_size, labels, False, dequantise)
+
+
+class FashionMNIST(TorchvisionData):
+    """Fashion-MNIST: 60,000 + 10,000 pictures of clothes, 28x28, grey."""
+
+    source = torchvision.datasets.FashionMNIST
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 128,
+        labels: bool = False,
+        flip: bool = False,
+        dequantise: bool = False,
+    ) -> None:
+        super().__init__((1, 28, 28), self.source.classes, root, batch_size, labels, flip, dequantise)
+
+
+class CIFAR10(TorchvisionData):
+    """CIFAR-10: 50,000 + 10,000 photographs of ten kinds of thing, 32x32, in colour."""
+
+    source = torchvision.datasets.CIFAR10
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 128,
+        labels: bool = False,
+        flip: bool = True,
+        dequantise: bool = False,
+    ) -> None:
+        names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+        super().__init__((3, 32, 32), names, root, batch_size, labels, flip, dequantise)

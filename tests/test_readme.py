@@ -1,0 +1,23 @@
+"""The code in the README runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[-1][:30])
+def test_a_block_runs(block, capsys):
+    names = {"__name__": "readme"}
+    exec(compile(block, "README.md", "exec"), names)
+    if "x" in names:
+        assert names["x"].mean().item() == pytest.approx(0.3, abs=0.03)
+        assert names["x"].std().item() == pytest.approx(0.7, abs=0.03)
+    else:
+        sigmas = torch.logspace(1, -2, 500)
+        start = 10 * torch.randn(5000, 1)
+        *_, x = names["ProbabilityFlow"]()(lambda x, sigma: (0.3 - x) / (0.49 + sigma**2), start, sigmas)
+        assert x.std().item() == pytest.approx(0.7, abs=0.03)
