@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ from ncsn.loading import newest_checkpoint
 from ncsn.module import ScoreModule
 
 __all__ = ["TrainCLI", "run"]
+
+
+NETWORK = "denoiser.init_args.network"
+FROM_DATA = {"channels": lambda data: data.shape[0], "classes": lambda data: data.classes}
+"""What a network is told of the data, if it has such an argument."""
+
+
+def network_settings(model: dict[str, Any]) -> dict[str, Any]:
+    """The network's part of a model's settings; empty where its denoiser has no such setting."""
+    settings: dict[str, Any] = model["denoiser"].get("init_args", {}).get("network", {})
+    return settings
 
 
 class SaveConfig(SaveConfigCallback):
@@ -45,10 +57,20 @@ class TrainCLI(LightningCLI):
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.link_arguments("name", "checkpoint.dirpath", compute_fn=lambda name: f"checkpoints/{name}")
-        network = "model.denoiser.init_args.network.init_args"
         parser.link_arguments("data", "model.shape", compute_fn=lambda data: data.shape, apply_on="instantiate")
-        for key, value in {"channels": lambda data: data.shape[0], "classes": lambda data: data.classes}.items():
-            parser.link_arguments("data", f"{network}.{key}", compute_fn=value, apply_on="instantiate")
+        for key, of in FROM_DATA.items():
+            parser.link_arguments("data", f"model.{NETWORK}.init_args.{key}", compute_fn=of, apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        # For the checkpoint, Lightning notes what the links gave in the network's init_args, which must be there.
+        self._dump_config()
+        network_settings(self.config_dump["model"]).setdefault("init_args", {})
+
+    def after_instantiate_classes(self) -> None:
+        # It notes it even where a network of somebody's own has no such argument.
+        accepted = signature(type(self.model.denoiser.network)).parameters
+        for key in FROM_DATA.keys() - accepted.keys():
+            network_settings(self.model.hparams).get("init_args", {}).pop(key, None)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
