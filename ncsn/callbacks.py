@@ -153,7 +153,8 @@ class SampleGrid(Callback):
             return
         with torch.random.fork_rng([pl_module.device] if pl_module.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
-            *_, x = pl_module.draw(pl_module.start(self.count))
+            with trainer.precision_plugin.forward_context():
+                *_, x = pl_module.draw(pl_module.start(self.count))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", pixel_grid(x), trainer.global_step)
