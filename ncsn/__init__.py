@@ -29,7 +29,7 @@ _HOME = {
     "ImageData": "data",
     "ImageFolder": "data",
     "ScoreModule": "module",
-    "load": "loading",
+    "load": "checkpoints",
 }
 
 __all__ = list(_HOME)

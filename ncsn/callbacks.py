@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -49,6 +50,19 @@ class EMA(WeightAveraging):
     def _swap_models(self, pl_module: LightningModule) -> None:
         super()._swap_models(pl_module)
         self._swapped = not self._swapped
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._swapped = False
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._swapped:  # as it is when the run has ended
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            super().on_validation_epoch_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Swapped, not overwritten as by the parent: what is saved after the end has both sets of weights, too.
@@ -120,7 +134,7 @@ class GracefulStop(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         # All ranks end at the same step; they ask each other now and then, since asking costs them time.
-        asking = trainer.world_size == 1 or is_logging_step(trainer)
+        asking = trainer.world_size == 1 or trainer.global_step % 10 == 0
         if asking and trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
             trainer.should_stop = True
 
@@ -149,16 +163,19 @@ class SampleGrid(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
-        if not (self.count and trainer.is_global_zero and len(pl_module.shape) == 3):
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not (self.count and loggers and trainer.is_global_zero and len(pl_module.shape) == 3):
             return
         with torch.random.fork_rng([pl_module.device] if pl_module.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             with trainer.precision_plugin.forward_context():
                 *_, x = pl_module.draw(pl_module.start(self.count))
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", pixel_grid(x), trainer.global_step)
-                save_grid(x, Path(logger.log_dir, "samples", f"step={trainer.global_step:07d}.png"))
+        if not x.isfinite().all():
+            warnings.warn(f"the samples at step {trainer.global_step} diverged, and are not shown", stacklevel=2)
+            return
+        for logger in loggers:
+            logger.experiment.add_image("samples", pixel_grid(x), trainer.global_step)
+            save_grid(x, Path(logger.log_dir, "samples", f"step={trainer.global_step:07d}.png"))
 
 
 class LossPerLevel(Callback):
@@ -191,7 +208,7 @@ class LossPerLevel(Callback):
         bins = torch.bucketize(outputs["sigma"].log(), self.edges)
         counted = torch.stack([outputs["losses"], torch.ones_like(outputs["losses"])])
         self.totals.index_add_(1, bins, counted.to(self.totals))
-        if is_logging_step(trainer):
+        if is_logging_step(trainer, batch_idx):
             sums, counts = self.totals.tolist()
             means = {tag: s / n for tag, s, n in zip(self.tags, sums, counts, strict=True) if n}
             for logger in trainer.loggers:
@@ -212,7 +229,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.images += len(batch[0]) * trainer.world_size
-        if is_logging_step(trainer):
+        if is_logging_step(trainer, batch_idx):
             now = time.perf_counter()
             pl_module.log("images/s", self.images / (now - self.began), prog_bar=True)
             self.images, self.began = 0, now
@@ -243,7 +260,8 @@ class RunProgress(RichProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
 
 
-def is_logging_step(trainer: Trainer) -> bool:
-    """Whether the step that has just ended is one whose figures are logged."""
+def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a step whose figures are logged has just ended, with the last of the batches that it accumulates."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return every > 0 and trainer.global_step % every == 0
+    ended = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+    return every > 0 and ended and trainer.global_step % every == 0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ncsn.errors import fail, reason
+from ncsn.errors import answered, fail
 
 if TYPE_CHECKING:
     import torch
@@ -48,26 +48,18 @@ def sample(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--out: there is no folder {options.out.parent}")
 
     import torch  # these take seconds to import
+    from jsonargparse import ArgumentError
 
+    from ncsn.checkpoints import load, newest_checkpoint
     from ncsn.data import save_grid
-    from ncsn.loading import load, newest_checkpoint
 
-    try:
+    with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, OSError: 1}):
         checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
         module = load(checkpoint, raw=options.raw).to(chosen_device(options.device))
         sampler = overridden_sampler(module, of_sampler)
-        sampler.check(module.schedule.sigmas())
         print(f"Drawing {options.num_samples} from {checkpoint} by {sampler}")
         torch.manual_seed(options.seed)
-        pictures = draw(module, sampler, options.num_samples, options.batch_size)
-    except ValueError as error:
-        fail(2, error)
-    except FloatingPointError as error:
-        fail(3, error)
-    try:
-        save_grid(pictures, options.out)
-    except OSError as error:
-        fail(1, f"--out: {options.out} could not be written: {error.strerror or error}")
+        save_grid(draw(module, sampler, options.num_samples, options.batch_size), options.out)
     print(f"Wrote {options.out}")
 
 
@@ -140,19 +132,17 @@ def overridden_sampler(module: "ScoreModule", options: Sequence[str]) -> "Sample
     """The sampler that the checkpoint was saved with, but for what the options say.
 
     Raises:
-        ValueError: where they name a class or a setting that there is not, or a value that it cannot have.
+        ArgumentError: where they name a class or a setting that there is not.
+        ValueError: where a setting cannot have the value.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentParser
 
     import ncsn.samplers
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ncsn.samplers.Sampler, "sampler", required=True)
     parser.set_defaults(sampler=module.hparams["sampler"])
-    try:
-        sampler = parser.instantiate_classes(parser.parse_args(list(options))).sampler
-    except ArgumentError as error:
-        raise ValueError(reason(error)) from error
+    sampler = parser.instantiate_classes(parser.parse_args(list(options))).sampler
     assert isinstance(sampler, ncsn.samplers.Sampler)
     return sampler
 

@@ -2,9 +2,11 @@
 
 import re
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NoReturn
 
-__all__ = ["fail", "reason"]
+__all__ = ["answered", "fail", "reason"]
 
 # What jsonargparse says besides the reason: the alternatives that did not fit either, and what it was given.
 _NOISE = re.compile(
@@ -20,8 +22,21 @@ def fail(status: int, message: object) -> NoReturn:
     sys.exit(status)
 
 
+@contextmanager
+def answered(statuses: Mapping[type[Exception], int]) -> Iterator[None]:
+    """End the program in one line for errors of the stated kinds, each with its status, and for Ctrl-C with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(130, "interrupted")
+    except tuple(statuses) as error:
+        fail(next(status for kind, status in statuses.items() if isinstance(error, kind)), reason(error))
+
+
 def reason(error: Exception) -> str:
-    """One line of a parser's message of many: the setting, and what is wrong with it."""
+    """One line of a message of many, as a parser's or a worker's: the setting, and what is wrong with it."""
+    if "\nOriginal Traceback" in str(error):
+        return str(error).strip().splitlines()[-1]
     keys, reasons = [], []
     for line in str(error).splitlines():
         keys += _KEY.findall(line)

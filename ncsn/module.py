@@ -75,20 +75,28 @@ class ScoreModule(LightningModule):
         self.warmup = warmup
         self.label_dropout = label_dropout
         self.seed = 0
+        self.skipped_steps = 0
 
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The objective (B,) on clean `x` (B, ...) at the levels `sigma` (B, 1, ..., 1), with labels (B,) or None."""
         return self.objective(partial(self.denoiser.score, label=label), x, sigma)
 
+    @torch.no_grad()
     def draw(self, start: Tensor, label: Tensor | None = None, sampler: Sampler | None = None) -> Iterator[Tensor]:
-        """Walk `start` (B, ...) from the largest noise level to a picture; the state once a level."""
-        score = partial(self.denoiser.score, label=label)
-        return (sampler or self.sampler)(score, start, self.schedule.sigmas())
+        """Walk `start` (B, ...) from the largest noise level to a picture; the state once a level, without a graph.
+
+        Raises:
+            ValueError: where the sampler cannot walk the schedule's ladder.
+        """
+        sampler, sigmas = sampler or self.sampler, self.schedule.sigmas()
+        sampler.check(sigmas)
+        yield from sampler(partial(self.denoiser.score, label=label), start, sigmas)
 
     def start(self, count: int) -> Tensor:
-        """`count` states at the largest noise level: pictures of uniform noise on [0, 1], that much noise added.
+        """`count` states at the largest noise level: pictures of uniform noise on [0, 1], with that much noise added.
 
-        At a large sigma this is N(0, sigma^2), at a small one U[0, 1] as in the NCSN papers.
+        At a large sigma this is N(0, sigma^2) but for a little. The NCSN papers start from U[0, 1] alone, which is
+        narrower than their first level, and leave it to the first steps to widen it.
         """
         size = (count, *self.shape)
         sigma = self.schedule.sigmas()[0].to(self.device)
@@ -123,15 +131,32 @@ class ScoreModule(LightningModule):
         self.log("val/loss", losses.mean(), prog_bar=True, batch_size=len(x), sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.trainer.global_step + 1) % every == 0:
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("train/gradient_norm", nn.utils.get_total_norm(gradients))
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if not norm.isfinite():
+            # One such step would make all weights, and their average, NaN. Without gradients it changes nothing.
+            optimizer.zero_grad(set_to_none=True)
+            self.skipped_steps += 1
+        self.log("train/gradient_norm", norm)
+        self.log("train/skipped_steps", float(self.skipped_steps))
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
-        schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (self.warmup + 1)))
+        schedule = LambdaLR(optimizer, self.warmed_up)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def warmed_up(self, step: int) -> float:
+        """The fraction of the learning rate at a step."""
+        return min(1.0, (step + 1) / (self.warmup + 1))
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings its learning rate along; the one that was set for this run is what holds.
+        schedule = self.lr_schedulers()
+        if not isinstance(schedule, LambdaLR):  # a subclass has its own
+            return
+        schedule.base_lrs = [group["lr"] for group in self.optimizer(self.parameters()).param_groups]
+        for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+            group["lr"], group["initial_lr"] = rate * self.warmed_up(schedule.last_epoch), rate
 
 
 def mixed_seed(*numbers: int) -> int:

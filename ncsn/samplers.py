@@ -48,12 +48,13 @@ class AnnealedLangevin(Sampler):
     This is the convention of the official code; the paper's own formula, alpha/2 and sqrt(alpha), is half the step.
 
     Args:
-        epsilon: the step size at the lowest level; the walk is stable below 2 sigma_min^2.
+        epsilon: the step size at the lowest level. Pictures fill few of their dimensions, and where the data has no
+            width of its own the walk is stable only below 2 sigma_min^2.
         steps: Langevin steps at each level.
         denoise: take the posterior mean of the last state (Jolicoeur-Martineau et al., 2021), one more score.
 
     Raises:
-        ValueError: where `epsilon` or `steps` is not positive; when called, where the walk would not be stable.
+        ValueError: where `epsilon` or `steps` is not positive.
     """
 
     epsilon: float
@@ -71,12 +72,11 @@ class AnnealedLangevin(Sampler):
         if self.epsilon >= limit:
             raise ValueError(
                 f"AnnealedLangevin: epsilon is {self.epsilon:g}, and the walk diverges from 2 sigma_min^2 = {limit:g} "
-                f"on; about {0.03 * limit:.2g} is usual"
+                f"on; about {0.04 * limit:.2g} is usual"
             )
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        self.check(sigmas)
         sigmas = sigmas.to(x)
         alphas = self.epsilon * (sigmas / sigmas[-1]) ** 2
         last = len(sigmas) - 1

@@ -11,19 +11,19 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ncsn.callbacks import EMA, Checkpoint, GracefulStop, LossPerLevel, RunProgress, SampleGrid, Throughput
+from ncsn.checkpoints import DurableCheckpointIO, check_weights, newest_checkpoint, read
 from ncsn.data import ImageData
-from ncsn.errors import fail, reason
-from ncsn.loading import newest_checkpoint
+from ncsn.errors import answered
 from ncsn.module import ScoreModule
 
 __all__ = ["TrainCLI", "run"]
 
 
+PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
 NETWORK = "denoiser.init_args.network"
 FROM_DATA = {"channels": lambda data: data.shape[0], "classes": lambda data: data.classes}
 """What a network is told of the data, if it has such an argument."""
@@ -69,44 +69,66 @@ class TrainCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         # It notes it even where a network of somebody's own has no such argument.
         accepted = signature(type(self.model.denoiser.network)).parameters
+        if self.datamodule.classes and "classes" not in accepted:
+            name = type(self.model.denoiser.network).__name__
+            raise ValueError(f"data.labels: true, but the network {name} has no argument `classes` and takes no labels")
         for key in FROM_DATA.keys() - accepted.keys():
             network_settings(self.model.hparams).get("init_args", {}).pop(key, None)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
-        seed = self.config.seed_everything
+        name, seed, trainer = self.config.name, self.config.seed_everything, self.config.trainer
+        if not name or Path(name).name != name:
+            raise ValueError(f"name: {name!r} is not the name of a folder")
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise ValueError(f"seed_everything: {seed} is not a whole number from 0 to {2**32 - 1}")
+        for key in ("max_steps", "max_epochs", "val_check_interval"):
+            if trainer[key] == 0:
+                raise ValueError(f"trainer.{key}: 0 leaves nothing to do")
+        if trainer.precision not in PRECISIONS:
+            allowed = ", ".join(str(precision) for precision in PRECISIONS if precision is not None)
+            raise ValueError(
+                f"trainer.precision: {trainer.precision} is none of {allowed}: noise levels stay in float32, and only "
+                "the network may run in less"
+            )
+        if trainer.overfit_batches:
+            raise ValueError("trainer.overfit_batches: is not there; train on a folder of a few pictures instead")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.config.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger("logs", name=self.config.name, default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger("logs", name=self.config.name, default_hp_metric=False, flush_secs=30)
         self.stop = GracefulStop()
-        self.trainer_defaults["callbacks"] = [
-            LossPerLevel(),
-            Throughput(),
-            RunProgress(),
-            self.stop,
-            LearningRateMonitor(),
-        ]
+        bar = [RunProgress()] if self.config.trainer.enable_progress_bar is not False else []
+        self.trainer_defaults["callbacks"] = [LossPerLevel(), Throughput(), self.stop, *bar]
+        kwargs["plugins"] = [*(self.config_init.trainer.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def prepare(self) -> None:
-        """Find the checkpoint to go on from, and get the data.
+        """Find the checkpoint to go on from, try the optimiser, and get the data.
 
         Raises:
-            ValueError: where there is no such checkpoint, or the data is not what it should be.
+            ValueError: where there is no such checkpoint or it is of another network, where the optimiser refuses its
+                settings, or where the data is not what it should be.
             OSError: where the data cannot be had.
         """
-        path = self.config.ckpt_path
-        if path == "last":
-            path = newest_checkpoint(Path("checkpoints", self.config.name))
-        elif path is not None and not Path(path).is_file():
-            raise ValueError(f"ckpt_path: there is no file {path}")
-        self.ckpt_path = path
+        self.ckpt_path = self.config.ckpt_path
+        if self.ckpt_path == "last":
+            self.ckpt_path = newest_checkpoint(Path("checkpoints", self.config.name))
+        if self.ckpt_path is not None:
+            check_weights(self.model, read(self.ckpt_path)["state_dict"], self.ckpt_path)
+        try:
+            self.model.configure_optimizers()
+        except ValueError as error:
+            raise ValueError(f"model.optimizer: {error}") from error
         if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
             self.datamodule.prepare_data()
             self.datamodule.setup()
+            share = len(self.datamodule.splits["train"]) // self.trainer.world_size
+            if share < self.datamodule.batch_size:
+                raise ValueError(
+                    f"data.batch_size: {self.datamodule.batch_size} is more than the {share} training pictures that "
+                    f"each of {self.trainer.world_size} devices has"
+                )
 
     @rank_zero_only
     def announce(self) -> None:
@@ -177,14 +199,8 @@ def build() -> TrainCLI:
 def run() -> None:
     """Parse, build and train."""
     hush()
-    try:
+    with answered({ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}):
         cli = build()
         cli.prepare()
-    except (ArgumentError, ValueError, MisconfigurationException) as error:
-        fail(2, reason(error))
-    except OSError as error:
-        fail(1, error)
-    try:
+    with answered({OSError: 1}):
         cli.fit()
-    except OSError as error:
-        fail(1, error)

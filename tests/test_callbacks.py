@@ -135,21 +135,79 @@ def events(folder):
     return EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
 
 
+def grid_of(module, weights_):
+    """The grid of a module with the given weights."""
+    torch.nn.utils.vector_to_parameters(weights_, module.parameters())
+    torch.manual_seed(0)
+    *_, x = module.eval().draw(module.start(4))
+    return pixel_grid(x)
+
+
 def test_grids_are_drawn_with_the_averaged_weights_to_tensorboard_and_to_disk(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
     validation = {"check_val_every_n_epoch": None, "val_check_interval": 3, "limit_val_batches": 1, "logger": logger}
-    copies = Copies()
-    _, module = fit(tmp_path, copies, SampleGrid(4), EMA(0.5), Checkpoint(tmp_path), steps=3, **validation)
-    # After the run the module has the averaged weights.
-    torch.testing.assert_close(weights(module), averaged(copies.weights, 0.5))
-    torch.manual_seed(0)
-    *_, x = module.eval().draw(module.start(4))
+    copies, rate = Copies(), 0.02
+    module = small_module(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=rate))
+    callbacks = [copies, SampleGrid(4), EMA(0.9)]
+    small_trainer(tmp_path, max_steps=9, callbacks=callbacks, **validation).fit(module, Digits(batch_size=64))
     grids = events(logger.log_dir).Images("samples")
-    assert [grid.step for grid in grids] == [3]
-    file = tmp_path / "run" / "version_0" / "samples" / "step=0000003.png"
-    drawn = pil_to_tensor(Image.open(file))
-    torch.testing.assert_close(drawn, pixel_grid(x), atol=1, rtol=0)
-    assert torch.equal(pil_to_tensor(Image.open(BytesIO(grids[0].encoded_image_string))), drawn)
+    assert [grid.step for grid in grids] == [3, 6, 9]
+    drawn = pil_to_tensor(Image.open(tmp_path / "run" / "version_0" / "samples" / "step=0000009.png"))
+    assert torch.equal(pil_to_tensor(Image.open(BytesIO(grids[-1].encoded_image_string))), drawn)
+    right, wrong = (grid_of(small_module(), w).int() for w in (averaged(copies.weights, 0.9), copies.weights[-1]))
+    assert (drawn - right).abs().max() <= 1
+    assert (drawn - wrong).abs().max() > 20
+
+
+class Spoilt(Callback):
+    """Makes the gradient of one step NaN."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_after_backward(self, trainer, pl_module):
+        if trainer.global_step == self.step:
+            next(pl_module.parameters()).grad.fill_(torch.nan)
+
+
+def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(tmp_path):
+    copies = Copies()
+    _, module = fit(tmp_path, copies, Spoilt(2), EMA(0.5), Checkpoint(tmp_path), steps=5)
+    assert torch.equal(copies.weights[2], copies.weights[3])
+    assert not torch.equal(copies.weights[3], copies.weights[4])
+    assert module.skipped_steps == 1
+    assert weights(module).isfinite().all()
+
+
+def test_samples_that_diverged_are_not_shown_as_black(tmp_path):
+    class Diverges(SampleGrid):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            pl_module.draw = lambda start: iter([start * torch.nan])
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
+    validation = {"check_val_every_n_epoch": None, "val_check_interval": 3, "limit_val_batches": 1, "logger": logger}
+    with pytest.warns(UserWarning, match="samples at step 3 diverged"):
+        fit(tmp_path, Diverges(4), EMA(0.5), steps=3, **validation)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_the_averaged_weights_are_validated_during_a_run_and_after_it(tmp_path):
+    class Seen(Callback):
+        def __init__(self):
+            self.weights = []
+
+        def on_validation_batch_end(self, trainer, pl_module, *_):
+            self.weights.append(weights(pl_module))
+
+    copies, seen = Copies(), Seen()
+    validation = {"check_val_every_n_epoch": None, "val_check_interval": 5, "limit_val_batches": 1}
+    trainer, module = fit(tmp_path, copies, seen, EMA(0.5), Checkpoint(tmp_path), **validation)
+    trainer.validate(module, Digits(), verbose=False)
+    trainer.validate(module, Digits(), verbose=False)
+    assert len(seen.weights) == 3
+    for one in seen.weights:
+        torch.testing.assert_close(one, averaged(copies.weights, 0.5))
 
 
 def test_loss_per_level_adds_up_to_the_loss(tmp_path):

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from ncsn.checkpoints import load
 from ncsn.cli import sample, split_options, train
 from ncsn.data import pixel_grid
-from ncsn.loading import load
 from ncsn.samplers import AnnealedLangevin, Sampler
 
 REPOSITORY = Path(__file__).parent.parent
@@ -233,7 +233,15 @@ WRONG_TRAINING = [
     (["--trainer.max_steps", "-5"], "max_steps"),
     (["--seed_everything", "-1"], "seed_everything: -1"),
     (["--config", "nope.yaml"], "config: .*nope.yaml"),
-    (["--ckpt_path", "nope.ckpt"], "ckpt_path: there is no file nope.ckpt"),
+    (["--ckpt_path", "nope.ckpt"], "there is no file nope.ckpt"),
+    (["--ckpt_path", "small.yaml"], "small.yaml is not a checkpoint"),
+    (["--model.optimizer.lr", "-1"], "model.optimizer: Invalid learning rate: -1"),
+    (["--trainer.max_steps", "0"], "trainer.max_steps: 0 leaves nothing to do"),
+    (["--trainer.val_check_interval", "0"], "trainer.val_check_interval: 0"),
+    (["--trainer.precision", "bf16-true"], "trainer.precision: bf16-true is none of .*bf16-mixed"),
+    (["--trainer.overfit_batches", "1"], "trainer.overfit_batches"),
+    (["--name", "../evil"], r"name: '\.\./evil'"),
+    (["--model.denoiser.network", "test_cli.Plain", "--data.labels", "true"], "data.labels: true, .* Plain"),
     (["--ckpt_path", "last"], "there is no checkpoint under checkpoints/small"),
     (["--checkpoint.every", "0"], "every is 0"),
 ]
@@ -272,6 +280,33 @@ def test_a_wrong_file_is_answered_in_one_line(tmp_path, monkeypatch, capsys, tex
     Path("wrong.yaml").write_text(text)
     status, line = refusal(capsys, lambda: run_train("--config", "wrong.yaml"))
     assert (status, bool(re.search(message, line))) == (2, True), line
+
+
+def test_a_checkpoint_of_another_network_is_not_gone_on_from(here, capsys):
+    options = ["--config", "small.yaml", "--ckpt_path", "last", "--model.denoiser.network.width", "16"]
+    status, line = refusal(capsys, lambda: run_train(*options))
+    assert status == 2
+    assert re.search(r"step=7.ckpt is of another network: its .* is \(16,\), here it is \(32,\)", line), line
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_picture_that_breaks_while_it_is_streamed_is_named(tmp_path, monkeypatch, capsys, workers):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    Path("pictures").mkdir()
+    for i in range(20):
+        Path(f"pictures/{i}.png").write_bytes(b"not a picture")
+    data = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.memory", "0"]
+    options = [*data, "--data.workers", workers, "--data.batch_size", "8"]
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert status == 1
+    assert re.search(r"cannot read pictures/\d+\.png as a picture", line)
+
+
+def test_a_run_without_a_logger_or_a_bar(tmp_path, capsys):
+    train_small(tmp_path, "--trainer.logger", "false", "--trainer.enable_progress_bar", "false")
+    assert not (tmp_path / "logs").exists()
+    assert "Trained 7 steps." in capsys.readouterr().out
 
 
 def test_data_that_cannot_be_downloaded_is_a_failure_of_the_world(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -201,6 +202,19 @@ def test_a_picture_is_turned_upright_resized_and_cropped(tmp_path):
     # The middle square of the picture: white on the left, black on the right.
     assert plain[:, :4].mean() > 240
     assert plain[:, -4:].mean() < 15
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_greys_of_16_bits_are_scaled(tmp_path, channels):
+    Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16)).save(tmp_path / "deep.png")
+    pixels = FilePictures([tmp_path / "deep.png"], torch.zeros(1), channels, size=4)[[0]][0]
+    assert (pixels == 127).all()
+
+
+def test_a_picture_of_fractions_is_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "fractions.tiff")
+    with pytest.raises(ValueError, match=r"fractions\.tiff .*its pixels are fractions"):
+        FilePictures([tmp_path / "fractions.tiff"], torch.zeros(1), 3, size=4).held()
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])

@@ -1,13 +1,16 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from test_networks import shaken
 
 from ncsn.data import Digits
 from ncsn.module import ScoreModule, mixed_seed
 from ncsn.networks import UNet
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import DenoisingScoreMatching
-from ncsn.samplers import AnnealedLangevin
+from ncsn.samplers import AnnealedLangevin, Sampler
 from ncsn.score import NCSNDenoiser
 
 
@@ -106,6 +109,40 @@ def test_the_start_is_at_the_largest_noise_level():
     assert start.shape == (5000, 1, 8, 8)
     assert start.mean().item() == pytest.approx(0.5, abs=0.02)
     assert start.var().item() == pytest.approx(2.0**2 + 1 / 12, rel=0.02)
+
+
+def test_a_new_learning_rate_takes_effect_on_a_resumed_run(tmp_path):
+    rates = []
+
+    def module(rate):
+        module = small_module(warmup=3, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=rate))
+        module.on_train_batch_end = lambda *_: rates.append(module.optimizers().param_groups[0]["lr"])
+        return module
+
+    trainer = small_trainer(tmp_path, max_steps=2)
+    trainer.fit(module(1.0e-3), Digits())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    trainer = small_trainer(tmp_path, max_steps=5)
+    trainer.fit(module(4.0e-3), Digits(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert rates == pytest.approx([0.5e-3, 0.75e-3, 4e-3, 4e-3, 4e-3])
+
+
+@dataclass(frozen=True)
+class Careless(Sampler):
+    """A sampler of one's own that does nothing about graphs."""
+
+    def __call__(self, score, x, sigmas):
+        for sigma in sigmas:
+            x = x + score(x, sigma)
+            yield x
+
+
+def test_drawing_keeps_no_graph_whatever_the_sampler():
+    module = shaken(small_module())
+    states = list(module.draw(module.start(2), sampler=Careless()))
+    assert len(states) == 10
+    assert not any(state.requires_grad for state in states)
+    assert torch.is_grad_enabled()
 
 
 def test_draw_yields_a_state_a_level_and_takes_another_sampler():

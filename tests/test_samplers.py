@@ -96,7 +96,7 @@ def test_the_state_keeps_its_dtype_and_no_graph():
 def test_an_unstable_step_is_refused_with_the_limit():
     sampler = AnnealedLangevin(epsilon=2e-4, steps=1)
     with pytest.raises(ValueError, match=r"epsilon is 0.0002, .* 2 sigma_min\^2 = 0.0002"):
-        next(sampler(gaussian_score(0, 1), torch.zeros(1, 1), torch.tensor([1.0, 0.01])))
+        sampler.check(torch.tensor([1.0, 0.01]))
     sampler.check(torch.tensor([1.0, 0.0101]))
 
 

@@ -1,10 +1,10 @@
 """Your own pictures, from a folder of files."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 import torchvision
 from PIL import Image, ImageOps
@@ -89,7 +89,10 @@ class FilePictures(Pictures):
         return len(self.files)
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return torch.stack([self.read(self.files[i]) for i in indices]), self.labels[indices]
+        try:
+            return torch.stack([self.read(self.files[i]) for i in indices]), self.labels[indices]
+        except ValueError as error:  # in the middle of a run: a failure of the world, no more a wrong setting
+            raise OSError(error) from error
 
     def read(self, file: Path) -> Tensor:
         """The picture in `file`, uint8 (C, size, size).
@@ -99,7 +102,7 @@ class FilePictures(Pictures):
         """
         try:
             with Image.open(file) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("L" if self.channels == 1 else "RGB")
+                upright = eight_bits(ImageOps.exif_transpose(picture)).convert("L" if self.channels == 1 else "RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"cannot read {file} as a picture ({error}); repair or remove it") from error
         if upright.size != (self.size, self.size):
@@ -117,6 +120,19 @@ class FilePictures(Pictures):
         return HeldPictures(pixels, self.labels)
 
 
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """A picture of 16-bit greys in 8 bits, which Pillow would cut off in place of scaling; any other as it is.
+
+    Raises:
+        ValueError: where its greys are fractions, whose range is not known.
+    """
+    if picture.mode == "F":
+        raise ValueError("its pixels are fractions")
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
+    return picture
+
+
 def picture_files(root: Path) -> list[Path]:
     """The files under `root` whose names end as a format that Pillow reads does, hidden ones left out, sorted.
 
@@ -128,11 +144,12 @@ def picture_files(root: Path) -> list[Path]:
     Image.init()
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files = [
-        Path(folder, name)
-        for folder, _, names in os.walk(root)
-        for name in names
-        if not name.startswith(".") and Path(name).suffix.lower() in endings
+        file
+        for file in root.rglob("*")
+        if file.suffix.lower() in endings
+        and not any(part.startswith(".") for part in file.relative_to(root).parts)
+        and file.is_file()
     ]
     if not files:
         raise ValueError(f"ImageFolder: root is {root}, which has no pictures in it")
-    return sorted(file for file in files if file.is_file())
+    return sorted(files)

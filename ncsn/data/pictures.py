@@ -37,7 +37,8 @@ class Batches(DistributedSampler[Any]):
     """Lists of indices, one a batch: this rank's share of an order that follows from (seed, epoch) alone.
 
     It counts the batches that it has given in the whole run, and is told that count when a run is resumed: an epoch
-    that was broken off goes on where it was. It is a `DistributedSampler` so that Lightning leaves it in place.
+    that was broken off goes on where it was (but not one that `limit_train_batches` made shorter). It is a
+    `DistributedSampler` so that Lightning leaves it in place.
     """
 
     def __init__(

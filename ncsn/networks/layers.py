@@ -26,8 +26,8 @@ class Conditioning(nn.Module):
 
     def __init__(self, width: int, classes: int = 0) -> None:
         super().__init__()
-        # Periods of c_noise from 60 down to 0.6: c_noise is a logarithm, so that its whole range is some ten wide and
-        # the neighbouring levels of a ladder a few hundredths apart. A buffer, so that a checkpoint keeps them.
+        # Periods from 60 down to 0.6: c_noise is ln sigma, whose range is some ten wide, or a quarter of it. They are a
+        # buffer, so that a checkpoint keeps them.
         self.register_buffer("frequencies", torch.logspace(-1, 1, width // 2))
         self.classes = classes
         self.label = nn.Embedding(classes + 1, width) if classes else None

@@ -1,12 +1,13 @@
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from test_cli import train_small
 
-from ncsn.loading import load, newest_checkpoint
+from ncsn.checkpoints import DurableCheckpointIO, load, newest_checkpoint
 from ncsn.module import ScoreModule
 
 
@@ -83,9 +84,62 @@ def test_only_classes_of_the_known_kinds_are_built(checkpoint, tmp_path):
             "init_args": {"args": ["touch", str(tmp_path / "marker")]},
         }
 
-    with pytest.raises(ValueError, match="do not build a model"):
+    with pytest.raises(ValueError, match=r"sampler names subprocess\.Popen, which is neither of this package"):
         load(altered(checkpoint, tmp_path, call_the_shell))
     assert not (tmp_path / "marker").exists()
+
+
+def set_network(path, **settings):
+    def change(content):
+        network = {"class_path": path, "init_args": settings} if settings else path
+        content["hyper_parameters"]["denoiser"]["init_args"]["network"] = network
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "torch.fx.graph_module.reduce_graph_module",
+        "torch.nn.Linear",
+        "antigravity.fly",
+        "json.loads",
+        "nonsense",
+        "a.b",
+    ],
+)
+@pytest.mark.parametrize("settings", [{}, {"body": {}}])
+def test_no_installed_package_is_reached_from_the_settings(checkpoint, tmp_path, path, settings):
+    with pytest.raises(ValueError, match=f"network names {path}, which is neither"):
+        load(altered(checkpoint, tmp_path, set_network(path, **settings)))
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("path", ["ncsn.cli.train", "ncsn.samplers.AnnealedLangevin", "ncsn.noise.math", "ncsn.no"])
+def test_a_name_of_ours_must_be_of_the_right_kind(checkpoint, tmp_path, path):
+    with pytest.raises(ValueError, match=rf"network names {path}, which is not a class of that kind"):
+        load(altered(checkpoint, tmp_path, set_network(path, channels=1)))
+
+
+def test_the_optimiser_of_a_file_is_not_built(checkpoint, tmp_path):
+    def call_the_shell(content):
+        content["hyper_parameters"]["optimizer"]["class_path"] = "subprocess.Popen"
+
+    optimizer = load(altered(checkpoint, tmp_path, call_the_shell)).optimizer
+    assert isinstance(optimizer([torch.ones(1)]), torch.optim.Adam)
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
+    class Unwilling:
+        def __reduce__(self):
+            raise OSError("disk full")
+
+    path = tmp_path / "new" / "step=1.ckpt"
+    DurableCheckpointIO().save_checkpoint({"a": torch.ones(2)}, path)
+    assert [file.name for file in path.parent.iterdir()] == ["step=1.ckpt"]
+    with pytest.raises(OSError, match="disk full"):
+        DurableCheckpointIO().save_checkpoint({"a": Unwilling()}, path)
+    assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize(
@@ -94,9 +148,15 @@ def test_only_classes_of_the_known_kinds_are_built(checkpoint, tmp_path):
         (lambda content: content.pop("hyper_parameters"), "not a training checkpoint"),
         (lambda content: content.pop("state_dict"), "not a training checkpoint"),
         (lambda content: content["hyper_parameters"].pop("denoiser"), "do not build a model"),
-        (lambda content: content["hyper_parameters"]["schedule"]["init_args"].update(levels=0), "do not build a model"),
-        (lambda content: content["state_dict"].popitem(), "do not fit its settings: Missing key"),
-        (lambda content: content["state_dict"].update(extra=torch.ones(1)), "do not fit its settings: Unexpected key"),
+        (
+            lambda content: content["hyper_parameters"]["schedule"]["init_args"].update(levels=0),
+            "build a model: .*levels is 0",
+        ),
+        (lambda content: content["state_dict"].popitem(), "is of another network: its .* is missing"),
+        (
+            lambda content: content["state_dict"].update(extra=torch.ones(1)),
+            "its extra is \\(1,\\), here it is not known",
+        ),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_itself_is_refused(checkpoint, tmp_path, change, message):
