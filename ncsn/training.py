@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from ncsn.callbacks import EMA, Checkpoint, GracefulStop, LossPerLevel, RunProgress, SampleGrid, Throughput
@@ -67,6 +68,9 @@ class TrainCLI(LightningCLI):
         network_settings(self.config_dump["model"]).setdefault("init_args", {})
 
     def after_instantiate_classes(self) -> None:
+        # The parser's own maker of optimisers holds on to the parser, and so to the trainer and the data, all of which
+        # would be copied with the model for its moving average.
+        self.model.optimizer = partial(instantiate_class, init=self.model.hparams["optimizer"])
         # It notes it even where a network of somebody's own has no such argument.
         accepted = signature(type(self.model.denoiser.network)).parameters
         if self.datamodule.classes and "classes" not in accepted:
@@ -153,7 +157,8 @@ class TrainCLI(LightningCLI):
         checkpoint = newest_checkpoint(Path("checkpoints", self.config.name))
         print(f"Trained {self.trainer.global_step:,} steps.")
         print(f"Checkpoint:  {checkpoint}")
-        print(f"Logs:        {self.trainer.log_dir}  (tensorboard --logdir logs)")
+        if self.trainer.logger is not None:  # `trainer.log_dir` would wait for the other ranks
+            print(f"Logs:        {self.trainer.logger.log_dir}  (tensorboard --logdir logs)")
         print(f"Draw:        python sample.py {checkpoint}")
 
 
