@@ -44,14 +44,16 @@ def test_every_config_builds_and_its_header_says_how_to_run_it(name, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("name", "sigma_max", "levels", "calls", "alpha", "rate", "decay"),
+    ("name", "sigma_max", "levels", "calls", "alpha", "rate", "steps", "decay", "flip", "dequantise"),
     [
-        ("ncsn_mnist", 1, 10, 1000, 0.2, 1e-3, 0),
-        ("ncsn_cifar10", 1, 10, 1000, 0.2, 1e-3, 0),
-        ("ncsnv2_cifar10", 50, 232, 1161, 0.062, 1e-4, 0.999),
+        ("ncsn_mnist", 1, 10, 1000, 0.2, 1e-3, 200_000, 0, False, True),
+        ("ncsn_cifar10", 1, 10, 1000, 0.2, 1e-3, 200_000, 0, True, True),
+        ("ncsnv2_cifar10", 50, 232, 1161, 0.062, 1e-4, 300_000, 0.999, True, False),
     ],
 )
-def test_the_papers_configs_are_the_papers(name, sigma_max, levels, calls, alpha, rate, decay, monkeypatch, tmp_path):
+def test_the_papers_configs_are_the_papers(
+    name, sigma_max, levels, calls, alpha, rate, steps, decay, flip, dequantise, monkeypatch, tmp_path
+):
     cli = built(name, monkeypatch=monkeypatch, folder=tmp_path)
     sigmas = cli.model.schedule.sigmas()
     assert (sigmas[0].item(), len(sigmas)) == (sigma_max, levels)
@@ -59,6 +61,36 @@ def test_the_papers_configs_are_the_papers(name, sigma_max, levels, calls, alpha
     sampler = cli.model.sampler
     assert levels * sampler.steps + sampler.denoise == calls
     assert sampler.epsilon / sigmas[-1].item() ** 2 == pytest.approx(alpha)
-    assert cli.model.configure_optimizers()["optimizer"].defaults["lr"] == rate
+    optimizer = cli.model.configure_optimizers()["optimizer"]
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert optimizer.defaults["lr"] == rate
+    assert cli.trainer.max_steps == steps
     assert cli.config_init.ema.decay == decay
-    assert cli.datamodule.batch_size == 128
+    assert (cli.datamodule.batch_size, cli.datamodule.flip, cli.datamodule.dequantise) == (128, flip, dequantise)
+
+
+def technique_4(sigma_max: float, sigma_min: float, levels: int, steps: int) -> float:
+    """The epsilon that keeps the variance of the walk nearest to its level's (Song & Ermon, 2020, Technique 4)."""
+    gamma = (sigma_max / sigma_min) ** (1 / (levels - 1))
+    eta = torch.logspace(-4, -0.1, 100_000, dtype=torch.float64)
+    q = 1 - eta
+    k = 2 * eta / (1 - q**2)
+    r = q ** (2 * steps) * (gamma**2 - k) + k
+    return eta[(r - 1).abs().argmin()].item() * sigma_min**2
+
+
+@pytest.mark.parametrize(
+    ("ladder", "epsilon"),
+    [((50, 0.01, 232, 5), 6.18e-6), ((90, 0.01, 500, 5), 3.34e-6), ((348, 0.01, 2311, 3), 8.9e-7)],
+)
+def test_technique_4_gives_the_published_step_sizes(ladder, epsilon):
+    assert technique_4(*ladder) == pytest.approx(epsilon, rel=5e-3)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "fashion_mnist", "cifar10", "image_folder", "ncsnv2_cifar10"])
+def test_step_sizes_are_technique_4(name, monkeypatch, pictures):
+    options = ["--data.root", str(pictures)] if name == "image_folder" else []
+    model = built(name, *options, monkeypatch=monkeypatch, folder=pictures).model
+    sigmas = model.schedule.sigmas()
+    best = technique_4(sigmas[0].item(), sigmas[-1].item(), len(sigmas), model.sampler.steps)
+    assert model.sampler.epsilon == pytest.approx(best, rel=0.02)
