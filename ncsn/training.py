@@ -71,7 +71,7 @@ class TrainCLI(LightningCLI):
         # The parser's own maker of optimisers holds on to the parser, and so to the trainer and the data, all of which
         # would be copied with the model for its moving average.
         self.model.optimizer = partial(instantiate_class, init=self.model.hparams["optimizer"])
-        # It notes it even where a network of somebody's own has no such argument.
+        # Lightning notes what the links gave even where a network of somebody's own has no such argument.
         accepted = signature(type(self.model.denoiser.network)).parameters
         if self.datamodule.classes and "classes" not in accepted:
             name = type(self.model.denoiser.network).__name__
@@ -104,7 +104,8 @@ class TrainCLI(LightningCLI):
         self.stop = GracefulStop()
         bar = [RunProgress()] if self.config.trainer.enable_progress_bar is not False else []
         self.trainer_defaults["callbacks"] = [LossPerLevel(), Throughput(), self.stop, *bar]
-        kwargs["plugins"] = [*(self.config_init.trainer.plugins or []), DurableCheckpointIO()]
+        plugins = self.config_init.trainer.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def prepare(self) -> None:
@@ -127,12 +128,7 @@ class TrainCLI(LightningCLI):
         if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
             self.datamodule.prepare_data()
             self.datamodule.setup()
-            share = len(self.datamodule.splits["train"]) // self.trainer.world_size
-            if share < self.datamodule.batch_size:
-                raise ValueError(
-                    f"data.batch_size: {self.datamodule.batch_size} is more than the {share} training pictures that "
-                    f"each of {self.trainer.world_size} devices has"
-                )
+            self.datamodule.check_share(self.trainer.world_size)
 
     @rank_zero_only
     def announce(self) -> None:

@@ -262,6 +262,15 @@ def test_a_batch_larger_than_the_data_is_refused_with_both_numbers(folder):
         ImageFolder(str(folder), size=8, batch_size=100).setup()
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_batch_must_fit_the_share_of_a_rank(ranks):
+    data = Digits(batch_size=1617 // ranks)
+    data.setup()
+    data.check_share(ranks)
+    with pytest.raises(ValueError, match=f"on each of {ranks + 1} devices, {1617 // (ranks + 1)}$"):
+        data.check_share(ranks + 1)
+
+
 def test_data_that_cannot_be_had_says_where_it_was_looked_for(tmp_path, monkeypatch):
     def offline(*_, **__):
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")

@@ -74,10 +74,19 @@ class ImageData(LightningDataModule, ABC):
         if self.splits:
             return
         self.splits = self.load()
-        if len(self.splits["train"]) < self.batch_size:
+        self.check_share(self.trainer.world_size if self.trainer else 1)
+
+    def check_share(self, ranks: int) -> None:
+        """Refuse a batch size that leaves a rank without a single batch.
+
+        Raises:
+            ValueError: with both numbers.
+        """
+        share = len(self.splits["train"]) // ranks
+        if share < self.batch_size:
             raise ValueError(
-                f"{type(self).__name__}: batch_size is {self.batch_size}, and must be at most the number of "
-                f"training pictures, {len(self.splits['train'])}"
+                f"{type(self).__name__}: batch_size is {self.batch_size}, and must be at most the number of training "
+                f"pictures on each of {ranks} devices, {share}"
             )
 
     def train_dataloader(self) -> DataLoader[Any]:
