@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "noise": set(),
     "networks": set(),
     "score": set(),
+    "densities": set(),
     "objectives": {"noise", "score"},
     "samplers": {"noise", "score"},
     "data": set(),
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "cli": {"noise", "score", "samplers", "data", "module", "checkpoints", "errors", "training"},
     "__init__": set(),
 }
-THEORY_MODULES = {"noise", "networks", "score", "objectives", "samplers"}
+THEORY_MODULES = {"noise", "networks", "score", "densities", "objectives", "samplers"}
 
 
 def imports(file: Path) -> set[str]:

@@ -1,0 +1,131 @@
+import math
+
+import pytest
+import torch
+
+from ncsn.densities import Gaussian, GaussianMixture, HyperCubeWindow, ParzenWindow
+from ncsn.samplers import AnnealedLangevin
+from ncsn.score import tweedie
+
+SHAPES = [(1,), (2,), (2, 3, 2)]
+
+
+def mixture(shape, dtype=torch.float64):
+    return GaussianMixture(
+        torch.tensor([0.2, 0.5, 0.3], dtype=dtype),
+        torch.randn(3, *shape, dtype=dtype),
+        torch.tensor([0.3, 0.5, 0.8], dtype=dtype).view(3, *[1] * len(shape)),
+    )
+
+
+def densities(shape):
+    std = torch.tensor(0.7, dtype=torch.float64)
+    yield Gaussian(torch.randn(shape, dtype=torch.float64), std)
+    yield mixture(shape)
+    yield ParzenWindow(torch.randn(11, *shape, dtype=torch.float64), chunk=4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("each", [False, True])
+def test_the_score_is_the_gradient_of_the_log_density(shape, each):
+    x = torch.randn(5, *shape, dtype=torch.float64).requires_grad_()
+    levels = torch.tensor([0.1, 0.3, 0.5, 1.0, 3.0], dtype=torch.float64)
+    sigma = levels.view(5, *[1] * len(shape)) if each else levels[2]
+    for density in densities(shape):
+        log_prob = density.log_prob(x, sigma)
+        assert log_prob.shape == (5,)
+        torch.testing.assert_close(density.score(x, sigma), torch.autograd.grad(log_prob.sum(), x)[0])
+
+
+def test_densities_add_up_to_one():
+    x = torch.linspace(-30, 30, 60_001, dtype=torch.float64).unsqueeze(1)
+    for density in densities((1,)):
+        for sigma in torch.tensor([0.05, 1.0, 2.5], dtype=torch.float64):
+            assert torch.trapezoid(density.log_prob(x, sigma).exp(), x[:, 0]).item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4])
+def test_samples_have_the_density_they_are_drawn_from(sigma):
+    # The empirical distribution function stays within the band of Kolmogorov's test, at 1e-4.
+    grid = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+    for density in [d for d in densities((1,)) if sigma or not isinstance(d, ParzenWindow)]:
+        x = density.sample(20_000, sigma).flatten().sort().values
+        steps = density.log_prob(grid.unsqueeze(1), torch.tensor(sigma)).exp()
+        expected = torch.cumulative_trapezoid(steps, grid)
+        observed = torch.searchsorted(x, grid[1:]) / len(x)
+        assert (expected - observed).abs().max() < 2.23 / math.sqrt(len(x))
+
+
+def test_the_parzen_window_is_the_mixture_of_its_points():
+    data, x = torch.randn(9, 2, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
+    sigma = torch.rand(6, 1, dtype=torch.float64) + 0.1
+    points = GaussianMixture(torch.ones(9, dtype=torch.float64), data, torch.zeros((), dtype=torch.float64))
+    for chunk in (1, 4, 100):
+        parzen = ParzenWindow(data, chunk)
+        torch.testing.assert_close(parzen.log_prob(x, sigma), points.log_prob(x, sigma))
+        torch.testing.assert_close(parzen.score(x, sigma), points.score(x, sigma))
+
+
+def test_the_parzen_score_is_right_in_float32_at_small_noise_in_many_dimensions():
+    data = torch.rand(50, 3, 32, 32)
+    x = data[:8] + 0.01 * torch.randn(8, 3, 32, 32)
+    sigma = torch.tensor(0.01)
+    exact = ParzenWindow(data.double()).score(x.double(), sigma.double())
+    error = ParzenWindow(data, chunk=16).score(x, sigma) - exact
+    assert error.norm() / exact.norm() < 1e-4
+
+
+def test_the_parzen_score_draws_the_data_back():
+    data = torch.rand(6, 2, 2)
+    sigmas = torch.logspace(0, -2, 60)
+    start = torch.rand(64, 2, 2) + torch.randn(64, 2, 2)
+    *_, x = AnnealedLangevin(epsilon=0.1 * 1e-4, steps=10)(ParzenWindow(data).score, start, sigmas)
+    distance = torch.cdist(x.flatten(1), data.flatten(1)).min(1)
+    assert distance.values.max() < 1e-3
+    assert len(distance.indices.unique()) == 6
+
+
+def test_tweedie_with_the_exact_score_is_the_posterior_mean():
+    density = mixture((1,))
+    x, sigma = torch.tensor([[0.3]], dtype=torch.float64), torch.tensor(0.6, dtype=torch.float64)
+    clean = torch.linspace(-15, 15, 200_001, dtype=torch.float64)
+    prior = density.log_prob(clean.unsqueeze(1), torch.tensor(0.0)).exp()
+    joint = prior * torch.exp(-((x[0] - clean) ** 2) / (2 * sigma**2))
+    mean = torch.trapezoid(clean * joint, clean) / torch.trapezoid(joint, clean)
+    assert tweedie(density.score, x, sigma).item() == pytest.approx(mean.item(), abs=1e-9)
+
+
+def test_a_cube_counts_the_data_in_reach_and_has_no_score():
+    data = torch.tensor([[0.0, 0.0], [0.3, 0.1], [2.0, 2.0]])
+    window, x = HyperCubeWindow(data), torch.tensor([[0.1, 0.1], [2.2, 1.8], [9.0, 9.0]])
+    expected = torch.tensor([2 / 3 / 0.25, 1 / 3 / 0.25, 0.0]).log()
+    torch.testing.assert_close(window.log_prob(x, torch.tensor(0.5)), expected)
+    with pytest.raises(NotImplementedError, match="constant in pieces"):
+        window.score(x, torch.tensor(0.5))
+
+
+def test_a_cube_estimates_the_density_of_the_data():
+    x = torch.tensor([[0.0], [1.0]])
+    estimate = HyperCubeWindow(torch.randn(200_000, 1)).log_prob(x, torch.tensor(0.2))
+    exact = Gaussian(torch.zeros(1), torch.tensor(1.0)).log_prob(x, torch.tensor(0.0))
+    torch.testing.assert_close(estimate, exact, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: GaussianMixture(torch.ones(2), torch.zeros(3, 1), torch.tensor(1.0)), r"weights is \(2,\)"),
+        (lambda: GaussianMixture(torch.tensor([1.0, 0.0]), torch.zeros(2, 1), torch.tensor(1.0)), "must be positive"),
+        (lambda: Gaussian(torch.zeros(1), torch.tensor(-1.0)), "Gaussian: stds is .* must not be negative"),
+        (lambda: ParzenWindow(torch.zeros(0, 2)), "data is empty"),
+        (lambda: ParzenWindow(torch.zeros(1, 2), chunk=0), "chunk is 0"),
+        (lambda: ParzenWindow(torch.zeros(1, 2)).score(torch.zeros(1, 2), torch.tensor(0.0)), "must be positive"),
+        (lambda: mixture((1,)).score(torch.zeros(1, 1), torch.tensor(-1.0)), "sigma is -1, and must be at least 0"),
+        (lambda: mixture((1,)).log_prob(torch.zeros(1, 1, dtype=torch.long), torch.tensor(1.0)), "floating-point"),
+        (lambda: mixture((1,)).log_prob(torch.zeros(1, 1), torch.tensor(math.nan)), "sigma is nan"),
+        (lambda: HyperCubeWindow(torch.zeros(0, 2)), "data is empty"),
+    ],
+)
+def test_impossible_densities_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
