@@ -1,34 +1,15 @@
-"""Objectives: how is the score learned?
-
-An objective compares a score with data it has never seen the score of. Denoising score matching (Vincent, 2011)
-needs only to make noise: the score of x + sigma z given x is -z / sigma, and the score of p_sigma is its mean
-over all clean x, so that least squares finds it,
-
-    loss = lambda(sigma) / 2 E ||score(x + sigma z, sigma) + z / sigma||^2.
-
-Numbers go to the constructor, tensors to the call: `objective(score, x, sigma)` is one loss for each example,
-shape (B,), summed over the example's dimensions; the caller reduces. Shapes: x (B, ...) clean data, sigma () or
-(B, 1, ..., 1). A score of zero costs d/2 at every level under the weight lambda = sigma^2, d numbers an example.
-"""
+"""Denoising score matching: the score of noisy data is the mean of the scores of the noise that made it."""
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ncsn.objectives.objective import Objective
 from ncsn.score import Score
 
-__all__ = ["DenoisingScoreMatching", "EDMScoreMatching", "Objective"]
-
-
-class Objective(ABC):
-    """How the score is learned. Subclass it to bring your own."""
-
-    @abstractmethod
-    def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        """The loss (B,) of `score` on clean data `x` (B, ...) at noise level `sigma` () or (B, 1, ..., 1)."""
+__all__ = ["DenoisingScoreMatching", "EDMScoreMatching"]
 
 
 @dataclass(frozen=True)

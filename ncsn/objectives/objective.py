@@ -1,0 +1,23 @@
+"""What every objective is."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ncsn.score import Score
+
+__all__ = ["Objective", "noisy"]
+
+
+class Objective(ABC):
+    """How the score is learned. Subclass it to bring your own."""
+
+    @abstractmethod
+    def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
+        """The loss (B,) of `score` on clean data `x` (B, ...) at noise level `sigma` () or (B, 1, ..., 1)."""
+
+
+def noisy(x: Tensor, sigma: Tensor) -> Tensor:
+    """x + sigma z, z ~ N(0, I): a draw from p_sigma, or from the data itself where sigma is 0."""
+    return x + sigma * torch.randn_like(x)

@@ -1,0 +1,112 @@
+"""Sliced score matching: the divergence of the score along random directions."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ncsn.objectives.objective import Objective, noisy
+from ncsn.score import Score
+
+__all__ = ["FiniteDifferenceSlicedScoreMatching", "SlicedScoreMatching"]
+
+Projection = Literal["rademacher", "gaussian", "sphere"]
+
+
+def rademacher(x: Tensor) -> Tensor:
+    """Directions of independent signs."""
+    return torch.randn_like(x).sign()
+
+
+def sphere(x: Tensor) -> Tensor:
+    """Directions evenly on the sphere of radius sqrt(d)."""
+    v = torch.randn_like(x)
+    length = v.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
+    direction: Tensor = math.sqrt(x[0].numel()) * v / length
+    return direction
+
+
+PROJECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rademacher": rademacher,
+    "gaussian": torch.randn_like,
+    "sphere": sphere,
+}
+"""Directions v like x with E v v^T = I, which makes E v^T A v the trace of A."""
+
+
+@dataclass(frozen=True)
+class SlicedScoreMatching(Objective):
+    """v . grad(v . score) + 1/2 (v . score)^2 over random directions v (Song et al., 2019, equation 8).
+
+    Args:
+        slices: directions for each example, one backward pass each.
+        projection: how they are drawn: "rademacher", "gaussian" or "sphere".
+        variance_reduced: 1/2 ||score||^2 in place of the square (equation 9), which is its mean over v. With Rademacher
+            directions this is implicit score matching with Hutchinson's estimate of the trace.
+
+    Raises:
+        ValueError: where `slices` is not positive or there is no such projection.
+    """
+
+    slices: int = 1
+    projection: Projection = "rademacher"
+    variance_reduced: bool = True
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.slices < 1:
+            raise ValueError(f"{name}: slices is {self.slices}, and must be at least 1")
+        if self.projection not in PROJECTIONS:
+            raise ValueError(f"{name}: projection is {self.projection}, and must be among {', '.join(PROJECTIONS)}")
+
+    def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
+        x = noisy(x, sigma)
+        psi, curvatures = self.along(score, x, sigma, [PROJECTIONS[self.projection](x) for _ in range(self.slices)])
+        square = psi.square().flatten(1).sum(1)
+        losses = [dot(v, jv) + (square if self.variance_reduced else dot(v, psi) ** 2) / 2 for v, jv in curvatures]
+        return torch.stack(losses).mean(0)
+
+    def along(
+        self, score: Score, x: Tensor, sigma: Tensor, directions: list[Tensor]
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The score at `x`, and for each direction v the pair of v and grad(v . score)."""
+        psi, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
+        return psi, [(v, pull_back(v)[0]) for v in directions]
+
+
+@dataclass(frozen=True)
+class FiniteDifferenceSlicedScoreMatching(SlicedScoreMatching):
+    """Sliced score matching without a second derivative (Pang et al., 2020).
+
+    The score's change along v is taken from its values at x + epsilon v and x - epsilon v, right to epsilon^2.
+
+    Args:
+        slices, projection, variance_reduced: as for `SlicedScoreMatching`.
+        epsilon: the step, in the unit of x.
+
+    Raises:
+        ValueError: as `SlicedScoreMatching` does, and where `epsilon` is not positive.
+    """
+
+    epsilon: float = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"{type(self).__name__}: epsilon is {self.epsilon}, and must be a positive number")
+
+    def along(
+        self, score: Score, x: Tensor, sigma: Tensor, directions: list[Tensor]
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        def change(v: Tensor) -> Tensor:
+            return (score(x + self.epsilon * v, sigma) - score(x - self.epsilon * v, sigma)) / (2 * self.epsilon)
+
+        return score(x, sigma), [(v, change(v)) for v in directions]
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of each pair of examples, shape (B,)."""
+    return (a * b).flatten(1).sum(1)
