@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Denoiser", "EDMDenoiser", "NCSNDenoiser", "Score", "tweedie"]
+__all__ = ["Denoiser", "EDMDenoiser", "EnergyScore", "NCSNDenoiser", "Score", "tweedie"]
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(x, sigma) -> grad_x log p_sigma(x), of the shape of x."""
@@ -102,3 +102,22 @@ class EDMDenoiser(Denoiser):
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         return super().forward(x - self.data_mean, sigma, label) + self.data_mean
+
+
+class EnergyScore(nn.Module):
+    """The score -grad_x energy(x, sigma) of p_sigma(x) ~ exp(-energy(x, sigma)), a `Score` by its call.
+
+    It is differentiable once more, in x and in the energy's parameters, so that every objective trains it.
+
+    Args:
+        energy: (x, sigma) -> (B,), a module, where its parameters are to be trained with this one, or any function.
+    """
+
+    def __init__(self, energy: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.energy = energy
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The score at `x` (B, ...), of its shape."""
+        gradient: Tensor = torch.func.grad(lambda x: self.energy(x, sigma).sum())(x)
+        return -gradient

@@ -15,8 +15,11 @@ Numbers go to the constructor, tensors to the call: `objective(score, x, sigma)`
 shape (B,), summed over the example's dimensions; the caller reduces. Shapes: x (B, ...) clean data, sigma () or
 (B, 1, ..., 1); 0 means on the data itself, for all but the denoising one. A score of zero costs the denoising
 objective d/2 at every level under the weight lambda = sigma^2, d numbers an example.
+
+Binary data has no score; `RatioMatching` and `PseudoLikelihood` take log p(x) in its place.
 """
 
+from ncsn.objectives.binary import PseudoLikelihood, RatioMatching
 from ncsn.objectives.denoising import DenoisingScoreMatching, EDMScoreMatching
 from ncsn.objectives.explicit import ExplicitScoreMatching
 from ncsn.objectives.implicit import ImplicitScoreMatching
@@ -30,5 +33,7 @@ __all__ = [
     "FiniteDifferenceSlicedScoreMatching",
     "ImplicitScoreMatching",
     "Objective",
+    "PseudoLikelihood",
+    "RatioMatching",
     "SlicedScoreMatching",
 ]
