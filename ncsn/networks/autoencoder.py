@@ -1,13 +1,14 @@
 """The denoising autoencoder that is an energy."""
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+
+from ncsn.networks.layers import TiedUnits
 
 __all__ = ["AutoencoderEnergy"]
 
 
-class AutoencoderEnergy(nn.Module):
+class AutoencoderEnergy(TiedUnits):
     """The energy whose score is that of an autoencoder with tied weights (Vincent, 2011, section 5).
 
         energy(x, sigma) = -(c . x - ||x||^2 / 2 + sum_j softplus(W_j . x + b_j)) / sigma^2
@@ -24,18 +25,9 @@ class AutoencoderEnergy(nn.Module):
         ValueError: where a number is not positive.
     """
 
-    def __init__(self, features: int, hidden: int) -> None:
-        super().__init__()
-        for name, value in {"features": features, "hidden": hidden}.items():
-            if value < 1:
-                raise ValueError(f"AutoencoderEnergy: {name} is {value}, and must be at least 1")
-        self.weight = nn.Parameter(torch.randn(hidden, features) / features**0.5)
-        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
-        self.visible_bias = nn.Parameter(torch.zeros(features))
-
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The energy (B,) of `x` (B, d) at `sigma` () or (B, 1)."""
-        inside = x @ self.visible_bias - x.square().sum(1) / 2 + functional.softplus(self._hidden(x)).sum(1)
+        inside = x @ self.visible_bias - x.square().sum(1) / 2 + functional.softplus(self.hidden(x)).sum(1)
         return -inside / sigma.reshape(-1) ** 2
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -44,7 +36,4 @@ class AutoencoderEnergy(nn.Module):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """decode(encode(x)) of `x` (B, d): W^T sigmoid(W x + b) + c."""
-        return self._hidden(x).sigmoid() @ self.weight + self.visible_bias
-
-    def _hidden(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.hidden_bias)
+        return self.hidden(x).sigmoid() @ self.weight + self.visible_bias

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Attention", "Conditioning", "ResidualBlock", "group_norm", "zeroed"]
+__all__ = ["Attention", "Conditioning", "ResidualBlock", "TiedUnits", "group_norm", "zeroed"]
 
 NO_LABEL = -1
 Module = TypeVar("Module", bound=nn.Module)
@@ -88,6 +88,31 @@ class Attention(nn.Module):
         h = functional.scaled_dot_product_attention(q, k, v)
         out: Tensor = x + self.project(rearrange(h, "b heads (h w) c -> b (heads c) h w", h=x.shape[-2]))
         return out
+
+
+class TiedUnits(nn.Module):
+    """Hidden units that see a vector through W, and show it again through W's transpose.
+
+    Args:
+        features: the length of a vector.
+        hidden: how many hidden units.
+
+    Raises:
+        ValueError: where a number is not positive.
+    """
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        for name, value in {"features": features, "hidden": hidden}.items():
+            if value < 1:
+                raise ValueError(f"{type(self).__name__}: {name} is {value}, and must be at least 1")
+        self.weight = nn.Parameter(torch.randn(hidden, features) / math.sqrt(features))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        self.visible_bias = nn.Parameter(torch.zeros(features))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The input W x + b of the hidden units, (B, hidden), for `x` (B, features)."""
+        return functional.linear(x, self.weight, self.hidden_bias)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
