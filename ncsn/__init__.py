@@ -30,6 +30,8 @@ _HOME = {
     "RatioMatching": "objectives",
     "SlicedScoreMatching": "objectives",
     "AnnealedLangevin": "samplers",
+    "Langevin": "samplers",
+    "MetropolisAdjustedLangevin": "samplers",
     "Sampler": "samplers",
     "AutoencoderEnergy": "networks",
     "MLP": "networks",

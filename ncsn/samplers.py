@@ -11,7 +11,7 @@ Yielded tensors are never written to again. The state is not clamped: it becomes
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ncsn.score import Score, tweedie
 
-__all__ = ["AnnealedLangevin", "Sampler"]
+__all__ = ["AnnealedLangevin", "Langevin", "MetropolisAdjustedLangevin", "Sampler"]
 
 
 class Sampler(ABC):
@@ -38,10 +38,78 @@ class Sampler(ABC):
 
 
 @dataclass(frozen=True)
-class AnnealedLangevin(Sampler):
+class Langevin(Sampler):
+    """Unadjusted Langevin dynamics of a single density: Euler-Maruyama steps on dX = grad log p(X) dt + sqrt(2) dW.
+
+    Its stationary law is p but for a bias of the order of the step. A ladder of one level is enough, 0 for the data's
+    own density; at each level of a longer one it takes as many steps of the same size.
+
+    Args:
+        epsilon: the step size alpha.
+        steps: Langevin steps at each level.
+
+    Raises:
+        ValueError: where `epsilon` or `steps` is not positive.
+    """
+
+    epsilon: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"{name}: epsilon is {self.epsilon}, and must be a positive number")
+        if self.steps != int(self.steps) or self.steps < 1:
+            raise ValueError(f"{name}: steps is {self.steps}, and must be a whole number from 1")
+
+    @torch.no_grad()
+    def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+        for sigma in sigmas.to(x):
+            for _ in range(self.steps):
+                x = self.step(score, x, sigma)
+            yield x
+
+    def step(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
+        """The state after one step from `x`."""
+        return euler_maruyama(score, x, sigma, torch.as_tensor(self.epsilon).to(x))
+
+
+@dataclass(frozen=True)
+class MetropolisAdjustedLangevin(Langevin):
+    """Langevin dynamics without bias: each step is taken or not, by Metropolis and Hastings (Roberts & Tweedie, 1996).
+
+    Args:
+        epsilon: the step size alpha.
+        steps: proposals at each level.
+        log_prob: (x, sigma) -> (B,), the log-density up to a constant, of which the score is the gradient.
+
+    Raises:
+        ValueError: where `epsilon` or `steps` is not positive.
+    """
+
+    log_prob: Callable[[Tensor, Tensor], Tensor]
+
+    def step(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
+        proposal = super().step(score, x, sigma)
+        log_ratio = (
+            self.log_prob(proposal, sigma)
+            - self.log_prob(x, sigma)
+            + self._log_transition(score, proposal, x, sigma)
+            - self._log_transition(score, x, proposal, sigma)
+        )
+        accepted = torch.rand_like(log_ratio).log() < log_ratio
+        return torch.where(accepted.view(-1, *[1] * (x.ndim - 1)), proposal, x)
+
+    def _log_transition(self, score: Score, x: Tensor, to: Tensor, sigma: Tensor) -> Tensor:
+        """log q(to given x) up to a constant, shape (B,)."""
+        return -(to - x - self.epsilon * score(x, sigma)).square().flatten(1).sum(1) / (4 * self.epsilon)
+
+
+@dataclass(frozen=True)
+class AnnealedLangevin(Langevin):
     """Annealed Langevin dynamics (Song & Ermon, 2019, Algorithm 1).
 
-    `steps` Euler-Maruyama steps on dX = grad log p_sigma(X) dt + sqrt(2) dW at each level, of size
+    `steps` Langevin steps at each level, of size
 
         alpha = epsilon sigma^2 / sigma_min^2.
 
@@ -57,15 +125,7 @@ class AnnealedLangevin(Sampler):
         ValueError: where `epsilon` or `steps` is not positive.
     """
 
-    epsilon: float
-    steps: int
     denoise: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"AnnealedLangevin: epsilon is {self.epsilon}, and must be a positive number")
-        if self.steps != int(self.steps) or self.steps < 1:
-            raise ValueError(f"AnnealedLangevin: steps is {self.steps}, and must be a whole number from 1")
 
     def check(self, sigmas: Tensor) -> None:
         limit = 2 * float(sigmas[-1]) ** 2
@@ -82,8 +142,13 @@ class AnnealedLangevin(Sampler):
         last = len(sigmas) - 1
         for level, (sigma, alpha) in enumerate(zip(sigmas, alphas, strict=True)):
             for _ in range(self.steps):
-                z = torch.randn_like(x)
-                x = x + alpha * score(x, sigma) + (2 * alpha).sqrt() * z
+                x = euler_maruyama(score, x, sigma, alpha)
             if self.denoise and level == last:
                 x = tweedie(score, x, sigma)
             yield x
+
+
+def euler_maruyama(score: Score, x: Tensor, sigma: Tensor, alpha: Tensor) -> Tensor:
+    """One step of size `alpha` on dX = grad log p_sigma(X) dt + sqrt(2) dW."""
+    z = torch.randn_like(x)
+    return x + alpha * score(x, sigma) + (2 * alpha).sqrt() * z

@@ -5,7 +5,7 @@ import torch
 from conftest import gaussian_score, mixture_score
 
 from ncsn.noise import GeometricSchedule
-from ncsn.samplers import AnnealedLangevin
+from ncsn.samplers import AnnealedLangevin, Langevin, MetropolisAdjustedLangevin
 
 LADDER = GeometricSchedule(5, 0.05, 40).sigmas()
 SAMPLER = AnnealedLangevin(epsilon=0.05 * 0.05**2, steps=80)
@@ -33,13 +33,41 @@ def test_two_modes_are_drawn_with_their_weights():
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.4])
-def test_one_level_settles_at_the_stationary_variance_of_euler_maruyama(alpha):
+@pytest.mark.parametrize("kind", [Langevin, AnnealedLangevin])
+def test_one_level_settles_at_the_stationary_variance_of_euler_maruyama(kind, alpha):
     # On N(0, v) the step is linear, and its variance settles at v / (1 - alpha / (2 v)): with half the step, or with
     # noise of another size, it would settle elsewhere.
     sigma, v = torch.tensor([0.6]), 0.8**2 + 0.6**2
-    sampler = AnnealedLangevin(epsilon=alpha, steps=300, denoise=False)
+    sampler = kind(alpha, 300, **({"denoise": False} if kind is AnnealedLangevin else {}))
     x = last(sampler(gaussian_score(0.0, 0.8), torch.zeros(40_000, 1), sigma))
     assert x.var().item() == pytest.approx(v / (1 - alpha / (2 * v)), rel=4 * math.sqrt(2 / 40_000))
+
+
+def log_normal(x, sigma):
+    """log N(x; 0, 0.8^2 + sigma^2) up to a constant."""
+    return -x.square().flatten(1).sum(1) / (2 * (0.8**2 + sigma**2))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.4, 0.9])
+def test_metropolis_takes_the_bias_away(alpha):
+    v = 0.8**2 + 0.6**2
+    sampler = MetropolisAdjustedLangevin(alpha, 300, log_normal)
+    x = last(sampler(gaussian_score(0.0, 0.8), torch.zeros(40_000, 1), torch.tensor([0.6])))
+    assert x.mean().item() == pytest.approx(0, abs=4 * math.sqrt(v / 40_000))
+    assert x.var().item() == pytest.approx(v, rel=4 * math.sqrt(2 / 40_000))
+
+
+def test_fewer_proposals_are_accepted_as_the_step_grows():
+    start = 0.8 * torch.randn(20_000, 2, 2)
+    rates = []
+    for alpha in (1e-4, 0.1, 0.3, 1.0, 2.0):
+        x = last(MetropolisAdjustedLangevin(alpha, 1, log_normal)(gaussian_score(0.0, 0.8), start, torch.zeros(1)))
+        moved = (x != start).flatten(1)
+        assert torch.equal(moved.any(1), moved.all(1))  # an example moves as a whole
+        rates.append(moved.all(1).float().mean().item())
+    assert rates[0] > 0.999
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.5
 
 
 def test_the_step_is_epsilon_at_the_lowest_level_and_grows_with_sigma_squared():
