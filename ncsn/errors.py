@@ -13,6 +13,7 @@ _NOISE = re.compile(
     r"Expected a path but|Expected a <class 'NoneType'>|Does not validate against|Subtypes:|Errors:|Given value|"
     r"Type typing\.Callable|Problem with given class_path '[^']*':$"
 )
+_UNION = "Does not validate against any of the Union subtypes"
 _KEY = re.compile(r"""Parser key ["']([^"']*)["']:?""")
 
 
@@ -38,11 +39,11 @@ def reason(error: Exception) -> str:
     if "\nOriginal Traceback" in str(error):
         return str(error).strip().splitlines()[-1]
     keys, reasons = [], []
+    if not (_KEY.search(str(error)) or _UNION in str(error)):
+        return " ".join(str(error).split())
     for line in str(error).splitlines():
         keys += _KEY.findall(line)
         text = re.sub(r"^\s*- ", "", _KEY.sub("", line)).strip()
         if text and not _NOISE.match(text):
             reasons.append(re.sub(r"Expected a <class '([^']*)'>(?:\. Got value:)?", r"expected \1, got", text))
-    if reasons and reasons[0].startswith("Problems parsing config"):
-        return " ".join(reasons)
     return ": ".join([".".join(keys), *reasons[:1]] if keys else reasons[:1]) or str(error)

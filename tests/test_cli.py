@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -311,15 +312,15 @@ def test_a_run_without_a_logger_or_a_bar(tmp_path, capsys):
 
 def test_data_that_cannot_be_downloaded_is_a_failure_of_the_world(tmp_path, monkeypatch, capsys):
     def offline(*_, **__):
-        raise RuntimeError("no network")
+        raise URLError("no network")
 
-    monkeypatch.setattr("torchvision.datasets.MNIST.download", offline)
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
     options = ["--config", "small.yaml", "--data", "ncsn.data.MNIST", "--data.root", "nowhere"]
     status, line = refusal(capsys, lambda: run_train(*options))
     assert status == 1
-    assert "MNIST is not in" in line
+    assert re.search("MNIST is not in .*Error downloading .*no network.* put the files there", line)
     assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
 
 

@@ -1,5 +1,6 @@
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from ncsn.data import (
+    CIFAR10,
     MNIST,
     Digits,
     FashionMNIST,
@@ -273,11 +275,15 @@ def test_a_batch_must_fit_the_share_of_a_rank(ranks):
 
 def test_data_that_cannot_be_had_says_where_it_was_looked_for(tmp_path, monkeypatch):
     def offline(*_, **__):
-        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+        raise URLError("no network")
 
-    monkeypatch.setattr("torchvision.datasets.MNIST.download", offline)
-    with pytest.raises(OSError, match=rf"MNIST is not in {tmp_path} and could not be downloaded .* data\.root"):
-        MNIST(str(tmp_path)).prepare_data()
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
+    for kind in (MNIST, CIFAR10):
+        message = rf"(?s){kind.__name__} is not in {tmp_path}/a and could not be downloaded .*no network.* data\.root"
+        with pytest.raises(OSError, match=message):
+            kind(str(tmp_path / "a")).prepare_data()
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("kind", "mean", "std"), [(MNIST, 0.1307, 0.3081), (FashionMNIST, 0.2860, 0.3530)])

@@ -53,10 +53,15 @@ class TorchvisionData(ImageData):
         Raises:
             OSError: where it cannot be had, with the place that it was looked for in.
         """
+        folder = self.root / self.source.__name__ / "raw"  # torchvision makes it before it knows that it can fill it
+        missing = [path for path in (folder, folder.parent, self.root) if not path.exists()]
         try:
             for train in (True, False):
                 self.source(self.root, train=train, download=True)
         except (OSError, RuntimeError) as error:
+            for path in missing:
+                if path.is_dir() and not any(path.iterdir()):
+                    path.rmdir()
             raise OSError(
                 f"{type(self).__name__} is not in {self.root.resolve()} and could not be downloaded ({error}); "
                 f"put the files there, as torchvision.datasets.{self.source.__name__} lays them out, or set data.root"
