@@ -13,23 +13,30 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from ncsn.data import DataModule
+from ncsn.densities import Density
 from ncsn.errors import reason
 from ncsn.module import ScoreModule
 from ncsn.noise import NoiseSchedule
-from ncsn.objectives import Objective
+from ncsn.objectives import Corruption, Objective
 from ncsn.samplers import Sampler
-from ncsn.score import Denoiser
+from ncsn.score import Denoiser, EnergyScore
 
 __all__ = ["DurableCheckpointIO", "load", "newest_checkpoint", "read"]
 
-KINDS: dict[str, type] = {
-    "denoiser": Denoiser,
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "denoiser": (Denoiser, EnergyScore),
     "network": nn.Module,
+    "energy": nn.Module,
     "schedule": NoiseSchedule,
     "objective": Objective,
+    "corruption": Corruption,
+    "target": Density,
+    "density": Density,
     "sampler": Sampler,
+    "data": DataModule,
 }
-"""The settings of a `ScoreModule` that name a class, and what it must be."""
+"""The settings of a model, and of its data, that name a class, and what it must be."""
 
 
 class DurableCheckpointIO(TorchCheckpointIO):

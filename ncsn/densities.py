@@ -7,7 +7,8 @@ at every noise level, with its score
     score(x, sigma) = sum_i w_i(x) (mean_i - x) / (std_i^2 + sigma^2),    w(x) = softmax of the log-likelihoods.
 
 Shapes: x (B, ...), sigma () or (B, 1, ..., 1) and at least 0; `log_prob` is (B,), `score` has the shape of x, and
-`sample(n, sigma)` is (n, ...). Everything has the dtype and device of what the density was made from.
+`sample(n, sigma)` is (n, ...). What is given a point has its dtype and device, a sample those of what the density was
+made from.
 """
 
 import math
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from ncsn.noise import checked, positive
 
 __all__ = ["Density", "Gaussian", "GaussianMixture", "HyperCubeWindow", "ParzenWindow"]
 
@@ -83,12 +86,12 @@ class GaussianMixture(Density):
         """mean_k - x as (B, K, ...), and the variances std_k^2 + sigma^2, which broadcast to it."""
         sigma = checked(sigma, x)
         sigma = sigma.unsqueeze(1) if sigma.ndim else sigma
-        return self.means - x.unsqueeze(1), self.stds**2 + sigma**2
+        return self.means.to(x) - x.unsqueeze(1), self.stds.to(x) ** 2 + sigma**2
 
     def _log_joint(self, difference: Tensor, variance: Tensor) -> Tensor:
         """log w_k N(x; mean_k, std_k^2 + sigma^2), shape (B, K)."""
         log_normal = -(difference**2 / variance + (2 * math.pi * variance).log()) / 2
-        return self.log_weights + log_normal.flatten(2).sum(2)
+        return self.log_weights.to(difference) + log_normal.flatten(2).sum(2)
 
 
 class Gaussian(GaussianMixture):
@@ -190,29 +193,3 @@ class HyperCubeWindow:
         raise NotImplementedError(
             "a hyper-cube window has no score: its density is constant in pieces; use ParzenWindow"
         )
-
-
-def checked(sigma: Tensor, x: Tensor) -> Tensor:
-    """`sigma` as a tensor like `x`.
-
-    Raises:
-        ValueError: where `x` is not floating-point, or a sigma is negative or NaN.
-    """
-    if not x.is_floating_point():
-        raise ValueError(f"x is of {x.dtype}, and must be floating-point")
-    sigma = torch.as_tensor(sigma).to(x)
-    if not (sigma >= 0).all():
-        raise ValueError(f"sigma is {sigma.min().item():g}, and must be at least 0")
-    return sigma
-
-
-def positive(sigma: Tensor, x: Tensor) -> Tensor:
-    """`sigma` as `checked`, where 0 will not do either.
-
-    Raises:
-        ValueError: as `checked`, and where a sigma is 0.
-    """
-    sigma = checked(sigma, x)
-    if not (sigma > 0).all():
-        raise ValueError("sigma is 0, and must be positive: without width, a window is no density")
-    return sigma

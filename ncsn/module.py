@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import Objective
 from ncsn.samplers import Sampler
-from ncsn.score import Denoiser
+from ncsn.score import Denoiser, EnergyScore, Score
 
 __all__ = ["ScoreModule"]
 
@@ -28,7 +28,7 @@ class ScoreModule(LightningModule):
     """A denoiser that learns the score of pictures, and draws.
 
     Args:
-        denoiser: D(x, sigma), with its network.
+        denoiser: D(x, sigma), with its network, or an energy.
         schedule: the noise levels that it is trained at, and the ladder that it draws on.
         objective: how it is learned.
         sampler: how it draws, unless told otherwise.
@@ -38,12 +38,13 @@ class ScoreModule(LightningModule):
         label_dropout: the probability of training an example as if it had no label.
 
     Raises:
-        ValueError: where a number is out of its range, or the sampler cannot walk the schedule's ladder.
+        ValueError: where a number is out of its range, the sampler cannot walk the schedule's ladder, or the objective
+            or the sampler takes a log-probability, which a denoiser does not give.
     """
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Denoiser | EnergyScore,
         schedule: NoiseSchedule,
         objective: Objective,
         sampler: Sampler,
@@ -57,6 +58,12 @@ class ScoreModule(LightningModule):
             raise ValueError(f"ScoreModule: warmup is {warmup}, and must be at least 0")
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1")
+        for part in (objective, sampler):
+            if not hasattr(denoiser, part.takes):
+                raise ValueError(
+                    f"ScoreModule: {type(part).__name__} takes the log-probability of binary data, which "
+                    f"{type(denoiser).__name__} does not give; make the denoiser an EnergyScore"
+                )
         sampler.check(schedule.sigmas())
         # From a configuration these are plain values, from which a checkpoint is built again. Live objects cannot be
         # loaded safely: made in Python, they are left out, and given again to `load_from_checkpoint`.
@@ -79,7 +86,7 @@ class ScoreModule(LightningModule):
 
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The objective (B,) on clean `x` (B, ...) at the levels `sigma` (B, 1, ..., 1), with labels (B,) or None."""
-        return self.objective(partial(self.denoiser.score, label=label), x, sigma)
+        return self.objective(self._function(self.objective, label), x, sigma)
 
     @torch.no_grad()
     def draw(self, start: Tensor, label: Tensor | None = None, sampler: Sampler | None = None) -> Iterator[Tensor]:
@@ -90,7 +97,14 @@ class ScoreModule(LightningModule):
         """
         sampler, sigmas = sampler or self.sampler, self.schedule.sigmas()
         sampler.check(sigmas)
-        yield from sampler(partial(self.denoiser.score, label=label), start, sigmas)
+        yield from sampler(self._function(sampler, label), start, sigmas)
+
+    def _function(self, part: Objective | Sampler, label: Tensor | None) -> Score:
+        """What an objective or a sampler is given of the model: its score, or its log-probability."""
+        if part.takes == "log_prob":
+            assert isinstance(self.denoiser, EnergyScore)
+            return self.denoiser.log_prob
+        return partial(self.denoiser.score, label=label)
 
     def start(self, count: int) -> Tensor:
         """`count` states at the largest noise level: pictures of uniform noise on [0, 1], with that much noise added.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["GeometricSchedule", "KarrasSchedule", "Ladder", "LogNormalSchedule", "NoiseSchedule"]
+__all__ = ["GeometricSchedule", "KarrasSchedule", "Ladder", "LogNormalSchedule", "NoNoise", "NoiseSchedule"]
 
 MAX_LEVELS = 100_000
 
@@ -30,7 +30,7 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def sigmas(self) -> Tensor:
-        """The ladder of noise levels, shape (L,), strictly from large to small, all positive."""
+        """The ladder of noise levels, shape (L,), strictly from large to small, none negative."""
 
     @abstractmethod
     def sample(self, x: Tensor) -> Tensor:
@@ -143,6 +143,49 @@ class LogNormalSchedule(NoiseSchedule):
         return torch.exp(self.mean + self.std * torch.randn(per_example(x), dtype=x.dtype, device=x.device))
 
 
+@dataclass(frozen=True)
+class NoNoise(NoiseSchedule):
+    """The data itself, sigma = 0: for binary data, and for energies that are matched without noise."""
+
+    def sigmas(self) -> Tensor:
+        return torch.zeros(1)
+
+    def sample(self, x: Tensor) -> Tensor:
+        return x.new_zeros(per_example(x))
+
+
 def per_example(x: Tensor) -> tuple[int, ...]:
     """(B, 1, ..., 1): the shape of one number for each example of `x` (B, ...)."""
     return (len(x), *[1] * (x.ndim - 1))
+
+
+def checked(sigma: Tensor, x: Tensor) -> Tensor:
+    """`sigma` as a tensor like `x`, once both are what they should be.
+
+    Raises:
+        ValueError: where `x` is not floating-point, or `sigma` is of another shape than () and (B, 1, ..., 1), negative
+            or not finite.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"x is of {x.dtype}, and must be floating-point")
+    sigma = torch.as_tensor(sigma).to(x)
+    if sigma.ndim and sigma.shape != per_example(x):
+        raise ValueError(f"sigma is of shape {tuple(sigma.shape)}, and must be () or {per_example(x)} beside this x")
+    wrong = sigma[~((sigma >= 0) & sigma.isfinite())]
+    if len(wrong):
+        raise ValueError(f"sigma is {wrong[0].item():g}, and must be at least 0 and finite")
+    return sigma
+
+
+def positive(sigma: Tensor, x: Tensor) -> Tensor:
+    """`sigma` as `checked`, where 0 will not do either.
+
+    Raises:
+        ValueError: as `checked`, and where a sigma is 0.
+    """
+    sigma = checked(sigma, x)
+    if not (sigma > 0).all():
+        raise ValueError(
+            "sigma is 0, and must be positive here: there is no density without a width, no noise to match"
+        )
+    return sigma

@@ -13,17 +13,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ncsn.score import Score, tweedie
 
-__all__ = ["AnnealedLangevin", "Langevin", "MetropolisAdjustedLangevin", "Sampler"]
+__all__ = ["AnnealedLangevin", "Gibbs", "Langevin", "MetropolisAdjustedLangevin", "Sampler"]
 
 
 class Sampler(ABC):
-    """How the score is walked back to data. Subclass it to bring your own."""
+    """How the score is walked back to data. Subclass it to bring your own.
+
+    `takes` says what it is given: the score of a model, or its log-probability (x, sigma) -> (B,).
+    """
+
+    takes: ClassVar[Literal["score", "log_prob"]] = "score"
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
@@ -103,6 +109,41 @@ class MetropolisAdjustedLangevin(Langevin):
     def _log_transition(self, score: Score, x: Tensor, to: Tensor, sigma: Tensor) -> Tensor:
         """log q(to given x) up to a constant, shape (B,)."""
         return -(to - x - self.epsilon * score(x, sigma)).square().flatten(1).sum(1) / (4 * self.epsilon)
+
+
+@dataclass(frozen=True)
+class Gibbs(Sampler):
+    """Gibbs sampling of binary data: each bit in its turn is drawn given the others (Geman & Geman, 1984).
+
+    It is given the log-probability of a model, up to a constant, in place of a score. The walk starts from the bits of
+    the start that are above 1/2.
+
+    Args:
+        sweeps: how often it goes through all the bits, at each level.
+
+    Raises:
+        ValueError: where `sweeps` is not positive.
+    """
+
+    takes = "log_prob"
+    sweeps: int
+
+    def __post_init__(self) -> None:
+        if self.sweeps < 1:
+            raise ValueError(f"Gibbs: sweeps is {self.sweeps}, and must be at least 1")
+
+    @torch.no_grad()
+    def __call__(self, log_prob: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+        x = (x > 0.5).to(x)
+        for sigma in sigmas.to(x):
+            for _ in range(self.sweeps):
+                for bit in range(x[0].numel()):
+                    on, off = (
+                        x.flatten(1).index_fill(1, torch.tensor(bit, device=x.device), value) for value in (1, 0)
+                    )
+                    log_odds = log_prob(on.view_as(x), sigma) - log_prob(off.view_as(x), sigma)
+                    x = torch.where(log_odds.sigmoid().bernoulli().bool().unsqueeze(1), on, off).view_as(x)
+            yield x
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """The training command: settings from YAML and the command line, by LightningCLI; a run, by Lightning's Trainer."""
 
 import logging
+import math
 import sys
 import warnings
 from functools import partial
 from inspect import signature
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
 
 from ncsn.callbacks import EMA, Checkpoint, GracefulStop, LossPerLevel, RunProgress, SampleGrid, Throughput
 from ncsn.checkpoints import DurableCheckpointIO, check_weights, newest_checkpoint, read
-from ncsn.data import ImageData
+from ncsn.data import DataModule
 from ncsn.errors import answered
 from ncsn.module import ScoreModule
 
@@ -25,15 +28,14 @@ __all__ = ["TrainCLI", "run"]
 
 
 PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
-NETWORK = "denoiser.init_args.network"
-FROM_DATA = {"channels": lambda data: data.shape[0], "classes": lambda data: data.classes}
+NETWORKS = ("network", "energy")
+"""The settings of a denoiser that hold a network."""
+FROM_DATA = {
+    "channels": lambda data: data.shape[0],
+    "features": lambda data: math.prod(data.shape),
+    "classes": lambda data: data.classes,
+}
 """What a network is told of the data, if it has such an argument."""
-
-
-def network_settings(model: dict[str, Any]) -> dict[str, Any]:
-    """The network's part of a model's settings; empty where its denoiser has no such setting."""
-    settings: dict[str, Any] = model["denoiser"].get("init_args", {}).get("network", {})
-    return settings
 
 
 class SaveConfig(SaveConfigCallback):
@@ -59,25 +61,43 @@ class TrainCLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.link_arguments("name", "checkpoint.dirpath", compute_fn=lambda name: f"checkpoints/{name}")
         parser.link_arguments("data", "model.shape", compute_fn=lambda data: data.shape, apply_on="instantiate")
-        for key, of in FROM_DATA.items():
-            parser.link_arguments("data", f"model.{NETWORK}.init_args.{key}", compute_fn=of, apply_on="instantiate")
+        for network, (key, of) in product(NETWORKS, FROM_DATA.items()):
+            told = f"model.denoiser.init_args.{network}.init_args.{key}"
+            parser.link_arguments("data", told, compute_fn=of, apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        # For the checkpoint, Lightning notes what the links gave in the network's init_args, which must be there.
+        # For the checkpoint, Lightning notes what each link gave, in settings that must be there: even of the networks
+        # that there are not.
         self._dump_config()
-        network_settings(self.config_dump["model"]).setdefault("init_args", {})
+        settings = self.config_dump["model"]["denoiser"].setdefault("init_args", {})
+        for name in NETWORKS:
+            settings.setdefault(name, {}).setdefault("init_args", {})
 
     def after_instantiate_classes(self) -> None:
         # The parser's own maker of optimisers holds on to the parser, and so to the trainer and the data, all of which
         # would be copied with the model for its moving average.
         self.model.optimizer = partial(instantiate_class, init=self.model.hparams["optimizer"])
-        # Lightning notes what the links gave even where a network of somebody's own has no such argument.
-        accepted = signature(type(self.model.denoiser.network)).parameters
-        if self.datamodule.classes and "classes" not in accepted:
-            name = type(self.model.denoiser.network).__name__
-            raise ValueError(f"data.labels: true, but the network {name} has no argument `classes` and takes no labels")
+        settings = self.model.hparams["denoiser"]["init_args"]
+        for name in NETWORKS:
+            if "class_path" in settings[name]:
+                self._drop_unused(settings[name]["init_args"], getattr(self.model.denoiser, name))
+            else:
+                del settings[name]
+        # Kept in the checkpoints, to say what the model was trained on.
+        self.datamodule.save_hyperparameters(self.config_dump["data"], logger=False)
+
+    def _drop_unused(self, settings: dict[str, Any], network: nn.Module) -> None:
+        """Take out of a network's settings what the links gave to arguments that it does not have.
+
+        Raises:
+            ValueError: where it has none for the labels that the data gives.
+        """
+        accepted = signature(type(network)).parameters
         for key in FROM_DATA.keys() - accepted.keys():
-            network_settings(self.model.hparams).get("init_args", {}).pop(key, None)
+            settings.pop(key, None)
+        if self.datamodule.classes and "classes" not in accepted:
+            name = type(network).__name__
+            raise ValueError(f"data.labels: true, but the network {name} has no argument `classes` and takes no labels")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -181,7 +201,7 @@ def build() -> TrainCLI:
     """
     return TrainCLI(
         ScoreModule,
-        ImageData,
+        DataModule,
         subclass_mode_data=True,
         run=False,
         auto_configure_optimizers=False,

@@ -16,19 +16,20 @@ MAY_IMPORT = {
     "noise": set(),
     "networks": set(),
     "score": set(),
-    "densities": set(),
-    "objectives": {"noise", "score"},
+    "densities": {"noise"},
+    "toys": {"densities"},
+    "objectives": {"noise", "score", "densities"},
     "samplers": {"noise", "score"},
-    "data": set(),
+    "data": {"densities"},
     "module": {"noise", "score", "objectives", "samplers", "networks"},
     "callbacks": {"module", "data"},
-    "checkpoints": {"noise", "score", "objectives", "samplers", "module", "errors"},
+    "checkpoints": {"noise", "score", "densities", "objectives", "samplers", "data", "module", "errors"},
     "errors": set(),
     "training": {"module", "data", "callbacks", "checkpoints", "errors"},
     "cli": {"noise", "score", "samplers", "data", "module", "checkpoints", "errors", "training"},
     "__init__": set(),
 }
-THEORY_MODULES = {"noise", "networks", "score", "densities", "objectives", "samplers"}
+THEORY_MODULES = {"noise", "networks", "score", "densities", "toys", "objectives", "samplers"}
 
 
 def imports(file: Path) -> set[str]:

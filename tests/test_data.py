@@ -19,8 +19,8 @@ from ncsn.data import (
     to_pixels,
     to_unit,
 )
+from ncsn.data.examples import Batches
 from ncsn.data.folder import FilePictures
-from ncsn.data.pictures import Batches
 
 
 def in_training(data, training=True, ranks=1, rank=0):
@@ -38,7 +38,7 @@ def write(file: Path, colour, size=(8, 8), mode="RGB", **settings):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of several formats, sizes and colours, in two class folders."""
+    """Examples of several formats, sizes and colours, in two class folders."""
     write(tmp_path / "red" / "a.png", (255, 0, 0), (20, 10))
     write(tmp_path / "red" / "deep" / "b.JPG", (255, 0, 0), (9, 9))
     write(tmp_path / "red" / "c.bmp", (255, 0, 0), (8, 30))
@@ -91,8 +91,8 @@ def test_the_held_out_digits_are_the_same_every_time_and_not_trained_on():
     first, second = Digits(), Digits()
     first.setup()
     second.setup()
-    assert torch.equal(first.splits["val"].pixels, second.splits["val"].pixels)
-    both = torch.cat([first.splits["train"].pixels, first.splits["val"].pixels]).flatten(1)
+    assert torch.equal(first.splits["val"].values, second.splits["val"].values)
+    both = torch.cat([first.splits["train"].values, first.splits["val"].values]).flatten(1)
     assert len(both) == 1797
     theirs = (torch.tensor(load_digits().data) / 16 * 255).round()
     assert sorted(both.tolist()) == sorted(theirs.tolist())
@@ -167,7 +167,7 @@ def test_validation_sees_every_picture_once_in_order():
     data.setup()
     batches = [pixels for pixels, _ in data.val_dataloader()]
     assert [len(batch) for batch in batches] == [50, 50, 50, 30]
-    assert torch.equal(torch.cat(batches), data.splits["val"].pixels)
+    assert torch.equal(torch.cat(batches), data.splits["val"].values)
 
 
 def test_a_folder_is_read_with_its_classes(folder):
@@ -291,7 +291,7 @@ def test_the_real_sets_have_their_known_moments(real_data, kind, mean, std):
     data = kind(str(real_data))
     data.prepare_data()
     data.setup()
-    pixels = to_unit(data.splits["train"].pixels)
+    pixels = to_unit(data.splits["train"].values)
     assert pixels.shape == (60_000, 1, 28, 28)
     assert pixels.mean().item() == pytest.approx(mean, abs=1e-4)
     assert pixels.std().item() == pytest.approx(std, abs=1e-4)
@@ -303,5 +303,5 @@ def test_the_real_jpeg_folder_is_read(real_data):
     data.setup()
     assert (data.classes, len(data.files)) == (10, 10_000)
     # The known mean of CIFAR-10's colours.
-    mean = to_unit(data.splits["train"].pixels).mean((0, 2, 3))
+    mean = to_unit(data.splits["train"].values).mean((0, 2, 3))
     assert (mean - torch.tensor([0.494, 0.485, 0.450])).abs().max() < 0.01

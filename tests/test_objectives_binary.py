@@ -8,6 +8,7 @@ import torch
 
 from ncsn.networks import RBM
 from ncsn.objectives import PseudoLikelihood, RatioMatching
+from ncsn.samplers import Gibbs
 
 STATES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=8)), dtype=torch.float64)
 NONE = torch.zeros((), dtype=torch.float64)
@@ -20,7 +21,11 @@ def machine(seed=0):
     rbm = RBM(8, 4).double()
     for parameter in rbm.parameters():
         torch.nn.init.normal_(parameter, std=0.8)
-    return rbm, rbm(STATES).softmax(0).detach()
+    return rbm, (-rbm(STATES)).softmax(0).detach()
+
+
+def log_prob(rbm):
+    return lambda x, sigma: -rbm(x, sigma)
 
 
 def moments(probabilities):
@@ -29,13 +34,13 @@ def moments(probabilities):
 
 def test_both_are_recomputed_bit_by_bit():
     rbm, _ = machine()
-    ratio, pseudo = (objective(rbm, STATES[100:110], NONE) for objective in OBJECTIVES)
+    ratio, pseudo = (objective(log_prob(rbm), STATES[100:110], NONE) for objective in OBJECTIVES)
     for n, x in enumerate(STATES[100:110]):
         ratios, conditionals = 0.0, 0.0
         for i in range(8):
             flipped = x.clone()
             flipped[i] = 1 - flipped[i]
-            u = math.exp(rbm(x[None]).item()) / math.exp(rbm(flipped[None]).item())
+            u = math.exp(-rbm(x[None]).item()) / math.exp(-rbm(flipped[None]).item())
             ratios += (1 / (1 + u)) ** 2
             conditionals -= math.log(u / (1 + u))
         assert ratio[n].item() == pytest.approx(ratios)
@@ -47,7 +52,7 @@ def test_the_gradient_is_zero_at_the_truth_and_not_beside_it(objective):
     rbm, probabilities = machine()
 
     def gradient():
-        loss = (probabilities * objective(rbm, STATES, NONE)).sum()
+        loss = (probabilities * objective(log_prob(rbm), STATES, NONE)).sum()
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, rbm.parameters())])
 
     assert gradient().abs().max() < 1e-12
@@ -66,12 +71,12 @@ def test_training_recovers_the_pairwise_moments(objective):
 
     def closure():
         optimizer.zero_grad()
-        loss = (weights * objective(rbm, states, NONE)).sum()
+        loss = (weights * objective(log_prob(rbm), states, NONE)).sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    learned = moments(rbm(STATES).softmax(0).detach())
+    learned = moments((-rbm(STATES)).softmax(0).detach())
     assert (moments(before) - moments(truth)).abs().max() > 0.3
     assert (learned - moments(truth)).abs().max() < 0.02
 
@@ -79,7 +84,7 @@ def test_training_recovers_the_pairwise_moments(objective):
 def test_gibbs_sampling_keeps_the_distribution():
     rbm, probabilities = machine()
     start = STATES[torch.multinomial(probabilities, 40_000, replacement=True)]
-    x = rbm.gibbs(start, steps=3)
+    *_, x = Gibbs(sweeps=3)(log_prob(rbm), start, NONE[None])
     assert not torch.equal(x, start)
     observed = x.T @ x / len(x)
     assert (observed - moments(probabilities)).abs().max() < 4 * 0.5 / math.sqrt(40_000)
@@ -90,11 +95,11 @@ def test_pictures_and_a_level_for_each_example(objective):
     rbm, x = RBM(12, 3), torch.bernoulli(torch.full((5, 1, 3, 4), 0.5))
     seen = []
 
-    def log_prob(x, sigma):
+    def density(x, sigma):
         seen.append((x.shape, sigma.shape))
-        return rbm(x) + 0 * sigma.flatten()
+        return -rbm(x) + 0 * sigma.flatten()
 
-    assert objective(log_prob, x, torch.rand(5, 1, 1, 1)).shape == (5,)
+    assert objective(density, x, torch.rand(5, 1, 1, 1)).shape == (5,)
     assert seen == [((5, 1, 3, 4), (5, 1, 1, 1)), ((60, 1, 3, 4), (60, 1, 1, 1))]
 
 

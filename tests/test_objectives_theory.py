@@ -14,7 +14,7 @@ from ncsn.objectives import (
     ImplicitScoreMatching,
     SlicedScoreMatching,
 )
-from ncsn.objectives.sliced import PROJECTIONS
+from ncsn.objectives.directions import PROJECTIONS
 
 TARGET = GaussianMixture(
     torch.tensor([0.3, 0.7], dtype=torch.float64),

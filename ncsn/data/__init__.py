@@ -1,22 +1,26 @@
-"""Data: pictures as tensors.
+"""Data: pictures, or points of a density, as tensors.
 
-A data module holds (or streams) pictures as uint8 and gives batches `(x, label)`: x (B, C, H, W) float in [0, 1],
-label (B,) whole numbers, or None where the module was made with `labels=False`. Scaling, flips and dequantisation run
-once a batch, on the device. The order of the training pictures follows from (seed, epoch) alone.
+A data module of pictures holds (or streams) them as uint8 and gives batches `(x, label)`: x (B, C, H, W) float in
+[0, 1], label (B,) whole numbers, or None where the module was made with `labels=False`. Scaling, flips and
+dequantisation run once a batch, on the device. The order of the training examples follows from (seed, epoch) alone.
 """
 
 from ncsn.data.folder import ImageFolder
-from ncsn.data.module import ImageData
+from ncsn.data.module import DataModule, ImageData
 from ncsn.data.pixels import pixel_grid, save_grid, to_pixels, to_unit
-from ncsn.data.sets import CIFAR10, MNIST, Digits, FashionMNIST
+from ncsn.data.points import Points
+from ncsn.data.sets import CIFAR10, MNIST, BinaryDigits, Digits, FashionMNIST
 
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "BinaryDigits",
+    "DataModule",
     "Digits",
     "FashionMNIST",
     "ImageData",
     "ImageFolder",
+    "Points",
     "pixel_grid",
     "save_grid",
     "to_pixels",

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
 
+from ncsn.data.examples import Examples, HeldExamples, held_out_last
 from ncsn.data.module import ImageData
-from ncsn.data.pictures import HeldPictures, Pictures, held_out_last
 
 __all__ = ["FilePictures", "ImageFolder"]
 
@@ -68,10 +68,10 @@ class ImageFolder(ImageData):
         self.memory = memory
         self.targets = torch.tensor([names.index(folder) for folder in folders] if labels else [0] * len(self.files))
 
-    def load(self) -> dict[str, Pictures]:
+    def load(self) -> dict[str, Examples]:
         channels, size, _ = self.shape
         order = held_out_last(len(self.files), self.held_out)
-        splits: dict[str, Pictures] = {}
+        splits: dict[str, Examples] = {}
         for name, indices in order.items():
             pictures = FilePictures([self.files[i] for i in indices], self.targets[indices], channels, size)
             small = len(self.files) * channels * size**2 <= self.memory * 2**30
@@ -79,8 +79,8 @@ class ImageFolder(ImageData):
         return splits
 
 
-class FilePictures(Pictures):
-    """Pictures read from their files as they are asked for, resized and centre-cropped to size x size."""
+class FilePictures(Examples):
+    """Examples read from their files as they are asked for, resized and centre-cropped to size x size."""
 
     def __init__(self, files: Sequence[Path], labels: Tensor, channels: int, size: int) -> None:
         self.files, self.labels, self.channels, self.size = files, labels, channels, size
@@ -110,14 +110,14 @@ class FilePictures(Pictures):
         pixels: Tensor = torchvision.transforms.functional.pil_to_tensor(upright)
         return pixels
 
-    def held(self) -> HeldPictures:
+    def held(self) -> HeldExamples:
         """All of them, read into memory now."""
         pixels = torch.empty(len(self), self.channels, self.size, self.size, dtype=torch.uint8)
         with ThreadPoolExecutor() as threads:
             pictures = threads.map(self.read, self.files, chunksize=64)
             for i, picture in enumerate(track(pictures, "Reading pictures", total=len(self), transient=True)):
                 pixels[i] = picture
-        return HeldPictures(pixels, self.labels)
+        return HeldExamples(pixels, self.labels)
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The data module that the others are made from."""
+"""The data modules that the others are made from."""
 
 import os
 from abc import ABC, abstractmethod
@@ -10,25 +10,23 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ncsn.data.pictures import Batches, HeldPictures, Pictures
+from ncsn.data.examples import Batches, Examples, HeldExamples
 from ncsn.data.pixels import to_unit
 
-__all__ = ["ImageData"]
+__all__ = ["DataModule", "ImageData"]
 
 Batch = tuple[Tensor, Tensor | None]
 
 
-class ImageData(LightningDataModule, ABC):
-    """Pictures for training and validation. A subclass says how to `load` them.
+class DataModule(LightningDataModule, ABC):
+    """Examples for training and validation. A subclass says how to `load` them.
 
     Args:
-        shape: (C, H, W) of a picture.
+        shape: the shape of an example.
         class_names: the names of the classes, in the order of their numbers; empty where there are none.
-        batch_size: pictures in a batch, on each device.
-        labels: give class labels beside the pictures.
-        flip: mirror half of the training pictures, left to right.
-        dequantise: spread each training pixel uniformly over its 1/256 of the range.
-        workers: processes that read ahead, where pictures are streamed from disk.
+        batch_size: examples in a batch, on each device.
+        labels: give class labels beside the examples.
+        workers: processes that read ahead, where the examples are streamed from disk.
 
     Raises:
         ValueError: where a number is out of its range, or there are no classes to label with.
@@ -36,12 +34,10 @@ class ImageData(LightningDataModule, ABC):
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
-        class_names: Sequence[str],
+        shape: tuple[int, ...],
         batch_size: int,
-        labels: bool,
-        flip: bool,
-        dequantise: bool,
+        class_names: Sequence[str] = (),
+        labels: bool = False,
         workers: int = 0,
     ) -> None:
         super().__init__()
@@ -56,10 +52,8 @@ class ImageData(LightningDataModule, ABC):
         self.class_names = list(class_names)
         self.batch_size = batch_size
         self.labels = labels
-        self.flip = flip
-        self.dequantise = dequantise
         self.workers = workers
-        self.splits: dict[str, Pictures] = {}
+        self.splits: dict[str, Examples] = {}
 
     @property
     def classes(self) -> int:
@@ -67,8 +61,8 @@ class ImageData(LightningDataModule, ABC):
         return len(self.class_names) if self.labels else 0
 
     @abstractmethod
-    def load(self) -> "dict[str, Pictures]":
-        """The pictures of the splits "train" and "val"."""
+    def load(self) -> dict[str, Examples]:
+        """The examples of the splits "train" and "val"."""
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
@@ -86,7 +80,7 @@ class ImageData(LightningDataModule, ABC):
         if share < self.batch_size:
             raise ValueError(
                 f"{type(self).__name__}: batch_size is {self.batch_size}, and must be at most the number of training "
-                f"pictures on each of {ranks} devices, {share}"
+                f"examples on each of {ranks} devices, {share}"
             )
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -97,19 +91,51 @@ class ImageData(LightningDataModule, ABC):
         return self._loader("val", shuffle=False, drop_last=False)
 
     def _loader(self, split: str, shuffle: bool, drop_last: bool) -> DataLoader[Any]:
-        pictures = self.splits[split]
+        examples = self.splits[split]
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        batches = Batches(pictures, self.batch_size, ranks, rank, shuffle, seed, drop_last)
+        batches = Batches(examples, self.batch_size, ranks, rank, shuffle, seed, drop_last)
         if self.trainer and split == "train":
             batches.given = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        workers = 0 if isinstance(pictures, HeldPictures) else self.workers
+        workers = 0 if isinstance(examples, HeldExamples) else self.workers
         return DataLoader(
-            pictures, sampler=batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+            examples, sampler=batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0
         )
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> Batch:
-        pixels, label = batch
+        x, label = batch
+        return x, label.long() if self.labels else None
+
+
+class ImageData(DataModule):
+    """Examples for training and validation, uint8 as they are loaded and float in [0, 1] as they are given.
+
+    Args:
+        shape: (C, H, W) of a picture.
+        class_names, batch_size, labels, workers: as for `DataModule`.
+        flip: mirror half of the training pictures, left to right.
+        dequantise: spread each training pixel uniformly over its 1/256 of the range.
+
+    Raises:
+        ValueError: as `DataModule` does.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        class_names: Sequence[str],
+        batch_size: int,
+        labels: bool,
+        flip: bool,
+        dequantise: bool,
+        workers: int = 0,
+    ) -> None:
+        super().__init__(shape, batch_size, class_names, labels, workers)
+        self.flip = flip
+        self.dequantise = dequantise
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> Batch:
+        pixels, label = super().on_after_batch_transfer(batch, dataloader_idx)
         x = to_unit(pixels)
         if self.trainer is not None and self.trainer.training:
             if self.dequantise:
@@ -117,4 +143,4 @@ class ImageData(LightningDataModule, ABC):
             if self.flip:
                 mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
                 x = torch.where(mirrored, x.flip(-1), x)
-        return x, label.long() if self.labels else None
+        return x, label

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 import torchvision
+from torch import Tensor
 
+from ncsn.data.examples import Examples, HeldExamples, held_out_last
 from ncsn.data.module import ImageData
-from ncsn.data.pictures import HeldPictures, Pictures, held_out_last
 
 __all__ = ["CIFAR10", "MNIST", "Digits", "FashionMNIST"]
 
@@ -19,14 +20,29 @@ class Digits(ImageData):
     def __init__(self, batch_size: int = 128, labels: bool = False, dequantise: bool = False) -> None:
         super().__init__((1, 8, 8), list("0123456789"), batch_size, labels, flip=False, dequantise=dequantise)
 
-    def load(self) -> dict[str, Pictures]:
+    def load(self) -> dict[str, Examples]:
+        pixels, labels = self.scans()
+        parts = held_out_last(len(pixels), fraction=0.1)
+        return {name: HeldExamples(pixels[indices], labels[indices]) for name, indices in parts.items()}
+
+    def scans(self) -> tuple[Tensor, Tensor]:
+        """All of the pictures, uint8 (N, 1, 8, 8), and their labels (N,)."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         pixels = torch.tensor(digits.images / 16 * 255).round().to(torch.uint8).unsqueeze(1)
-        labels = torch.tensor(digits.target)
-        parts = held_out_last(len(pixels), fraction=0.1)
-        return {name: HeldPictures(pixels[indices], labels[indices]) for name, indices in parts.items()}
+        return pixels, torch.tensor(digits.target)
+
+
+class BinaryDigits(Digits):
+    """The handwritten digits in black and white: 1 where a pixel is in the upper half of its range, and 0 elsewhere."""
+
+    def __init__(self, batch_size: int = 128, labels: bool = False) -> None:
+        super().__init__(batch_size, labels)
+
+    def scans(self) -> tuple[Tensor, Tensor]:
+        pixels, labels = super().scans()
+        return 255 * (pixels > 127).to(torch.uint8), labels
 
 
 class TorchvisionData(ImageData):
@@ -67,13 +83,13 @@ class TorchvisionData(ImageData):
                 f"put the files there, as torchvision.datasets.{self.source.__name__} lays them out, or set data.root"
             ) from error
 
-    def load(self) -> dict[str, Pictures]:
+    def load(self) -> dict[str, Examples]:
         return {"train": self._held(train=True), "val": self._held(train=False)}
 
-    def _held(self, train: bool) -> HeldPictures:
+    def _held(self, train: bool) -> HeldExamples:
         data = self.source(self.root, train=train)
         pixels = torch.as_tensor(data.data).reshape(len(data), *self.shape[1:], self.shape[0])
-        return HeldPictures(pixels.permute(0, 3, 1, 2).contiguous(), torch.as_tensor(data.targets))
+        return HeldExamples(pixels.permute(0, 3, 1, 2).contiguous(), torch.as_tensor(data.targets))
 
 
 class MNIST(TorchvisionData):

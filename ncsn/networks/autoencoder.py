@@ -18,7 +18,7 @@ class AutoencoderEnergy(TiedUnits):
     2 sigma^4.
 
     Args:
-        features: d, the length of a vector.
+        features: d, how many numbers an example has.
         hidden: how many hidden units.
 
     Raises:
@@ -26,14 +26,15 @@ class AutoencoderEnergy(TiedUnits):
     """
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The energy (B,) of `x` (B, d) at `sigma` () or (B, 1)."""
-        inside = x @ self.visible_bias - x.square().sum(1) / 2 + functional.softplus(self.hidden(x)).sum(1)
+        """The energy (B,) of `x` (B, ...) at `sigma` () or (B, 1, ..., 1)."""
+        flat = x.flatten(1)
+        inside = flat @ self.visible_bias - flat.square().sum(1) / 2 + functional.softplus(self.hidden(x)).sum(1)
         return -inside / sigma.reshape(-1) ** 2
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """grad_x log p_sigma(x), of the shape of `x` (B, d)."""
+        """grad_x log p_sigma(x), of the shape of `x` (B, ...)."""
         return (self.reconstruct(x) - x) / sigma**2
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """decode(encode(x)) of `x` (B, d): W^T sigmoid(W x + b) + c."""
-        return self.hidden(x).sigmoid() @ self.weight + self.visible_bias
+        """decode(encode(x)) = W^T sigmoid(W x + b) + c, of the shape of `x` (B, ...)."""
+        return (self.hidden(x).sigmoid() @ self.weight + self.visible_bias).view_as(x)

@@ -111,8 +111,8 @@ class TiedUnits(nn.Module):
         self.visible_bias = nn.Parameter(torch.zeros(features))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """The input W x + b of the hidden units, (B, hidden), for `x` (B, features)."""
-        return functional.linear(x, self.weight, self.hidden_bias)
+        """The input W x + b of the hidden units, (B, hidden), for `x` (B, ...) of `features` numbers an example."""
+        return functional.linear(x.flatten(1), self.weight, self.hidden_bias)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

@@ -14,12 +14,15 @@ whose target is not known. There are three ways round it, and each differs from 
 Numbers go to the constructor, tensors to the call: `objective(score, x, sigma)` is one loss for each example,
 shape (B,), summed over the example's dimensions; the caller reduces. Shapes: x (B, ...) clean data, sigma () or
 (B, 1, ..., 1); 0 means on the data itself, for all but the denoising one. A score of zero costs the denoising
-objective d/2 at every level under the weight lambda = sigma^2, d numbers an example.
+objective d/2 at every level under the weight lambda = sigma^2, d numbers an example. `Annealed` gives that weight to
+the others.
 
 Binary data has no score; `RatioMatching` and `PseudoLikelihood` take log p(x) in its place.
 """
 
+from ncsn.objectives.annealed import Annealed
 from ncsn.objectives.binary import PseudoLikelihood, RatioMatching
+from ncsn.objectives.corruption import Corruption, GaussianNoise, LaplaceNoise
 from ncsn.objectives.denoising import DenoisingScoreMatching, EDMScoreMatching
 from ncsn.objectives.explicit import ExplicitScoreMatching
 from ncsn.objectives.implicit import ImplicitScoreMatching
@@ -27,11 +30,15 @@ from ncsn.objectives.objective import Objective
 from ncsn.objectives.sliced import FiniteDifferenceSlicedScoreMatching, SlicedScoreMatching
 
 __all__ = [
+    "Annealed",
+    "Corruption",
     "DenoisingScoreMatching",
     "EDMScoreMatching",
     "ExplicitScoreMatching",
     "FiniteDifferenceSlicedScoreMatching",
+    "GaussianNoise",
     "ImplicitScoreMatching",
+    "LaplaceNoise",
     "Objective",
     "PseudoLikelihood",
     "RatioMatching",

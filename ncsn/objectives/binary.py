@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ncsn.objectives.objective import Objective
+from ncsn.objectives.objective import Objective, checked_data
 
 __all__ = ["PseudoLikelihood", "RatioMatching"]
 
@@ -26,6 +26,8 @@ class RatioMatching(Objective):
         ValueError: when called, where `x` is not of zeros and ones.
     """
 
+    takes = "log_prob"
+
     def __call__(self, log_prob: LogProb, x: Tensor, sigma: Tensor) -> Tensor:
         return (-log_ratios(log_prob, x, sigma)).sigmoid().square().sum(1)
 
@@ -38,6 +40,8 @@ class PseudoLikelihood(Objective):
         ValueError: when called, where `x` is not of zeros and ones.
     """
 
+    takes = "log_prob"
+
     def __call__(self, log_prob: LogProb, x: Tensor, sigma: Tensor) -> Tensor:
         return functional.softplus(-log_ratios(log_prob, x, sigma)).sum(1)
 
@@ -46,10 +50,11 @@ def log_ratios(log_prob: LogProb, x: Tensor, sigma: Tensor) -> Tensor:
     """log p(x) - log p(x with bit i flipped), shape (B, d).
 
     Raises:
-        ValueError: where `x` is not of zeros and ones.
+        ValueError: where `x` is not of zeros and ones, or `sigma` not what it should be.
     """
+    sigma = checked_data(x, sigma)
     if not ((x == 0) | (x == 1)).all():
-        raise ValueError("x is not binary: it must be of zeros and ones")
+        raise ValueError(f"x is not binary: it has {x[(x != 0) & (x != 1)][0].item():g}, and must be of zeros and ones")
     dimension = x[0].numel()
     flat = x.flatten(1).unsqueeze(1)
     flipped = (flat - torch.eye(dimension).to(x)).abs().view(-1, *x.shape[1:])

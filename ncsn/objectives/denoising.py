@@ -3,27 +3,32 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ncsn.objectives.objective import Objective
+from ncsn.noise import positive
+from ncsn.objectives.corruption import Corruption, GaussianNoise
+from ncsn.objectives.objective import Objective, checked_data
 from ncsn.score import Score
 
 __all__ = ["DenoisingScoreMatching", "EDMScoreMatching"]
 
+GAUSSIAN = GaussianNoise()
+
 
 @dataclass(frozen=True)
 class DenoisingScoreMatching(Objective):
-    """Multi-sigma denoising score matching (Song & Ermon, 2019, equations 5 and 6).
+    """Multi-sigma denoising score matching (Vincent, 2011, equation 9; Song & Ermon, 2019, equations 5 and 6).
 
     Args:
         anneal_power: lambda(sigma) = sigma^anneal_power; 2, as in the paper, makes every level count alike.
+        corruption: how the data is made noisy. The score that is learned is that of data made noisy so.
 
     Raises:
-        ValueError: where `anneal_power` is not finite.
+        ValueError: where `anneal_power` is not finite; when called, as every objective, and where a sigma is 0.
     """
 
     anneal_power: float = 2.0
+    corruption: Corruption = GAUSSIAN
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.anneal_power):
@@ -31,7 +36,7 @@ class DenoisingScoreMatching(Objective):
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         weight = sigma ** (self.anneal_power - 2)
-        return (weight * denoising_error(score, x, sigma) ** 2).flatten(1).sum(1) / 2
+        return (weight * denoising_error(score, x, sigma, self.corruption) ** 2).flatten(1).sum(1) / 2
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,13 @@ class EDMScoreMatching(Objective):
         return (weight * denoising_error(score, x, sigma) ** 2).flatten(1).sum(1) / 2
 
 
-def denoising_error(score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-    """sigma (score - target) for one draw of noise, whose target is the score -z / sigma of x + sigma z given x."""
-    z = torch.randn_like(x)
-    error = sigma * score(x + sigma * z, sigma) + z
+def denoising_error(score: Score, x: Tensor, sigma: Tensor, corruption: Corruption = GAUSSIAN) -> Tensor:
+    """sigma (score - target) for one draw of noise, whose target is its score given x: -z / sigma for x + sigma z.
+
+    Raises:
+        ValueError: where `x` or `sigma` is not what it should be, or a sigma is 0.
+    """
+    sigma = positive(checked_data(x, sigma), x)
+    noisy, target = corruption(x, sigma)
+    error = sigma * (score(noisy, sigma) - target)
     return error

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ncsn.objectives.objective import Objective, noisy
+from ncsn.densities import Density
+from ncsn.objectives.objective import Objective, checked_data, noisy
 from ncsn.score import Score
 
 __all__ = ["ExplicitScoreMatching"]
@@ -15,11 +16,17 @@ class ExplicitScoreMatching(Objective):
     """The Fisher divergence 1/2 E ||score - target||^2 itself (Hyvarinen, 2005, equation 2).
 
     Args:
-        target: the score that is known, of an exact density or of a Parzen window over the data (Vincent, 2011).
+        target: the score that is known, or the density that it is of: an exact one, or a Parzen window over the data
+            (Vincent, 2011).
+
+    Raises:
+        ValueError: when called, where x or sigma is not what it should be.
     """
 
-    target: Score
+    target: Density | Score
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = checked_data(x, sigma)
         x = noisy(x, sigma)
-        return (score(x, sigma) - self.target(x, sigma)).square().flatten(1).sum(1) / 2
+        target = self.target.score if isinstance(self.target, Density) else self.target
+        return (score(x, sigma) - target(x, sigma)).square().flatten(1).sum(1) / 2

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncsn.objectives.objective import Objective, noisy
+from ncsn.objectives.directions import rademacher
+from ncsn.objectives.objective import Objective, checked_data, noisy
 from ncsn.score import Score
 
 __all__ = ["ImplicitScoreMatching"]
@@ -13,18 +14,39 @@ __all__ = ["ImplicitScoreMatching"]
 
 @dataclass(frozen=True)
 class ImplicitScoreMatching(Objective):
-    """1/2 ||score||^2 + sum_i d score_i / d x_i (Hyvarinen, 2005, theorem 1), the trace exact.
+    """1/2 ||score||^2 + sum_i d score_i / d x_i (Hyvarinen, 2005, theorem 1).
 
-    The trace takes one backward pass for each of the d numbers of an example, all at once: for small d. An example's
-    score must not depend on the others of its batch.
+    An example's score must not depend on the others of its batch.
+
+    Args:
+        probes: 0 takes the trace exactly, by one backward pass for each of the d numbers of an example, all at once:
+            for small d. Otherwise it is Hutchinson's estimate, the mean of v . (d score / d x) v over so many random v
+            of signs.
+
+    Raises:
+        ValueError: where `probes` is negative; when called, where x or sigma is not what it should be.
     """
 
+    probes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.probes < 0:
+            raise ValueError(
+                f"ImplicitScoreMatching: probes is {self.probes}, and must be at least 0 (the exact trace)"
+            )
+
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = checked_data(x, sigma)
         x = noisy(x, sigma)
         psi, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
-        dimension = x[0].numel()
-        basis = torch.eye(dimension).to(x).view(dimension, 1, *x.shape[1:]).expand(-1, *x.shape)
-        rows = torch.vmap(pull_back)(basis)[0].flatten(2)
-        divergence = torch.einsum("ibi->b", rows)
+        directions = torch.stack([rademacher(x) for _ in range(self.probes)]) if self.probes else basis(x)
+        curvatures = torch.vmap(pull_back)(directions)[0]
+        divergence = (directions * curvatures).flatten(2).sum((0, 2)) / (self.probes or 1)
         loss: Tensor = psi.square().flatten(1).sum(1) / 2 + divergence
         return loss
+
+
+def basis(x: Tensor) -> Tensor:
+    """The d unit vectors of an example's space, each for every example of `x` (B, ...): (d, B, ...)."""
+    dimension = x[0].numel()
+    return torch.eye(dimension).to(x).view(dimension, 1, *x.shape[1:]).expand(-1, *x.shape)

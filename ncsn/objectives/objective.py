@@ -1,21 +1,41 @@
 """What every objective is."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ncsn.noise import checked
 from ncsn.score import Score
 
-__all__ = ["Objective", "noisy"]
+__all__ = ["Objective", "checked_data", "noisy"]
 
 
 class Objective(ABC):
-    """How the score is learned. Subclass it to bring your own."""
+    """How the score is learned. Subclass it to bring your own.
+
+    `takes` says what it is given: the score of a model, or its log-probability (x, sigma) -> (B,).
+    """
+
+    takes: ClassVar[Literal["score", "log_prob"]] = "score"
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         """The loss (B,) of `score` on clean data `x` (B, ...) at noise level `sigma` () or (B, 1, ..., 1)."""
+
+
+def checked_data(x: Tensor, sigma: Tensor) -> Tensor:
+    """`sigma` like `x`, once both are what an objective can work on.
+
+    Raises:
+        ValueError: where `x` is not floating-point or not finite, or `sigma` is of another shape than () and
+            (B, 1, ..., 1), negative or not finite.
+    """
+    sigma = checked(sigma, x)
+    if not x.isfinite().all():
+        raise ValueError(f"x has {int((~x.isfinite()).sum())} numbers that are NaN or infinite")
+    return sigma
 
 
 def noisy(x: Tensor, sigma: Tensor) -> Tensor:

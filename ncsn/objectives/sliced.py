@@ -1,40 +1,16 @@
 """Sliced score matching: the divergence of the score along random directions."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ncsn.objectives.objective import Objective, noisy
+from ncsn.objectives.directions import PROJECTIONS, Projection
+from ncsn.objectives.objective import Objective, checked_data, noisy
 from ncsn.score import Score
 
 __all__ = ["FiniteDifferenceSlicedScoreMatching", "SlicedScoreMatching"]
-
-Projection = Literal["rademacher", "gaussian", "sphere"]
-
-
-def rademacher(x: Tensor) -> Tensor:
-    """Directions of independent signs."""
-    return torch.randn_like(x).sign()
-
-
-def sphere(x: Tensor) -> Tensor:
-    """Directions evenly on the sphere of radius sqrt(d)."""
-    v = torch.randn_like(x)
-    length = v.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
-    direction: Tensor = math.sqrt(x[0].numel()) * v / length
-    return direction
-
-
-PROJECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "rademacher": rademacher,
-    "gaussian": torch.randn_like,
-    "sphere": sphere,
-}
-"""Directions v like x with E v v^T = I, which makes E v^T A v the trace of A."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +24,8 @@ class SlicedScoreMatching(Objective):
             directions this is implicit score matching with Hutchinson's estimate of the trace.
 
     Raises:
-        ValueError: where `slices` is not positive or there is no such projection.
+        ValueError: where `slices` is not positive or there is no such projection; when called, where x or sigma is not
+            what it should be.
     """
 
     slices: int = 1
@@ -63,6 +40,7 @@ class SlicedScoreMatching(Objective):
             raise ValueError(f"{name}: projection is {self.projection}, and must be among {', '.join(PROJECTIONS)}")
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = checked_data(x, sigma)
         x = noisy(x, sigma)
         psi, curvatures = self.along(score, x, sigma, [PROJECTIONS[self.projection](x) for _ in range(self.slices)])
         square = psi.square().flatten(1).sum(1)

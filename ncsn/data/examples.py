@@ -1,4 +1,4 @@
-"""Pictures that are read a batch at a time, and the order in which they are."""
+"""Examples that are read a batch at a time, and the order in which they are."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Sized
@@ -8,29 +8,29 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-__all__ = ["Batches", "HeldPictures", "Pictures", "held_out_last"]
+__all__ = ["Batches", "Examples", "HeldExamples", "held_out_last"]
 
 
-class Pictures(Dataset[tuple[Tensor, Tensor]], Sized, ABC):
-    """Pictures read a batch at a time: `pictures[indices]` is uint8 (B, C, H, W) and labels (B,)."""
+class Examples(Dataset[tuple[Tensor, Tensor]], Sized, ABC):
+    """Examples read a batch at a time: `examples[indices]` is (B, ...), uint8 for pictures, and labels (B,)."""
 
     @abstractmethod
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]: ...
 
 
-class HeldPictures(Pictures):
-    """Pictures held in memory as one uint8 tensor (N, C, H, W), with labels (N,)."""
+class HeldExamples(Examples):
+    """Examples held in memory as one tensor (N, ...), uint8 for pictures, with labels (N,)."""
 
-    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
-        if len(pixels) != len(labels):
-            raise ValueError(f"there are {len(pixels)} pictures and {len(labels)} labels")
-        self.pixels, self.labels = pixels, labels
+    def __init__(self, values: Tensor, labels: Tensor) -> None:
+        if len(values) != len(labels):
+            raise ValueError(f"there are {len(values)} examples and {len(labels)} labels")
+        self.values, self.labels = values, labels
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.values)
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        return self.pixels[indices], self.labels[indices]
+        return self.values[indices], self.labels[indices]
 
 
 class Batches(DistributedSampler[Any]):
@@ -42,9 +42,9 @@ class Batches(DistributedSampler[Any]):
     """
 
     def __init__(
-        self, pictures: Pictures, batch_size: int, ranks: int, rank: int, shuffle: bool, seed: int, drop_last: bool
+        self, examples: Examples, batch_size: int, ranks: int, rank: int, shuffle: bool, seed: int, drop_last: bool
     ) -> None:
-        super().__init__(pictures, ranks, rank, shuffle, seed, drop_last)
+        super().__init__(examples, ranks, rank, shuffle, seed, drop_last)
         self.batch_size = batch_size
         self.given = 0
 
