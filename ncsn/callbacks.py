@@ -193,11 +193,12 @@ class LossPerLevel(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         ladder = pl_module.schedule.sigmas().log()
-        edges = torch.linspace(ladder.min().item(), ladder.max().item(), self.bins + 1)
+        bins = self.bins if len(ladder) > 1 else 1
+        edges = torch.linspace(ladder.min().item(), ladder.max().item(), bins + 1)
         self.edges = edges[1:-1].to(pl_module.device)
         # The middle of the bin names its curve; padded, so that the names sort as the numbers do.
         self.tags = [f"loss_per_level/sigma={math.exp(m):08.4f}" for m in ((edges[1:] + edges[:-1]) / 2).tolist()]
-        self.totals = torch.zeros(2, self.bins, device=pl_module.device)
+        self.totals = torch.zeros(2, bins, device=pl_module.device)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars_multilinechart(self.tags, "loss", "loss per noise level")

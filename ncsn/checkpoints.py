@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,16 +15,17 @@ from torch import nn
 from ncsn.data import DataModule
 from ncsn.densities import Density
 from ncsn.errors import reason
+from ncsn.files import whole
 from ncsn.module import ScoreModule
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import Corruption, Objective
 from ncsn.samplers import Sampler
-from ncsn.score import Denoiser, EnergyScore
+from ncsn.score import ScoreModel
 
-__all__ = ["DurableCheckpointIO", "load", "newest_checkpoint", "read"]
+__all__ = ["DurableCheckpointIO", "load", "load_data", "newest_checkpoint", "read"]
 
-KINDS: dict[str, type | tuple[type, ...]] = {
-    "denoiser": (Denoiser, EnergyScore),
+KINDS: dict[str, type] = {
+    "denoiser": ScoreModel,
     "network": nn.Module,
     "energy": nn.Module,
     "schedule": NoiseSchedule,
@@ -43,19 +43,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its target, flushes it to the disk and renames it: whole, or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with whole(Path(path)) as partial:
+            torch.save(checkpoint, partial)
 
 
 def load(path: str | Path, raw: bool = False) -> ScoreModule:
@@ -79,6 +68,23 @@ def load(path: str | Path, raw: bool = False) -> ScoreModule:
     check_weights(module, weights, path)
     module.load_state_dict(weights)
     return module.eval()
+
+
+def load_data(path: str | Path) -> DataModule:
+    """The data module that the model of a training checkpoint was trained on, rebuilt from the settings in it.
+
+    Raises:
+        ValueError: where the file is missing or is not such a checkpoint, was not made by the training command, or
+            its data is not where it was.
+    """
+    settings = read(path).get(DataModule.CHECKPOINT_HYPER_PARAMS_KEY)
+    if settings is None:
+        raise ValueError(f"checkpoint: {path} does not say what it was trained on")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(DataModule, "data")
+    data = built(parser, {"data": settings}, "data", path)
+    assert isinstance(data, DataModule)
+    return data
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -112,15 +118,24 @@ def build(hyper_parameters: dict[str, Any], path: str | Path) -> ScoreModule:
     settings = {key: value for key, value in hyper_parameters.items() if key not in ("_instantiator", "optimizer")}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ScoreModule, "model")
-    try:
-        for kind, class_path in named_classes(settings):
-            check_class(kind, class_path)
-        module = parser.instantiate_classes(parser.parse_object({"model": settings})).model
-    except Exception as error:
-        raise ValueError(f"checkpoint: the settings in {path} do not build a model: {reason(error)}") from error
+    module = built(parser, {"model": settings}, "model", path)
     assert isinstance(module, ScoreModule)
     module.hparams.update(hyper_parameters)
     return module
+
+
+def built(parser: ArgumentParser, settings: dict[str, Any], name: str, path: str | Path) -> Any:
+    """What a parser makes of the settings `name` in the checkpoint `path`, once all of their classes are checked.
+
+    Raises:
+        ValueError: where they name a class that is not of the right kind, or do not describe what they should.
+    """
+    try:
+        for kind, class_path in named_classes(settings):
+            check_class(kind, class_path)
+        return parser.instantiate_classes(parser.parse_object(settings))[name]
+    except Exception as error:
+        raise ValueError(f"checkpoint: the settings in {path} do not build its {name}: {reason(error)}") from error
 
 
 def named_classes(settings: Any, key: str = "") -> Iterator[tuple[str, str]]:

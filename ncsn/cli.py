@@ -5,18 +5,13 @@ walk that diverged in 3, a signal in 128 and its number. A traceback is for bugs
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from ncsn.errors import answered, fail
-
-if TYPE_CHECKING:
-    import torch
-
-    from ncsn.module import ScoreModule
-    from ncsn.samplers import Sampler
 
 __all__ = ["sample", "train"]
 
@@ -38,10 +33,15 @@ def train() -> None:
 
 
 def sample(arguments: Sequence[str] | None = None) -> None:
-    """Draw pictures from a checkpoint: `python sample.py --help`."""
+    """Draw from a checkpoint, or denoise pictures with it: `python sample.py --help`."""
     parser = sample_parser()
     others, of_sampler = split_options(sys.argv[1:] if arguments is None else arguments, "--sampler")
     options = parser.parse_args(others)
+    if (options.denoise is None) != (options.sigma is None):
+        parser.error("--denoise and --sigma go together: the pictures, and the noise level that they are at")
+    if options.denoise is not None and of_sampler:
+        parser.error(f"{of_sampler[0]}: nothing is drawn where pictures are denoised")
+    options.out = options.out or Path("samples.png" if options.denoise is None else "denoised.png")
     if options.out.is_dir() or options.out.suffix.lower() != ".png":
         parser.error(f"--out: {options.out} is not the name of a .png file")
     if not options.out.parent.is_dir():
@@ -50,16 +50,25 @@ def sample(arguments: Sequence[str] | None = None) -> None:
     import torch  # these take seconds to import
     from jsonargparse import ArgumentError
 
+    from ncsn import sampling
     from ncsn.checkpoints import load, newest_checkpoint
     from ncsn.data import save_grid
 
     with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, OSError: 1}):
         checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
-        module = load(checkpoint, raw=options.raw).to(chosen_device(options.device))
-        sampler = overridden_sampler(module, of_sampler)
-        print(f"Drawing {options.num_samples} from {checkpoint} by {sampler}")
-        torch.manual_seed(options.seed)
-        save_grid(draw(module, sampler, options.num_samples, options.batch_size), options.out)
+        module = load(checkpoint, raw=options.raw).to(sampling.chosen_device(options.device))
+        batch_size = options.batch_size or sampling.usual_batch(module)
+        if options.denoise is not None:
+            print(f"Denoising {len(options.denoise)} at noise level {options.sigma:g} with {checkpoint}")
+            pairs = sampling.denoise(module, options.denoise, options.sigma, batch_size)
+            save_grid(pairs, options.out, columns=2 * math.ceil(math.sqrt(len(options.denoise) / 2)))
+        else:
+            sampler = sampling.overridden_sampler(module, of_sampler)
+            count = options.num_samples or sampling.usual_count(module)
+            print(f"Drawing {count:,} from {checkpoint} by {sampler}")
+            torch.manual_seed(options.seed)
+            samples = sampling.draw(module, sampler, count, batch_size)
+            sampling.write(samples, module, checkpoint, options.out)
     print(f"Wrote {options.out}")
 
 
@@ -72,15 +81,17 @@ class OneLineParser(argparse.ArgumentParser):
 
 def sample_parser() -> argparse.ArgumentParser:
     """The options of `sample`, but for those of the sampler, which depend on its class."""
-    parser = OneLineParser(description="Draw pictures from a trained model.", allow_abbrev=False)
+    parser = OneLineParser(description="Draw from a trained model, or denoise pictures with it.", allow_abbrev=False)
     option = parser.add_argument
     option("checkpoint", nargs="?", type=Path, help="a checkpoint; the newest under checkpoints/ where none is given")
-    option("--num-samples", type=whole(1), default=64, metavar="N", help="how many pictures (64)")
-    option("--out", type=Path, default=Path("samples.png"), metavar="FILE", help="the grid to write (samples.png)")
+    option("--num-samples", type=whole(1), metavar="N", help="how many to draw (64 pictures, or 4000 points)")
+    option("--out", type=Path, metavar="FILE", help="the picture to write (samples.png, or denoised.png)")
     option("--seed", type=whole(0), default=0, metavar="N", help="of all that is random (0)")
-    option("--batch-size", type=whole(1), default=256, metavar="N", help="pictures drawn at once (256)")
+    option("--batch-size", type=whole(1), metavar="N", help="how many at once (256 pictures, or 4096 points)")
     option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, mps ...; auto takes the fastest")
     option("--raw", action="store_true", help="use the weights as trained, not their moving average")
+    option("--denoise", type=Path, nargs="+", metavar="PICTURE", help="clean these of noise, in place of drawing")
+    option("--sigma", type=float, metavar="LEVEL", help="the width of the noise on them, black to white being 1")
     option("--sampler", metavar="CLASS", help="another sampler than the checkpoint's, by its class")
     option("--sampler.NAME", metavar="VALUE", help="a number of the sampler, as in --sampler.epsilon 1e-5")
     return parser
@@ -107,65 +118,3 @@ def whole(least: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
-
-
-def chosen_device(name: str) -> "torch.device":
-    """The device called `name`, or the fastest one for "auto".
-
-    Raises:
-        ValueError: where this machine has no such device.
-    """
-    import torch
-
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if name == "auto":
-        return accelerator or torch.device("cpu")
-    names = ["cpu"]
-    if accelerator:
-        names += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()))]
-    if name not in names:
-        raise ValueError(f"--device: {name} is not on this machine; it has {', '.join(names)}")
-    return torch.device(name)
-
-
-def overridden_sampler(module: "ScoreModule", options: Sequence[str]) -> "Sampler":
-    """The sampler that the checkpoint was saved with, but for what the options say.
-
-    Raises:
-        ArgumentError: where they name a class or a setting that there is not.
-        ValueError: where a setting cannot have the value.
-    """
-    from jsonargparse import ArgumentParser
-
-    import ncsn.samplers
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ncsn.samplers.Sampler, "sampler", required=True)
-    parser.set_defaults(sampler=module.hparams["sampler"])
-    sampler = parser.instantiate_classes(parser.parse_args(list(options))).sampler
-    assert isinstance(sampler, ncsn.samplers.Sampler)
-    return sampler
-
-
-def draw(module: "ScoreModule", sampler: "Sampler", count: int, batch_size: int) -> "torch.Tensor":
-    """`count` pictures (count, C, H, W) on the CPU, with a progress bar.
-
-    Raises:
-        FloatingPointError: where the walk diverges.
-    """
-    import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    sigmas = module.schedule.sigmas()
-    batches = [min(batch_size, count - done) for done in range(0, count, batch_size)]
-    pictures = []
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("levels")
-    with Progress(*columns, TimeRemainingColumn()) as progress:
-        bar = progress.add_task("Drawing", total=len(batches) * len(sigmas))
-        for size in batches:
-            for sigma, x in zip(sigmas, module.draw(module.start(size), sampler=sampler), strict=True):
-                if not x.isfinite().all():
-                    raise FloatingPointError(f"the walk diverged at noise level {sigma:.4g}; nothing was written")
-                progress.advance(bar)
-            pictures.append(x.cpu())
-    return torch.cat(pictures)

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import Objective
 from ncsn.samplers import Sampler
-from ncsn.score import Denoiser, EnergyScore, Score
+from ncsn.score import EnergyScore, Score, ScoreModel
 
 __all__ = ["ScoreModule"]
 
@@ -44,7 +44,7 @@ class ScoreModule(LightningModule):
 
     def __init__(
         self,
-        denoiser: Denoiser | EnergyScore,
+        denoiser: ScoreModel,
         schedule: NoiseSchedule,
         objective: Objective,
         sampler: Sampler,

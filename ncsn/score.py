@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Denoiser", "EDMDenoiser", "EnergyScore", "NCSNDenoiser", "Score", "tweedie"]
+__all__ = ["Denoiser", "EDMDenoiser", "EnergyScore", "NCSNDenoiser", "Score", "ScoreModel", "tweedie"]
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(x, sigma) -> grad_x log p_sigma(x), of the shape of x."""
@@ -36,7 +36,15 @@ def tweedie(score: Score, x: Tensor, sigma: Tensor) -> Tensor:
     return x + sigma**2 * score(x, sigma)
 
 
-class Denoiser(nn.Module, ABC):
+class ScoreModel(nn.Module, ABC):
+    """A module that knows a score: what a `ScoreModule` trains and draws from."""
+
+    @abstractmethod
+    def score(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """grad_x log p_sigma(x), of the shape of `x`, for the classes `label` (B,) where they are given."""
+
+
+class Denoiser(ScoreModel):
     """D(x, sigma), and the score that Tweedie's formula reads off it. A subclass gives the four scalings.
 
     Args:
@@ -104,7 +112,7 @@ class EDMDenoiser(Denoiser):
         return super().forward(x - self.data_mean, sigma, label) + self.data_mean
 
 
-class EnergyScore(nn.Module):
+class EnergyScore(ScoreModel):
     """The score -grad_x energy(x, sigma) of p_sigma(x) ~ exp(-energy(x, sigma)), a `Score` by its call.
 
     It is differentiable once more, in x and in the energy's parameters, so that every objective trains it. In a
@@ -114,7 +122,7 @@ class EnergyScore(nn.Module):
         energy: (x, sigma) -> (B,), a module, where its parameters are to be trained with this one, or any function.
     """
 
-    def __init__(self, energy: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, energy: nn.Module | Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.energy = energy
 

@@ -65,8 +65,8 @@ class Rings(Toy):
 class Checkerboard(Toy):
     """Every other field of a board of 4 x 4, each 2 wide, its edges softened by `std`."""
 
-    def __init__(self, std: float = 0.12) -> None:
-        inside = (torch.arange(12) + 0.5) / 6
+    def __init__(self, std: float = 0.15) -> None:
+        inside = (torch.arange(8) + 0.5) / 4
         fields = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2]
         super().__init__(
             torch.cat([torch.cartesian_prod(2 * i - 4 + inside, 2 * j - 4 + inside) for i, j in fields]), std

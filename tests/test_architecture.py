@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ncsn"
 THEORY = {"torch", "einops"}
-FRAMEWORK = THEORY | {"lightning", "torchvision", "jsonargparse", "rich", "PIL", "numpy", "sklearn"}
+FRAMEWORK = THEORY | {"lightning", "torchvision", "jsonargparse", "rich", "PIL", "numpy", "sklearn", "matplotlib"}
 
 # module: the modules of the package that it may import
 MAY_IMPORT = {
@@ -20,13 +20,16 @@ MAY_IMPORT = {
     "toys": {"densities"},
     "objectives": {"noise", "score", "densities"},
     "samplers": {"noise", "score"},
-    "data": {"densities"},
+    "data": {"densities", "files"},
     "module": {"noise", "score", "objectives", "samplers", "networks"},
     "callbacks": {"module", "data"},
-    "checkpoints": {"noise", "score", "densities", "objectives", "samplers", "data", "module", "errors"},
+    "checkpoints": {"noise", "score", "densities", "objectives", "samplers", "data", "module", "errors", "files"},
     "errors": set(),
     "training": {"module", "data", "callbacks", "checkpoints", "errors"},
-    "cli": {"noise", "score", "samplers", "data", "module", "checkpoints", "errors", "training"},
+    "files": set(),
+    "plots": {"score", "densities", "data", "files"},
+    "sampling": {"score", "samplers", "networks", "data", "module", "checkpoints", "plots"},
+    "cli": {"errors", "checkpoints", "data", "training", "sampling"},
     "__init__": set(),
 }
 THEORY_MODULES = {"noise", "networks", "score", "densities", "toys", "objectives", "samplers"}

@@ -5,7 +5,7 @@ A data module of pictures holds (or streams) them as uint8 and gives batches `(x
 dequantisation run once a batch, on the device. The order of the training examples follows from (seed, epoch) alone.
 """
 
-from ncsn.data.folder import ImageFolder
+from ncsn.data.folder import FilePictures, ImageFolder
 from ncsn.data.module import DataModule, ImageData
 from ncsn.data.pixels import pixel_grid, save_grid, to_pixels, to_unit
 from ncsn.data.points import Points
@@ -18,6 +18,7 @@ __all__ = [
     "DataModule",
     "Digits",
     "FashionMNIST",
+    "FilePictures",
     "ImageData",
     "ImageFolder",
     "Points",

@@ -106,7 +106,7 @@ class TiedUnits(nn.Module):
         for name, value in {"features": features, "hidden": hidden}.items():
             if value < 1:
                 raise ValueError(f"{type(self).__name__}: {name} is {value}, and must be at least 1")
-        self.weight = nn.Parameter(torch.randn(hidden, features) / math.sqrt(features))
+        self.weight = nn.Parameter(0.1 * torch.randn(hidden, features) / math.sqrt(features))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         self.visible_bias = nn.Parameter(torch.zeros(features))
 

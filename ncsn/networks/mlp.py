@@ -1,5 +1,6 @@
 """A noise-conditional perceptron for vectors."""
 
+import math
 from itertools import pairwise
 
 import torch
@@ -13,6 +14,9 @@ __all__ = ["MLP"]
 class MLP(nn.Module):
     """F(x, c_noise, label) for vectors x (B, features): a multilayer perceptron on x and the noise embedding.
 
+    It sees x through random Fourier features beside x itself: a perceptron learns what varies fast, as a score does at
+    little noise, only slowly (Tancik et al., 2020). x is expected to be of order one.
+
     Args:
         features: the length of a vector.
         width: hidden units in a layer, even.
@@ -23,6 +27,8 @@ class MLP(nn.Module):
         ValueError: where a number is out of its range.
     """
 
+    frequencies: Tensor
+
     def __init__(self, features: int, width: int = 128, depth: int = 3, classes: int = 0) -> None:
         super().__init__()
         least = {"features": (features, 1), "width": (width, 2), "depth": (depth, 1), "classes": (classes, 0)}
@@ -32,11 +38,15 @@ class MLP(nn.Module):
         if width % 2:
             raise ValueError(f"MLP: width is {width}, and must be even")
         self.conditioning = Conditioning(width, classes)
-        sizes = [features + width, *[width] * depth]
+        # A buffer, so that a checkpoint keeps them. The angles then have a standard deviation of 3.
+        self.register_buffer("frequencies", 3 / math.sqrt(features) * torch.randn(features, width // 2))
+        sizes = [features + 2 * width, *[width] * depth]
         hidden = [layer for size, next_size in pairwise(sizes) for layer in (nn.Linear(size, next_size), nn.SiLU())]
         self.layers = nn.Sequential(*hidden, nn.Linear(width, features))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """F, of the shape of `x` (B, features), at `c_noise` () or (B, 1), for `label` (B,) or None."""
-        out: Tensor = self.layers(torch.cat([x, self.conditioning(len(x), c_noise, label)], dim=1))
+        angle = x @ self.frequencies
+        seen = [x, angle.cos(), angle.sin(), self.conditioning(len(x), c_noise, label)]
+        out: Tensor = self.layers(torch.cat(seen, dim=1))
         return out

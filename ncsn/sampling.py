@@ -1,0 +1,136 @@
+"""The sampling command: pictures, or whatever the model is of, drawn from a checkpoint or cleaned of noise."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from ncsn.checkpoints import load_data
+from ncsn.data import FilePictures, Points, save_grid, to_unit
+from ncsn.module import ScoreModule
+from ncsn.networks import TiedUnits
+from ncsn.plots import plot_points, plot_units, save_figure
+from ncsn.samplers import Sampler
+from ncsn.score import EnergyScore, tweedie
+
+__all__ = ["chosen_device", "denoise", "draw", "overridden_sampler", "usual_batch", "usual_count", "write"]
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device called `name`, or the fastest one for "auto".
+
+    Raises:
+        ValueError: where this machine has no such device.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    names = ["cpu"]
+    if accelerator:
+        names += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()))]
+    if name not in names:
+        raise ValueError(f"--device: {name} is not on this machine; it has {', '.join(names)}")
+    return torch.device(name)
+
+
+def overridden_sampler(module: ScoreModule, options: Sequence[str]) -> Sampler:
+    """The sampler that the checkpoint was saved with, but for what the options say.
+
+    Raises:
+        ArgumentError: where they name a class or a setting that there is not.
+        ValueError: where a setting cannot have the value.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Sampler, "sampler", required=True)
+    parser.set_defaults(sampler=module.hparams["sampler"])
+    sampler = parser.instantiate_classes(parser.parse_args(list(options))).sampler
+    assert isinstance(sampler, Sampler)
+    return sampler
+
+
+def usual_count(module: ScoreModule) -> int:
+    """How many samples show what a model draws: 64 pictures, or a cloud of points."""
+    return 64 if len(module.shape) == 3 else 4000
+
+
+def usual_batch(module: ScoreModule) -> int:
+    """How many samples are drawn at once, which memory limits."""
+    return 256 if len(module.shape) == 3 else 4096
+
+
+def draw(module: ScoreModule, sampler: Sampler, count: int, batch_size: int) -> Tensor:
+    """`count` samples (count, ...) on the CPU, with a progress bar.
+
+    Raises:
+        FloatingPointError: where the walk diverges.
+    """
+    sigmas = module.schedule.sigmas()
+    batches = [min(batch_size, count - done) for done in range(0, count, batch_size)]
+    samples = []
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("levels")
+    with Progress(*columns, TimeRemainingColumn()) as progress:
+        bar = progress.add_task("Drawing", total=len(batches) * len(sigmas))
+        for size in batches:
+            for sigma, x in zip(sigmas, module.draw(module.start(size), sampler=sampler), strict=True):
+                if not x.isfinite().all():
+                    raise FloatingPointError(f"the walk diverged at noise level {sigma:.4g}; nothing was written")
+                progress.advance(bar)
+            samples.append(x.cpu())
+    return torch.cat(samples)
+
+
+def write(samples: Tensor, module: ScoreModule, checkpoint: Path, file: Path) -> None:
+    """Write the picture that shows best what samples (N, ...) are like to `file`, a PNG.
+
+    Pictures make a grid, beside the filters of a model of hidden units; points of the plane are put beside the data,
+    with the learned score over the exact one.
+
+    Raises:
+        ValueError: where the samples are neither pictures nor points of a density that is known.
+    """
+    hidden = module.denoiser.energy if isinstance(module.denoiser, EnergyScore) else None
+    if len(module.shape) == 3 and isinstance(hidden, TiedUnits):
+        save_figure(plot_units(hidden.weight, samples), file)
+    elif len(module.shape) == 3:
+        save_grid(samples, file)
+    else:
+        data = load_data(checkpoint)
+        if module.shape != (2,) or not isinstance(data, Points):
+            raise ValueError(
+                f"checkpoint: {checkpoint} draws examples of shape {module.shape}, of which there is no picture; "
+                "ncsn.load() gives the module to Python"
+            )
+        data.setup()
+        x = torch.cat([x for x, _ in data.val_dataloader()])[: len(samples)]
+        sigmas = module.schedule.sigmas()
+        shown = sigmas[[len(sigmas) // 2, -1]] if len(sigmas) > 1 else sigmas
+        save_figure(plot_points(x, samples, module.to("cpu").denoiser.score, data.density, shown), file)
+
+
+@torch.no_grad()
+def denoise(module: ScoreModule, files: Sequence[Path], sigma: float, batch_size: int) -> Tensor:
+    """Pictures in files, and after each the posterior mean of it without its noise: (2N, C, H, W) on the CPU.
+
+    They are resized and cropped to what the model was trained on.
+
+    Raises:
+        ValueError: where a file is not a picture, the model is not of pictures, or does not know the noise level.
+    """
+    ladder = module.schedule.sigmas()
+    low, high = ladder.min().item(), ladder.max().item()
+    if not low * 0.999 <= sigma <= high * 1.001 or sigma == 0:
+        raise ValueError(
+            f"--sigma: {sigma:g} is outside of the noise levels that this model knows, {low:g} to {high:g}"
+        )
+    if len(module.shape) != 3:
+        raise ValueError(f"--denoise: this model is of examples of shape {module.shape}, not of pictures")
+    channels, size, _ = module.shape
+    pictures = FilePictures(files, torch.zeros(len(files)), channels, size)
+    given = to_unit(torch.stack([pictures.read(file) for file in files]))
+    level = torch.tensor(sigma, device=module.device)
+    batches = torch.split(given.to(module.device), batch_size)
+    denoised = torch.cat([tweedie(module.denoiser.score, x, level) for x in batches]).cpu()
+    return torch.stack([given, denoised], dim=1).flatten(0, 1)
