@@ -5,18 +5,16 @@ walk that diverged in 3, a signal in 128 and its number. A traceback is for bugs
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ncsn.errors import answered, fail
+from ncsn.errors import fail
 
 __all__ = ["sample", "train"]
 
 DEFAULT_CONFIG = Path("configs/digits.yaml")
-CHECKPOINTS = Path("checkpoints")
 
 
 def train() -> None:
@@ -47,29 +45,9 @@ def sample(arguments: Sequence[str] | None = None) -> None:
     if not options.out.parent.is_dir():
         parser.error(f"--out: there is no folder {options.out.parent}")
 
-    import torch  # these take seconds to import
-    from jsonargparse import ArgumentError
+    from ncsn.sampling import run  # takes seconds to import
 
-    from ncsn import sampling
-    from ncsn.checkpoints import load, newest_checkpoint
-    from ncsn.data import save_grid
-
-    with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, OSError: 1}):
-        checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
-        module = load(checkpoint, raw=options.raw).to(sampling.chosen_device(options.device))
-        batch_size = options.batch_size or sampling.usual_batch(module)
-        if options.denoise is not None:
-            print(f"Denoising {len(options.denoise)} at noise level {options.sigma:g} with {checkpoint}")
-            pairs = sampling.denoise(module, options.denoise, options.sigma, batch_size)
-            save_grid(pairs, options.out, columns=2 * math.ceil(math.sqrt(len(options.denoise) / 2)))
-        else:
-            sampler = sampling.overridden_sampler(module, of_sampler)
-            count = options.num_samples or sampling.usual_count(module)
-            print(f"Drawing {count:,} from {checkpoint} by {sampler}")
-            torch.manual_seed(options.seed)
-            samples = sampling.draw(module, sampler, count, batch_size)
-            sampling.write(samples, module, checkpoint, options.out)
-    print(f"Wrote {options.out}")
+    run(options, of_sampler)
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -1,22 +1,46 @@
 """The sampling command: pictures, or whatever the model is of, drawn from a checkpoint or cleaned of noise."""
 
+import math
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ncsn.checkpoints import load_data
+from ncsn.checkpoints import load, load_data, newest_checkpoint
 from ncsn.data import FilePictures, Points, save_grid, to_unit
+from ncsn.errors import answered
 from ncsn.module import ScoreModule
 from ncsn.networks import TiedUnits
 from ncsn.plots import plot_points, plot_units, save_figure
 from ncsn.samplers import Sampler
 from ncsn.score import EnergyScore, tweedie
 
-__all__ = ["chosen_device", "denoise", "draw", "overridden_sampler", "usual_batch", "usual_count", "write"]
+__all__ = ["draw", "overridden_sampler", "run"]
+
+CHECKPOINTS = Path("checkpoints")
+
+
+def run(options: Namespace, of_sampler: Sequence[str]) -> None:
+    """Load, draw (or denoise), and write, as the options of the command line say."""
+    with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, OSError: 1}):
+        checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
+        module = load(checkpoint, raw=options.raw).to(chosen_device(options.device))
+        batch_size = options.batch_size or usual_batch(module)
+        if options.denoise is not None:
+            print(f"Denoising {len(options.denoise)} at noise level {options.sigma:g} with {checkpoint}")
+            pairs = denoised_pairs(module, options.denoise, options.sigma, batch_size)
+            save_grid(pairs, options.out, columns=2 * math.ceil(math.sqrt(len(options.denoise) / 2)))
+        else:
+            sampler = overridden_sampler(module, of_sampler)
+            count = options.num_samples or usual_count(module)
+            print(f"Drawing {count:,} from {checkpoint} by {sampler}")
+            torch.manual_seed(options.seed)
+            write(draw(module, sampler, count, batch_size), module, checkpoint, options.out)
+    print(f"Wrote {options.out}")
 
 
 def chosen_device(name: str) -> torch.device:
@@ -111,7 +135,7 @@ def write(samples: Tensor, module: ScoreModule, checkpoint: Path, file: Path) ->
 
 
 @torch.no_grad()
-def denoise(module: ScoreModule, files: Sequence[Path], sigma: float, batch_size: int) -> Tensor:
+def denoised_pairs(module: ScoreModule, files: Sequence[Path], sigma: float, batch_size: int) -> Tensor:
     """Pictures in files, and after each the posterior mean of it without its noise: (2N, C, H, W) on the CPU.
 
     They are resized and cropped to what the model was trained on.

@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "training": {"module", "data", "callbacks", "checkpoints", "errors"},
     "files": set(),
     "plots": {"score", "densities", "data", "files"},
-    "sampling": {"score", "samplers", "networks", "data", "module", "checkpoints", "plots"},
-    "cli": {"errors", "checkpoints", "data", "training", "sampling"},
+    "sampling": {"score", "samplers", "networks", "data", "module", "checkpoints", "plots", "errors"},
+    "cli": {"errors", "training", "sampling"},
     "__init__": set(),
 }
 THEORY_MODULES = {"noise", "networks", "score", "densities", "toys", "objectives", "samplers"}
