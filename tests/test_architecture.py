@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "checkpoints": {"noise", "score", "densities", "objectives", "samplers", "data", "module", "errors", "files"},
     "errors": set(),
     "training": {"module", "data", "callbacks", "checkpoints", "errors"},
+    "compare": {"noise", "score", "densities", "networks", "objectives"},
     "files": set(),
     "plots": {"score", "densities", "data", "files"},
     "sampling": {"score", "samplers", "networks", "data", "module", "checkpoints", "plots", "errors"},

@@ -104,9 +104,27 @@ def test_pictures_and_a_level_for_each_example(objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_what_is_not_binary_is_refused(objective):
-    with pytest.raises(ValueError, match="x is not binary"):
-        objective(RBM(2, 2), torch.tensor([[0.0, 0.5]]), torch.tensor(0.0))
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.tensor([[0.0, 0.5]]), "x is not binary: it has 0.5, and must be of zeros and ones"),
+        (torch.tensor([[0, 1]]), "x is of torch.int64, and must be floating-point"),
+        (torch.tensor([[0.0, math.nan]]), "x has 1 numbers that are NaN"),
+    ],
+)
+def test_what_is_not_binary_is_refused(objective, x, message):
+    with pytest.raises(ValueError, match=message):
+        objective(RBM(2, 2), x, torch.tensor(0.0))
+
+
+def test_a_walk_starts_from_the_bits_above_a_half():
+    def frozen(x, sigma):
+        return 1e6 * (x.flatten(1) * torch.tensor([1.0, -1.0, 1.0])).sum(1)
+
+    *_, x = Gibbs(sweeps=1)(frozen, torch.tensor([[0.2, 0.7, 3.0]]), torch.zeros(2))
+    assert x.tolist() == [[1.0, 0.0, 1.0]]
+    with pytest.raises(ValueError, match="sweeps is 0"):
+        Gibbs(0)
 
 
 def test_impossible_sizes_are_refused():

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from ncsn.files import whole
+
+
+def test_a_file_is_there_once_it_is_whole(tmp_path):
+    with whole(tmp_path / "new" / "a.txt") as partial:
+        partial.write_text("one")
+        assert not (tmp_path / "new" / "a.txt").exists()
+    assert (tmp_path / "new" / "a.txt").read_text() == "one"
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
+def test_what_breaks_off_leaves_the_old_file_as_it_was(tmp_path, error):
+    (tmp_path / "a.txt").write_text("old")
+
+    def write(partial: Path) -> None:
+        partial.write_text("ne")
+        raise error("in the middle")
+
+    with pytest.raises(error, match="in the middle"), whole(tmp_path / "a.txt") as partial:
+        write(partial)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr("ncsn.files._flush", lambda path: order.append(("flush", path.name)))
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append(("rename", self.name)), replace(self, to)))
+    with whole(tmp_path / "a.txt") as partial:
+        partial.write_text("one")
+    assert order == [("flush", ".a.txt.partial"), ("rename", ".a.txt.partial"), ("flush", tmp_path.name)]
