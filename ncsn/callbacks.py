@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ncsn.data import pixel_grid, save_grid
 from ncsn.module import ScoreModule
+from ncsn.plots import plot, save_figure
 
 __all__ = ["EMA", "Checkpoint", "GracefulStop", "LossPerLevel", "RunProgress", "SampleGrid", "Throughput"]
 
@@ -146,7 +147,7 @@ class GracefulStop(Callback):
 
 
 class SampleGrid(Callback):
-    """Draws a grid of samples at each validation, from the same start: to TensorBoard, and to samples/ in its folder.
+    """Draws samples at each validation, from the same start: to TensorBoard, and to samples/ in its folder.
 
     It draws with the averaged weights, which `EMA` puts in place for the time of a validation: list it before `EMA`.
 
@@ -164,7 +165,7 @@ class SampleGrid(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not (self.count and loggers and trainer.is_global_zero and len(pl_module.shape) == 3):
+        if not (self.count and loggers and trainer.is_global_zero):
             return
         with torch.random.fork_rng([pl_module.device] if pl_module.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
@@ -173,9 +174,15 @@ class SampleGrid(Callback):
         if not x.isfinite().all():
             warnings.warn(f"the samples at step {trainer.global_step} diverged, and are not shown", stacklevel=2)
             return
+        figure = plot(x.cpu(), pl_module, trainer.datamodule)  # type: ignore[attr-defined]
         for logger in loggers:
-            logger.experiment.add_image("samples", pixel_grid(x), trainer.global_step)
-            save_grid(x, Path(logger.log_dir, "samples", f"step={trainer.global_step:07d}.png"))
+            file = Path(logger.log_dir, "samples", f"step={trainer.global_step:07d}.png")
+            if figure is not None:
+                logger.experiment.add_figure("samples", figure, trainer.global_step)
+                save_figure(figure, file)
+            elif len(pl_module.shape) == 3:
+                logger.experiment.add_image("samples", pixel_grid(x), trainer.global_step)
+                save_grid(x, file)
 
 
 class LossPerLevel(Callback):

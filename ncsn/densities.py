@@ -154,7 +154,8 @@ class ParzenWindow(Density):
 
     def _exponents(self, x: Tensor, width: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Each chunk of the data, flat, and -||x - x_i||^2 / (2 sigma^2) for it, (B, chunk)."""
-        for data in torch.split(self.data.flatten(1).to(x), self.chunk):
+        for part in torch.split(self.data.flatten(1), self.chunk):
+            data = part.to(x)
             # By products of matrices it would be faster, and in float32 wrong where sigma is small.
             distance = torch.cdist(x.flatten(1), data, compute_mode="donot_use_mm_for_euclid_dist")
             yield data, -(distance**2) / (2 * width.unsqueeze(1) ** 2)

@@ -7,20 +7,48 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ncsn.data import pixel_grid
+from ncsn.data import DataModule, Points, pixel_grid
 from ncsn.densities import Density
 from ncsn.files import whole
-from ncsn.score import Score
+from ncsn.module import ScoreModule
+from ncsn.networks import TiedUnits
+from ncsn.score import EnergyScore, Score
 
-__all__ = ["plot_field", "plot_points", "plot_units", "save_figure"]
+__all__ = ["plot", "plot_points", "plot_units", "save_figure"]
 
 LEARNED, EXACT, POINT = "#d95f02", "#b8b8b8", "#1f4e79"
+
+
+def plot(samples: Tensor, module: ScoreModule, data: DataModule | None) -> Figure | None:
+    """What shows best what samples (N, ...) of a model are like, where it is more than a grid of them; None elsewhere.
+
+    Points of the plane are put beside the data, with the learned score over the exact one at a level in the middle of
+    the ladder and at its end; pictures by a model of hidden units beside its filters.
+
+    Args:
+        samples: what was drawn.
+        module: what it was drawn by.
+        data: what it was trained on, set up.
+    """
+    hidden = module.denoiser.energy if isinstance(module.denoiser, EnergyScore) else None
+    if len(module.shape) == 3 and isinstance(hidden, TiedUnits):
+        return plot_units(hidden.weight, samples)
+    if module.shape == (2,) and isinstance(data, Points):
+        x = torch.cat([x for x, _ in data.val_dataloader()])[: len(samples)]
+        sigmas = module.schedule.sigmas()
+        shown = sigmas[[len(sigmas) // 2, -1]] if len(sigmas) > 1 else sigmas
+
+        def score(x: Tensor, sigma: Tensor) -> Tensor:
+            return module.denoiser.score(x.to(module.device), sigma.to(module.device)).cpu()
+
+        return plot_points(x, samples, score, data.density, shown)
+    return None
 
 
 def plot_points(data: Tensor, samples: Tensor, score: Score, exact: Density, sigmas: Tensor) -> Figure:
     """Data and samples (N, 2) beside the learned score over the exact one, at each of the levels `sigmas` (L,)."""
     reach = 1.1 * data.abs().max().item()
-    figure = Figure(figsize=(3.6 * (2 + len(sigmas)), 4), layout="constrained")
+    figure = Figure(figsize=(3.6 * (2 + len(sigmas)), 3.8), layout="constrained")
     axes = figure.subplots(1, 2 + len(sigmas), squeeze=False)[0]
     for ax, title, points in zip(axes, ("data", "samples"), (data, samples), strict=False):
         ax.plot(*points.cpu().T, ".", color=POINT, markersize=2, alpha=0.5, markeredgewidth=0)

@@ -11,13 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ncsn.checkpoints import load, load_data, newest_checkpoint
-from ncsn.data import FilePictures, Points, save_grid, to_unit
+from ncsn.data import FilePictures, save_grid, to_unit
 from ncsn.errors import answered
 from ncsn.module import ScoreModule
-from ncsn.networks import TiedUnits
-from ncsn.plots import plot_points, plot_units, save_figure
+from ncsn.plots import plot, save_figure
 from ncsn.samplers import Sampler
-from ncsn.score import EnergyScore, tweedie
+from ncsn.score import tweedie
 
 __all__ = ["draw", "overridden_sampler", "run"]
 
@@ -109,29 +108,23 @@ def draw(module: ScoreModule, sampler: Sampler, count: int, batch_size: int) -> 
 def write(samples: Tensor, module: ScoreModule, checkpoint: Path, file: Path) -> None:
     """Write the picture that shows best what samples (N, ...) are like to `file`, a PNG.
 
-    Pictures make a grid, beside the filters of a model of hidden units; points of the plane are put beside the data,
-    with the learned score over the exact one.
-
     Raises:
         ValueError: where the samples are neither pictures nor points of a density that is known.
     """
-    hidden = module.denoiser.energy if isinstance(module.denoiser, EnergyScore) else None
-    if len(module.shape) == 3 and isinstance(hidden, TiedUnits):
-        save_figure(plot_units(hidden.weight, samples), file)
-    elif len(module.shape) == 3:
+    pictures = len(module.shape) == 3
+    data = None if pictures else load_data(checkpoint)
+    if data is not None:
+        data.setup()
+    figure = plot(samples, module, data)
+    if figure is not None:
+        save_figure(figure, file)
+    elif pictures:
         save_grid(samples, file)
     else:
-        data = load_data(checkpoint)
-        if module.shape != (2,) or not isinstance(data, Points):
-            raise ValueError(
-                f"checkpoint: {checkpoint} draws examples of shape {module.shape}, of which there is no picture; "
-                "ncsn.load() gives the module to Python"
-            )
-        data.setup()
-        x = torch.cat([x for x, _ in data.val_dataloader()])[: len(samples)]
-        sigmas = module.schedule.sigmas()
-        shown = sigmas[[len(sigmas) // 2, -1]] if len(sigmas) > 1 else sigmas
-        save_figure(plot_points(x, samples, module.to("cpu").denoiser.score, data.density, shown), file)
+        raise ValueError(
+            f"checkpoint: {checkpoint} draws examples of shape {module.shape}, of which there is no picture; "
+            "ncsn.load() gives the module to Python"
+        )
 
 
 @torch.no_grad()

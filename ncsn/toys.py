@@ -58,7 +58,7 @@ class Rings(Toy):
     """Four rings round the origin, of radius 0.9, 1.8, 2.7 and 3.6."""
 
     def __init__(self, std: float = 0.12) -> None:
-        ring = on_circle(torch.arange(192) * 2 * math.pi / 192)
+        ring = on_circle(torch.arange(96) * math.pi / 48)
         super().__init__(torch.cat([0.9 * i * ring for i in (1, 2, 3, 4)]), std)
 
 

@@ -1,0 +1,32 @@
+"""What docs/theory.md says is in the code and held by a test."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+THEORY = (REPOSITORY / "docs" / "theory.md").read_text()
+LINES = re.findall(r"\[`[\w.]+`\]\(\.\./([\w/.]+)\) `([^`]+)`", THEORY)
+TESTS = re.findall(r"`(test_\w+)`", THEORY)
+LINKS = [link for link in re.findall(r"\]\(([^)#]+)\)", THEORY) if not link.startswith("http")]
+
+
+def test_there_is_something_to_check():
+    assert len(LINES) > 20
+    assert len(TESTS) > 20
+
+
+@pytest.mark.parametrize(("file", "line"), LINES)
+def test_every_line_is_in_its_file(file, line):
+    assert line in (REPOSITORY / file).read_text()
+
+
+@pytest.mark.parametrize("name", sorted(set(TESTS)))
+def test_every_test_is_there(name):
+    assert any(f"def {name}(" in file.read_text() for file in (REPOSITORY / "tests").glob("test_*.py"))
+
+
+@pytest.mark.parametrize("link", sorted(set(LINKS)))
+def test_every_link_leads_somewhere(link):
+    assert (REPOSITORY / "docs" / link).exists()
