@@ -1,4 +1,5 @@
 import math
+import resource
 
 import pytest
 import torch
@@ -73,6 +74,18 @@ def test_the_parzen_score_is_right_in_float32_at_small_noise_in_many_dimensions(
     exact = ParzenWindow(data.double()).score(x.double(), sigma.double())
     error = ParzenWindow(data, chunk=16).score(x, sigma) - exact
     assert error.norm() / exact.norm() < 1e-4
+
+
+@pytest.mark.slow
+def test_a_whole_data_set_of_pictures_needs_the_memory_of_a_chunk():
+    # 50,000 pictures are 0.6 GB as numbers; all of their differences from 16 others would be 10 GB.
+    data = torch.rand(50_000, 3, 32, 32)
+    x, sigma = data[:16] + 0.05 * torch.randn(16, 3, 32, 32), torch.tensor(0.05)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    score = ParzenWindow(data).score(x, sigma)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20 < 0.5
+    # At this noise no other picture is as near as the one it was made from.
+    torch.testing.assert_close(score, (data[:16] - x) / sigma**2, atol=1e-2, rtol=1e-3)
 
 
 def test_the_parzen_score_draws_the_data_back():
