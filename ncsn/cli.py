@@ -40,7 +40,9 @@ def sample(arguments: Sequence[str] | None = None) -> None:
     if options.denoise is not None and of_sampler:
         parser.error(f"{of_sampler[0]}: nothing is drawn where pictures are denoised")
     options.out = options.out or Path("samples.png" if options.denoise is None else "denoised.png")
-    if options.out.is_dir() or options.out.suffix.lower() != ".png":
+    if options.out.suffix and (options.out.is_dir() or options.out.suffix.lower() != ".png"):
+        parser.error(f"--out: {options.out} is neither the name of a .png file nor, without an ending, of a folder")
+    if options.denoise is not None and not options.out.suffix:
         parser.error(f"--out: {options.out} is not the name of a .png file")
     if not options.out.parent.is_dir():
         parser.error(f"--out: there is no folder {options.out.parent}")
@@ -63,10 +65,15 @@ def sample_parser() -> argparse.ArgumentParser:
     option = parser.add_argument
     option("checkpoint", nargs="?", type=Path, help="a checkpoint; the newest under checkpoints/ where none is given")
     option("--num-samples", type=whole(1), metavar="N", help="how many to draw (64 pictures, or 4000 points)")
-    option("--out", type=Path, metavar="FILE", help="the picture to write (samples.png, or denoised.png)")
-    option("--seed", type=whole(0), default=0, metavar="N", help="of all that is random (0)")
+    option("--out", type=Path, metavar="FILE", help="one picture (samples.png, denoised.png); or a folder, for many")
+    option("--seed", type=whole(0), default=0, metavar="N", help="a sample follows from this and its index (0)")
+    option("--start-index", type=whole(0), default=0, metavar="N", help="of the first sample, to go on from others (0)")
+    option("--steps", type=whole(2), metavar="N", help="noise levels, on Karras's ladder; else those of training")
+    option("--label", metavar="CLASS", help="the number of a class, or `all` for a row of each")
     option("--batch-size", type=whole(1), metavar="N", help="how many at once (256 pictures, or 4096 points)")
     option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, mps ...; auto takes the fastest")
+    option("--devices", type=whole(1), default=1, metavar="N", help="how many of them, on each machine (1)")
+    option("--num-nodes", type=whole(1), default=1, metavar="N", help="machines, as torchrun or SLURM started them (1)")
     option("--raw", action="store_true", help="use the weights as trained, not their moving average")
     option("--denoise", type=Path, nargs="+", metavar="PICTURE", help="clean these of noise, in place of drawing")
     option("--sigma", type=float, metavar="LEVEL", help="the width of the noise on them, black to white being 1")

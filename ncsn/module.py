@@ -4,9 +4,8 @@
 data, a level `sigma` for each from the schedule, the objective's loss of the denoiser's score there.
 """
 
-import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from ncsn.noise import NoiseSchedule
 from ncsn.objectives import Objective
 from ncsn.samplers import Sampler
 from ncsn.score import EnergyScore, Score, ScoreModel
+from ncsn.streams import Streams, mixed_seed, normal, uniform
 
 __all__ = ["ScoreModule"]
 
@@ -84,20 +84,83 @@ class ScoreModule(LightningModule):
         self.seed = 0
         self.skipped_steps = 0
 
+    @property
+    def classes(self) -> int:
+        """How many classes the network takes for labels; 0 where it takes none."""
+        classes: int = getattr(getattr(self.denoiser, "network", None), "classes", 0)
+        return classes
+
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The objective (B,) on clean `x` (B, ...) at the levels `sigma` (B, 1, ..., 1), with labels (B,) or None."""
         return self.objective(self._function(self.objective, label), x, sigma)
 
     @torch.no_grad()
-    def draw(self, start: Tensor, label: Tensor | None = None, sampler: Sampler | None = None) -> Iterator[Tensor]:
+    def draw(
+        self,
+        start: Tensor,
+        label: Tensor | None = None,
+        sampler: Sampler | None = None,
+        sigmas: Tensor | None = None,
+        guide: Callable[[Score], Score] | None = None,
+    ) -> Iterator[Tensor]:
         """Walk `start` (B, ...) from the largest noise level to a picture; the state once a level, without a graph.
 
+        Args:
+            start: a state at the largest noise level.
+            label: the classes (B,), or None.
+            sampler: another than the module's own.
+            sigmas: another ladder (L,) than the schedule's.
+            guide: makes of the model's score the one that is walked along, as those of `ncsn.guidance` do.
+
         Raises:
-            ValueError: where the sampler cannot walk the schedule's ladder.
+            ValueError: where the sampler cannot walk the ladder.
+            FloatingPointError: where the walk diverges, with the noise level.
         """
-        sampler, sigmas = sampler or self.sampler, self.schedule.sigmas()
+        sampler = self.sampler if sampler is None else sampler
+        sigmas = self.schedule.sigmas() if sigmas is None else sigmas
         sampler.check(sigmas)
-        yield from sampler(self._function(sampler, label), start, sigmas)
+        function = self._function(sampler, label)
+        if guide is not None:
+            function = guide(function)
+        for sigma, x in zip(sigmas, sampler(function, start, sigmas), strict=True):
+            if not x.isfinite().all():
+                raise FloatingPointError(
+                    f"{type(sampler).__name__} diverged at noise level {sigma:.4g}; {sampler.remedy}"
+                )
+            yield x
+
+    def samples(
+        self,
+        indices: Sequence[int],
+        seed: int = 0,
+        label: Tensor | None = None,
+        sampler: Sampler | None = None,
+        sigmas: Tensor | None = None,
+        guide: Callable[[Score], Score] | None = None,
+    ) -> Iterator[Tensor]:
+        """The walks of the samples `indices` of a seed, as `draw` gives them: (B, ...) once a level.
+
+        A sample follows from (seed, index) alone: it is the same whatever others are drawn beside it.
+
+        Raises:
+            ValueError, FloatingPointError: as `draw` does.
+        """
+        sigmas = self.schedule.sigmas() if sigmas is None else sigmas
+        streams = Streams(seed, indices, self.device)
+        with streams:
+            walk = self.draw(self.start(len(indices), sigmas[0]), label, sampler, sigmas, guide)
+        while True:
+            # The streams are put in place for each step alone: between them, others may draw.
+            with streams:
+                x = next(walk, None)
+            if x is None:
+                return
+            yield x
+
+    def sample(self, count: int, seed: int = 0, **others: Any) -> Tensor:
+        """The first `count` samples (count, ...) of a seed. `others` are as for `samples`."""
+        *_, x = self.samples(range(count), seed, **others)
+        return x
 
     def _function(self, part: Objective | Sampler, label: Tensor | None) -> Score:
         """What an objective or a sampler is given of the model: its score, or its log-probability."""
@@ -106,15 +169,15 @@ class ScoreModule(LightningModule):
             return self.denoiser.log_prob
         return partial(self.denoiser.score, label=label)
 
-    def start(self, count: int) -> Tensor:
+    def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
         """`count` states at the largest noise level: pictures of uniform noise on [0, 1], with that much noise added.
 
         At a large sigma this is N(0, sigma^2) but for a little. The NCSN papers start from U[0, 1] alone, which is
         narrower than their first level, and leave it to the first steps to widen it.
         """
-        size = (count, *self.shape)
-        sigma = self.schedule.sigmas()[0].to(self.device)
-        return torch.rand(size, device=self.device) + sigma * torch.randn(size, device=self.device)
+        sigma = self.schedule.sigmas()[0] if sigma is None else sigma
+        like = torch.empty(count, *self.shape, device=self.device)
+        return uniform(like) + sigma.to(like) * normal(like)
 
     def on_fit_start(self) -> None:
         self.seed = torch.initial_seed()
@@ -171,8 +234,3 @@ class ScoreModule(LightningModule):
         schedule.base_lrs = [group["lr"] for group in self.optimizer(self.parameters()).param_groups]
         for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
             group["lr"], group["initial_lr"] = rate * self.warmed_up(schedule.last_epoch), rate
-
-
-def mixed_seed(*numbers: int) -> int:
-    """A seed that follows from all of the numbers, and looks like no other's."""
-    return random.Random(repr(numbers)).getrandbits(63)

@@ -2,21 +2,25 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from lightning.pytorch import Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from ncsn.checkpoints import load, load_data, newest_checkpoint
 from ncsn.data import FilePictures, save_grid, to_unit
+from ncsn.drawing import Collected, DrawingProgress, Files, Walks
 from ncsn.errors import answered
 from ncsn.module import ScoreModule
+from ncsn.noise import KarrasSchedule
 from ncsn.plots import plot, save_figure
 from ncsn.samplers import Sampler
 from ncsn.score import tweedie
+from ncsn.training import hush
 
 __all__ = ["draw", "overridden_sampler", "run"]
 
@@ -25,38 +29,124 @@ CHECKPOINTS = Path("checkpoints")
 
 def run(options: Namespace, of_sampler: Sequence[str]) -> None:
     """Load, draw (or denoise), and write, as the options of the command line say."""
+    hush()
     with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, OSError: 1}):
         checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
-        module = load(checkpoint, raw=options.raw).to(chosen_device(options.device))
-        batch_size = options.batch_size or usual_batch(module)
+        module = load(checkpoint, raw=options.raw)
         if options.denoise is not None:
-            print(f"Denoising {len(options.denoise)} at noise level {options.sigma:g} with {checkpoint}")
-            pairs = denoised_pairs(module, options.denoise, options.sigma, batch_size)
-            save_grid(pairs, options.out, columns=2 * math.ceil(math.sqrt(len(options.denoise) / 2)))
+            clean(module, checkpoint, options)
         else:
-            sampler = overridden_sampler(module, of_sampler)
-            count = options.num_samples or usual_count(module)
-            print(f"Drawing {count:,} from {checkpoint} by {sampler}")
-            torch.manual_seed(options.seed)
-            write(draw(module, sampler, count, batch_size), module, checkpoint, options.out)
+            draw(module, checkpoint, options, of_sampler)
+
+
+def clean(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
+    """Denoise the pictures of the options, and write each beside what came of it."""
+    accelerator, devices = chosen_device(options.device)
+    module.to(accelerator if isinstance(devices, int) else f"{accelerator}:{devices[0]}")
+    print(f"Denoising {len(options.denoise)} at noise level {options.sigma:g} with {checkpoint}")
+    pairs = denoised_pairs(module, options.denoise, options.sigma, options.batch_size or usual_batch(module))
+    save_grid(pairs, options.out, columns=2 * math.ceil(math.sqrt(len(options.denoise) / 2)))
     print(f"Wrote {options.out}")
 
 
-def chosen_device(name: str) -> torch.device:
-    """The device called `name`, or the fastest one for "auto".
+def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: Sequence[str]) -> None:
+    """Draw what the options say, on all of the devices, and write it as it comes or as one picture.
+
+    Raises:
+        ValueError: where an option does not fit the model or the machine.
+        FloatingPointError: where a walk diverges.
+    """
+    sampler = overridden_sampler(module, of_sampler)
+    sigmas = ladder(module, options.steps)
+    sampler.check(sigmas)
+    labels = labels_of(module, options.label)
+    rows = module.classes if options.label == "all" else None
+    count = options.num_samples or (8 * rows if rows else usual_count(module))
+    indices = range(options.start_index, options.start_index + count)
+    accelerator, devices = chosen_device(options.device)
+    devices = options.devices if isinstance(devices, int) else devices
+    many = options.num_nodes > 1 or (isinstance(devices, int) and devices > 1)
+
+    if rows and count % rows:
+        raise ValueError(
+            f"--num-samples: {count} is no multiple of the {rows} classes that --label all gives a row each"
+        )
+    folder = options.out.suffix == ""
+    if folder and len(module.shape) != 3:
+        raise ValueError(f"--out: {options.out} names a folder for pictures, but the model is of shape {module.shape}")
+    writer = Files(options.out, indices) if folder else Collected()
+    walks = Walks(module, options.seed, sampler, sigmas, labels)
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=options.num_nodes,
+        strategy="ddp" if many else "auto",
+        callbacks=[writer, DrawingProgress(count)],
+        inference_mode=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    if trainer.is_global_zero:
+        print(f"Drawing {count:,} from {checkpoint} by {sampler} over {len(sigmas)} levels")
+    batches: DataLoader[int] = DataLoader(indices, batch_size=options.batch_size or usual_batch(module))  # type: ignore[arg-type]
+    trainer.predict(walks, batches, return_predictions=False)
+    if trainer.is_global_zero:
+        if isinstance(writer, Collected):
+            # With a row for each class, the samples of a class are those that lie as far apart as there are classes.
+            order = [i for row in range(rows) for i in indices[row::rows]] if rows else indices
+            write(writer.samples(order), module, checkpoint, options.out, columns=count // rows if rows else None)
+        print(f"Wrote {options.out}")
+
+
+def ladder(module: ScoreModule, steps: int | None) -> Tensor:
+    """The ladder that the model was trained on, or one of Karras's with so many levels between its ends.
+
+    Raises:
+        ValueError: where the model knows one level alone, between which there are no others.
+    """
+    trained = module.schedule.sigmas()
+    if steps is None:
+        return trained
+    if len(trained) == 1:
+        raise ValueError(f"--steps: {steps}, but the model was trained at the one noise level {trained.item():g}")
+    return KarrasSchedule(trained.max().item(), trained.min().item(), steps).sigmas()
+
+
+def chosen_device(name: str) -> tuple[str, int | list[int]]:
+    """Lightning's accelerator and devices for the device called `name`, or for the fastest one for "auto".
 
     Raises:
         ValueError: where this machine has no such device.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
-        return accelerator or torch.device("cpu")
+        return (accelerator.type if accelerator else "cpu"), 1
     names = ["cpu"]
     if accelerator:
         names += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()))]
     if name not in names:
         raise ValueError(f"--device: {name} is not on this machine; it has {', '.join(names)}")
-    return torch.device(name)
+    kind, _, number = name.partition(":")
+    return kind, [int(number)] if number else 1
+
+
+def labels_of(module: ScoreModule, label: str | None) -> Callable[[Tensor], Tensor | None]:
+    """The classes (B,) of samples by their indices (B,): none, one for all, or each class in its turn for "all".
+
+    Raises:
+        ValueError: where the model knows no classes, or not this one.
+    """
+    if label is None:
+        return lambda indices: None
+    if not module.classes:
+        raise ValueError(f"--label: {label}, but this model was trained without labels (--data.labels true)")
+    if label == "all":
+        return lambda indices: indices % module.classes
+    if not label.isdecimal() or int(label) >= module.classes:
+        raise ValueError(f"--label: {label} is neither `all` nor one of the classes 0 to {module.classes - 1}")
+    return lambda indices: torch.full_like(indices, int(label))
 
 
 def overridden_sampler(module: ScoreModule, options: Sequence[str]) -> Sampler:
@@ -84,28 +174,7 @@ def usual_batch(module: ScoreModule) -> int:
     return 256 if len(module.shape) == 3 else 4096
 
 
-def draw(module: ScoreModule, sampler: Sampler, count: int, batch_size: int) -> Tensor:
-    """`count` samples (count, ...) on the CPU, with a progress bar.
-
-    Raises:
-        FloatingPointError: where the walk diverges.
-    """
-    sigmas = module.schedule.sigmas()
-    batches = [min(batch_size, count - done) for done in range(0, count, batch_size)]
-    samples = []
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("levels")
-    with Progress(*columns, TimeRemainingColumn()) as progress:
-        bar = progress.add_task("Drawing", total=len(batches) * len(sigmas))
-        for size in batches:
-            for sigma, x in zip(sigmas, module.draw(module.start(size), sampler=sampler), strict=True):
-                if not x.isfinite().all():
-                    raise FloatingPointError(f"the walk diverged at noise level {sigma:.4g}; nothing was written")
-                progress.advance(bar)
-            samples.append(x.cpu())
-    return torch.cat(samples)
-
-
-def write(samples: Tensor, module: ScoreModule, checkpoint: Path, file: Path) -> None:
+def write(samples: Tensor, module: ScoreModule, checkpoint: Path, file: Path, columns: int | None = None) -> None:
     """Write the picture that shows best what samples (N, ...) are like to `file`, a PNG.
 
     Raises:
@@ -119,7 +188,7 @@ def write(samples: Tensor, module: ScoreModule, checkpoint: Path, file: Path) ->
     if figure is not None:
         save_figure(figure, file)
     elif pictures:
-        save_grid(samples, file)
+        save_grid(samples, file, columns)
     else:
         raise ValueError(
             f"checkpoint: {checkpoint} draws examples of shape {module.shape}, of which there is no picture; "

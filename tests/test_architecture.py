@@ -19,9 +19,10 @@ MAY_IMPORT = {
     "densities": {"noise"},
     "toys": {"densities"},
     "objectives": {"noise", "score", "densities"},
-    "samplers": {"noise", "score"},
+    "streams": set(),
+    "samplers": {"noise", "score", "streams"},
     "data": {"densities", "files"},
-    "module": {"noise", "score", "objectives", "samplers", "networks"},
+    "module": {"noise", "score", "objectives", "samplers", "streams"},
     "callbacks": {"module", "data", "plots"},
     "checkpoints": {"noise", "score", "densities", "objectives", "samplers", "data", "module", "errors", "files"},
     "errors": set(),
@@ -29,11 +30,23 @@ MAY_IMPORT = {
     "compare": {"noise", "score", "densities", "networks", "objectives"},
     "files": set(),
     "plots": {"score", "densities", "networks", "data", "module", "files"},
-    "sampling": {"score", "samplers", "data", "module", "checkpoints", "plots", "errors"},
+    "drawing": {"score", "samplers", "data", "module", "files"},
+    "sampling": {
+        "noise",
+        "score",
+        "samplers",
+        "data",
+        "module",
+        "checkpoints",
+        "plots",
+        "errors",
+        "drawing",
+        "training",
+    },
     "cli": {"errors", "training", "sampling"},
     "__init__": set(),
 }
-THEORY_MODULES = {"noise", "networks", "score", "densities", "toys", "objectives", "samplers"}
+THEORY_MODULES = {"streams", "noise", "networks", "score", "densities", "toys", "objectives", "samplers"}
 
 
 def imports(file: Path) -> set[str]:

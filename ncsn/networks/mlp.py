@@ -37,6 +37,7 @@ class MLP(nn.Module):
                 raise ValueError(f"MLP: {name} is {value}, and must be at least {lowest}")
         if width % 2:
             raise ValueError(f"MLP: width is {width}, and must be even")
+        self.classes = classes
         self.conditioning = Conditioning(width, classes)
         # A buffer, so that a checkpoint keeps them. The angles then have a standard deviation of 3.
         self.register_buffer("frequencies", 3 / math.sqrt(features) * torch.randn(features, width // 2))

@@ -56,6 +56,7 @@ class UNet(nn.Module):
         widths = [width * multiplier for multiplier in multipliers]
         embedding = 4 * width
         self.patch = patch
+        self.classes = classes
         self.conditioning = Conditioning(embedding, classes)
         self.stem = nn.Conv2d(channels * patch**2, width * multipliers[0], 3, padding=1)
         self.resolutions = Resolution(widths, blocks, [i in attention for i in range(len(widths))], embedding, dropout)

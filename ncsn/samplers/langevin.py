@@ -1,46 +1,18 @@
-"""Samplers: how is the score walked back to data?
-
-A sampler is a choice with numbers; called with a score, a start `x` (B, ...) and a ladder of noise levels `sigmas`
-(L,) from large to small, it yields the state once a level, in the dtype of `x`, and the caller keeps what it wants:
-
-    *_, x = sampler(score, x, sigmas)
-
-It asks for a score and nothing else: a network, an exact density and a guided sum of both go in the same place.
-Yielded tensors are never written to again. The state is not clamped: it becomes pixels once, at the end.
-"""
+"""Langevin dynamics: the walk rests at a noise level, and the level is lowered."""
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ncsn.samplers.sampler import Sampler
 from ncsn.score import Score, tweedie
+from ncsn.streams import normal, uniform
 
-__all__ = ["AnnealedLangevin", "Gibbs", "Langevin", "MetropolisAdjustedLangevin", "Sampler"]
-
-
-class Sampler(ABC):
-    """How the score is walked back to data. Subclass it to bring your own.
-
-    `takes` says what it is given: the score of a model, or its log-probability (x, sigma) -> (B,).
-    """
-
-    takes: ClassVar[Literal["score", "log_prob"]] = "score"
-
-    @abstractmethod
-    def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        """Walk `x` (B, ...) down the ladder `sigmas` (L,), and yield the state once a level: L tensors like `x`."""
-
-    def check(self, sigmas: Tensor) -> None:  # noqa: B027 (most samplers work on any ladder)
-        """Refuse a ladder on which this sampler cannot work.
-
-        Raises:
-            ValueError: with the setting to change and what it may be.
-        """
+__all__ = ["AnnealedLangevin", "ConsistentAnnealed", "Langevin", "MetropolisAdjustedLangevin"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +30,7 @@ class Langevin(Sampler):
         ValueError: where `epsilon` or `steps` is not positive.
     """
 
+    remedy = "lower epsilon"
     epsilon: float
     steps: int
 
@@ -103,47 +76,12 @@ class MetropolisAdjustedLangevin(Langevin):
             + self._log_transition(score, proposal, x, sigma)
             - self._log_transition(score, x, proposal, sigma)
         )
-        accepted = torch.rand_like(log_ratio).log() < log_ratio
+        accepted = uniform(log_ratio).log() < log_ratio
         return torch.where(accepted.view(-1, *[1] * (x.ndim - 1)), proposal, x)
 
     def _log_transition(self, score: Score, x: Tensor, to: Tensor, sigma: Tensor) -> Tensor:
         """log q(to given x) up to a constant, shape (B,)."""
         return -(to - x - self.epsilon * score(x, sigma)).square().flatten(1).sum(1) / (4 * self.epsilon)
-
-
-@dataclass(frozen=True)
-class Gibbs(Sampler):
-    """Gibbs sampling of binary data: each bit in its turn is drawn given the others (Geman & Geman, 1984).
-
-    It is given the log-probability of a model, up to a constant, in place of a score. The walk starts from the bits of
-    the start that are above 1/2.
-
-    Args:
-        sweeps: how often it goes through all the bits, at each level.
-
-    Raises:
-        ValueError: where `sweeps` is not positive.
-    """
-
-    takes = "log_prob"
-    sweeps: int
-
-    def __post_init__(self) -> None:
-        if self.sweeps < 1:
-            raise ValueError(f"Gibbs: sweeps is {self.sweeps}, and must be at least 1")
-
-    @torch.no_grad()
-    def __call__(self, log_prob: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        x = (x > 0.5).to(x)
-        for sigma in sigmas.to(x):
-            for _ in range(self.sweeps):
-                for bit in range(x[0].numel()):
-                    on, off = (
-                        x.flatten(1).index_fill(1, torch.tensor(bit, device=x.device), value) for value in (1, 0)
-                    )
-                    log_odds = log_prob(on.view_as(x), sigma) - log_prob(off.view_as(x), sigma)
-                    x = torch.where(log_odds.sigmoid().bernoulli().bool().unsqueeze(1), on, off).view_as(x)
-            yield x
 
 
 @dataclass(frozen=True)
@@ -189,7 +127,55 @@ class AnnealedLangevin(Langevin):
             yield x
 
 
+@dataclass(frozen=True)
+class ConsistentAnnealed(Sampler):
+    """Consistent annealed sampling (Jolicoeur-Martineau et al., 2021, Algorithm 2): one step a level.
+
+    Where an annealed Langevin step leaves another amount of noise than the next level has, this adds what is missing:
+
+        x + eta sigma^2 score(x, sigma) + lower beta z,    beta^2 = 1 - ((1 - eta) sigma / lower)^2,
+
+    eta = epsilon / sigma_min^2. The last state is denoised, one more score.
+
+    Args:
+        epsilon: the step size at the lowest level.
+
+    Raises:
+        ValueError: where `epsilon` is not positive.
+    """
+
+    remedy = "lower epsilon"
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"ConsistentAnnealed: epsilon is {self.epsilon}, and must be a positive number")
+
+    def check(self, sigmas: Tensor) -> None:
+        ratio = (sigmas[1:] / sigmas[:-1]).double()
+        if not len(ratio):
+            return
+        scale = float(sigmas[-1]) ** 2
+        low, high = (1 - ratio.min().item()) * scale, (1 + ratio.min().item()) * scale
+        if not low < self.epsilon < high:
+            raise ValueError(
+                f"ConsistentAnnealed: epsilon is {self.epsilon:g}, and must be between {low:.3g} and {high:.3g} on "
+                "this ladder; more levels widen that"
+            )
+
+    @torch.no_grad()
+    def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+        sigmas = sigmas.to(x)
+        eta = self.epsilon / sigmas[-1] ** 2
+        for sigma, lower in pairwise(sigmas):
+            beta = (1 - ((1 - eta) * sigma / lower) ** 2).sqrt()
+            x = x + eta * sigma**2 * score(x, sigma) + lower * beta * normal(x)
+            yield x
+        x = x + eta * sigmas[-1] ** 2 * score(x, sigmas[-1])
+        yield tweedie(score, x, sigmas[-1])
+
+
 def euler_maruyama(score: Score, x: Tensor, sigma: Tensor, alpha: Tensor) -> Tensor:
     """One step of size `alpha` on dX = grad log p_sigma(X) dt + sqrt(2) dW."""
-    z = torch.randn_like(x)
+    z = normal(x)
     return x + alpha * score(x, sigma) + (2 * alpha).sqrt() * z

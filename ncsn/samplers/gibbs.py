@@ -1,0 +1,49 @@
+"""Gibbs sampling, of binary data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ncsn.samplers.sampler import Sampler
+from ncsn.score import Score
+from ncsn.streams import uniform
+
+__all__ = ["Gibbs"]
+
+
+@dataclass(frozen=True)
+class Gibbs(Sampler):
+    """Gibbs sampling of binary data: each bit in its turn is drawn given the others (Geman & Geman, 1984).
+
+    It is given the log-probability of a model, up to a constant, in place of a score. The walk starts from the bits of
+    the start that are above 1/2.
+
+    Args:
+        sweeps: how often it goes through all the bits, at each level.
+
+    Raises:
+        ValueError: where `sweeps` is not positive.
+    """
+
+    takes = "log_prob"
+    sweeps: int
+
+    def __post_init__(self) -> None:
+        if self.sweeps < 1:
+            raise ValueError(f"Gibbs: sweeps is {self.sweeps}, and must be at least 1")
+
+    @torch.no_grad()
+    def __call__(self, log_prob: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+        x = (x > 0.5).to(x)
+        for sigma in sigmas.to(x):
+            for _ in range(self.sweeps):
+                for bit in range(x[0].numel()):
+                    on, off = (
+                        x.flatten(1).index_fill(1, torch.tensor(bit, device=x.device), value) for value in (1, 0)
+                    )
+                    log_odds = log_prob(on.view_as(x), sigma) - log_prob(off.view_as(x), sigma)
+                    chosen = uniform(log_odds) < log_odds.sigmoid()
+                    x = torch.where(chosen.unsqueeze(1), on, off).view_as(x)
+            yield x

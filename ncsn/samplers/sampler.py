@@ -1,0 +1,44 @@
+"""What every sampler is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ncsn.score import Score
+
+__all__ = ["Sampler", "falling"]
+
+
+class Sampler(ABC):
+    """How the score is walked back to data. Subclass it to bring your own.
+
+    `takes` says what it is given: the score of a model, or its log-probability (x, sigma) -> (B,). `remedy` is what to
+    try where its walk diverges. Its noise comes from `ncsn.streams`, so that a seed gives the same sample in any batch.
+    """
+
+    takes: ClassVar[Literal["score", "log_prob"]] = "score"
+    remedy: ClassVar[str] = "take more steps"
+
+    @abstractmethod
+    def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+        """Walk `x` (B, ...) down the ladder `sigmas` (L,), and yield the state once a level: L tensors like `x`."""
+
+    def check(self, sigmas: Tensor) -> None:  # noqa: B027 (most samplers work on any ladder)
+        """Refuse a ladder on which this sampler cannot work.
+
+        Raises:
+            ValueError: with the setting to change and what it may be.
+        """
+
+
+def falling(x: Tensor, sigmas: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Each level of the ladder, like `x`, with the next lower one, and whether that is the last: 0.
+
+    Whether is told apart from the number, since to look at a number on a GPU is to wait for it.
+    """
+    levels = torch.cat([sigmas, sigmas.new_zeros(1)]).to(x)
+    for i in range(len(sigmas)):
+        yield levels[i], levels[i + 1], i == len(sigmas) - 1
