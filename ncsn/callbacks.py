@@ -1,6 +1,5 @@
 """What a training run shows and keeps: averaged weights, checkpoints, grids of samples, loss per noise level, speed."""
 
-import math
 import signal
 import time
 import warnings
@@ -199,13 +198,16 @@ class LossPerLevel(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
-        ladder = pl_module.schedule.sigmas().log()
-        bins = self.bins if len(ladder) > 1 else 1
-        edges = torch.linspace(ladder.min().item(), ladder.max().item(), bins + 1)
-        self.edges = edges[1:-1].to(pl_module.device)
+        ladder = pl_module.schedule.sigmas()
+        middles = ladder
+        self.edges = ladder.new_zeros(0).to(pl_module.device)
+        if len(ladder) > 1:
+            edges = torch.linspace(ladder.log().min().item(), ladder.log().max().item(), self.bins + 1)
+            middles = ((edges[1:] + edges[:-1]) / 2).exp()
+            self.edges = edges[1:-1].to(pl_module.device)
         # The middle of the bin names its curve; padded, so that the names sort as the numbers do.
-        self.tags = [f"loss_per_level/sigma={math.exp(m):08.4f}" for m in ((edges[1:] + edges[:-1]) / 2).tolist()]
-        self.totals = torch.zeros(2, bins, device=pl_module.device)
+        self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
+        self.totals = torch.zeros(2, len(self.tags), device=pl_module.device)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars_multilinechart(self.tags, "loss", "loss per noise level")

@@ -37,8 +37,11 @@ def sample(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(others)
     if (options.denoise is None) != (options.sigma is None):
         parser.error("--denoise and --sigma go together: the pictures, and the noise level that they are at")
-    if options.denoise is not None and of_sampler:
-        parser.error(f"{of_sampler[0]}: nothing is drawn where pictures are denoised")
+    if options.denoise is not None:
+        of_drawing = ("num_samples", "start_index", "steps", "label", "seed")
+        given = [f"--{name.replace('_', '-')}" for name in of_drawing if getattr(options, name)] + of_sampler
+        if given:
+            parser.error(f"{given[0]}: nothing is drawn where pictures are denoised")
     options.out = options.out or Path("samples.png" if options.denoise is None else "denoised.png")
     if options.out.suffix and (options.out.is_dir() or options.out.suffix.lower() != ".png"):
         parser.error(f"--out: {options.out} is neither the name of a .png file nor, without an ending, of a folder")

@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ncsn.densities import Density, GaussianMixture
+from ncsn.errors import fail
 from ncsn.networks import MLP
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import (
@@ -49,7 +50,7 @@ OBJECTIVES: dict[str, Objective] = {
     "implicit, Hutchinson's trace": Annealed(ImplicitScoreMatching(probes=1)),
     "sliced": Annealed(SlicedScoreMatching(1, "gaussian", variance_reduced=False)),
     "sliced, variance reduced": Annealed(SlicedScoreMatching(1, "gaussian")),
-    "sliced, finite differences": Annealed(FiniteDifferenceSlicedScoreMatching()),
+    "sliced, finite differences": Annealed(FiniteDifferenceSlicedScoreMatching(1, "gaussian")),
     "denoising": DenoisingScoreMatching(),
     "denoising, EDM's weight": EDMScoreMatching(DATA_STD),
 }
@@ -97,6 +98,8 @@ def main() -> None:
     parser = ArgumentParser(description="Train the same perceptron by every objective, and compare the scores.")
     parser.add_argument("--steps", type=int, default=3000, help="of training (3000)")
     steps = parser.parse_args().steps
+    if steps < 1:
+        fail(2, f"--steps: {steps} is not a whole number from 1")
     table = Table("objective", "seconds", *(f"sigma = {sigma:g}" for sigma in LEVELS), box=box.MARKDOWN)
     for name in track(OBJECTIVES, "Training", transient=True):
         began = time.perf_counter()

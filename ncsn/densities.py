@@ -39,7 +39,13 @@ class Density(ABC):
         """`n` draws (n, ...) without noise."""
 
     def sample(self, n: int, sigma: float = 0.0) -> Tensor:
-        """`n` draws (n, ...) from p_sigma."""
+        """`n` draws (n, ...) from p_sigma.
+
+        Raises:
+            ValueError: where `sigma` is negative or not finite.
+        """
+        if not 0 <= sigma < math.inf:
+            raise ValueError(f"sigma is {sigma}, and must be at least 0 and finite")
         x = self.clean(n)
         return x + sigma * torch.randn_like(x)
 
@@ -62,6 +68,7 @@ class GaussianMixture(Density):
             raise ValueError(
                 f"{name}: weights is {tuple(weights.shape)}, and must be {tuple(means.shape[:1])} as means is"
             )
+        numbers(name, "means", means)
         if not (weights > 0).all():
             raise ValueError(f"{name}: weights is {weights.tolist()}, and must be positive")
         if not (stds >= 0).all():
@@ -85,8 +92,12 @@ class GaussianMixture(Density):
     def _pull(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """mean_k - x as (B, K, ...), and the variances std_k^2 + sigma^2, which broadcast to it."""
         sigma = checked(sigma, x)
+        alike(x, self.means)
         sigma = sigma.unsqueeze(1) if sigma.ndim else sigma
-        return self.means.to(x) - x.unsqueeze(1), self.stds.to(x) ** 2 + sigma**2
+        variance = self.stds.to(x) ** 2 + sigma**2
+        if not (variance > 0).all():
+            raise ValueError("sigma is 0 where a std is 0, too: there is no density without a width")
+        return self.means.to(x) - x.unsqueeze(1), variance
 
     def _log_joint(self, difference: Tensor, variance: Tensor) -> Tensor:
         """log w_k N(x; mean_k, std_k^2 + sigma^2), shape (B, K)."""
@@ -112,12 +123,11 @@ class ParzenWindow(Density):
         chunk: how many examples of the data are compared with a batch at once.
 
     Raises:
-        ValueError: where `data` is empty or `chunk` is not positive; when called, where sigma is not positive.
+        ValueError: where `data` is empty, not floating-point or not finite, or `chunk` is not positive; when called, where sigma is not positive.
     """
 
     def __init__(self, data: Tensor, chunk: int = 4096) -> None:
-        if not len(data):
-            raise ValueError("ParzenWindow: data is empty")
+        numbers("ParzenWindow", "data", data)
         if chunk < 1:
             raise ValueError(f"ParzenWindow: chunk is {chunk}, and must be at least 1")
         self.data = data
@@ -154,6 +164,7 @@ class ParzenWindow(Density):
 
     def _exponents(self, x: Tensor, width: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Each chunk of the data, flat, and -||x - x_i||^2 / (2 sigma^2) for it, (B, chunk)."""
+        alike(x, self.data)
         for part in torch.split(self.data.flatten(1), self.chunk):
             data = part.to(x)
             # By products of matrices it would be faster, and in float32 wrong where sigma is small.
@@ -170,17 +181,18 @@ class HyperCubeWindow:
         data: (N, ...).
 
     Raises:
-        ValueError: where `data` is empty; when called, where the width is not positive.
+        ValueError: where `data` is empty, not floating-point or not finite; when called, where the width is not
+            positive.
     """
 
     def __init__(self, data: Tensor) -> None:
-        if not len(data):
-            raise ValueError("HyperCubeWindow: data is empty")
+        numbers("HyperCubeWindow", "data", data)
         self.data = data
 
     def log_prob(self, x: Tensor, width: Tensor) -> Tensor:
         """log of the estimated density at x (B, ...), shape (B,); -inf where no data is near."""
         width = positive(width, x).reshape(-1)
+        alike(x, self.data)
         reach = torch.cdist(x.flatten(1), self.data.flatten(1).to(x), p=math.inf)
         share = (reach <= width.unsqueeze(1) / 2).to(x).mean(1)
         return share.log() - x[0].numel() * width.log()
@@ -194,3 +206,27 @@ class HyperCubeWindow:
         raise NotImplementedError(
             "a hyper-cube window has no score: its density is constant in pieces; use ParzenWindow"
         )
+
+
+def numbers(owner: str, name: str, points: Tensor) -> None:
+    """Refuse points (N, ...) that no density can be made of.
+
+    Raises:
+        ValueError: where they are empty, not floating-point, or not finite.
+    """
+    if not len(points):
+        raise ValueError(f"{owner}: {name} is empty")
+    if not points.is_floating_point():
+        raise ValueError(f"{owner}: {name} is of {points.dtype}, and must be floating-point")
+    if not points.isfinite().all():
+        raise ValueError(f"{owner}: {name} has numbers that are NaN or infinite")
+
+
+def alike(x: Tensor, points: Tensor) -> None:
+    """Refuse examples `x` (B, ...) that are not of the shape of the points (N, ...) that a density is made of.
+
+    Raises:
+        ValueError: with both shapes.
+    """
+    if x.shape[1:] != points.shape[1:]:
+        raise ValueError(f"x is of shape {tuple(x.shape)}, but this density is of examples {tuple(points.shape[1:])}")

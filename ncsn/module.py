@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ncsn.noise import NoiseSchedule
-from ncsn.objectives import Objective
+from ncsn.objectives import Annealed, GaussianNoise, Objective
 from ncsn.samplers import Sampler
-from ncsn.score import EnergyScore, Score, ScoreModel
+from ncsn.score import Score, ScoreModel
 from ncsn.streams import Streams, mixed_seed, normal, uniform
 
 __all__ = ["ScoreModule"]
@@ -59,11 +59,7 @@ class ScoreModule(LightningModule):
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1")
         for part in (objective, sampler):
-            if not hasattr(denoiser, part.takes):
-                raise ValueError(
-                    f"ScoreModule: {type(part).__name__} takes the log-probability of binary data, which "
-                    f"{type(denoiser).__name__} does not give; make the denoiser an EnergyScore"
-                )
+            part_of(denoiser, part)
         sampler.check(schedule.sigmas())
         # From a configuration these are plain values, from which a checkpoint is built again. Live objects cannot be
         # loaded safely: made in Python, they are left out, and given again to `load_from_checkpoint`.
@@ -89,6 +85,14 @@ class ScoreModule(LightningModule):
         """How many classes the network takes for labels; 0 where it takes none."""
         classes: int = getattr(getattr(self.denoiser, "network", None), "classes", 0)
         return classes
+
+    @property
+    def of_gaussian_noise(self) -> bool:
+        """Whether what is learned is the score of data with Gaussian noise, which Tweedie's formula supposes."""
+        objective: Any = self.objective
+        while isinstance(objective, Annealed):
+            objective = objective.objective
+        return isinstance(getattr(objective, "corruption", GaussianNoise()), GaussianNoise)
 
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The objective (B,) on clean `x` (B, ...) at the levels `sigma` (B, 1, ..., 1), with labels (B,) or None."""
@@ -164,10 +168,8 @@ class ScoreModule(LightningModule):
 
     def _function(self, part: Objective | Sampler, label: Tensor | None) -> Score:
         """What an objective or a sampler is given of the model: its score, or its log-probability."""
-        if part.takes == "log_prob":
-            assert isinstance(self.denoiser, EnergyScore)
-            return self.denoiser.log_prob
-        return partial(self.denoiser.score, label=label)
+        function = part_of(self.denoiser, part)
+        return partial(function, label=label) if part.takes == "score" else function
 
     def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
         """`count` states at the largest noise level: pictures of uniform noise on [0, 1], with that much noise added.
@@ -234,3 +236,18 @@ class ScoreModule(LightningModule):
         schedule.base_lrs = [group["lr"] for group in self.optimizer(self.parameters()).param_groups]
         for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
             group["lr"], group["initial_lr"] = rate * self.warmed_up(schedule.last_epoch), rate
+
+
+def part_of(denoiser: ScoreModel, user: Objective | Sampler) -> Callable[..., Tensor]:
+    """What an objective or a sampler takes of a model: its score, or its log-probability.
+
+    Raises:
+        ValueError: where the model does not give that.
+    """
+    function: Callable[..., Tensor] | None = getattr(denoiser, user.takes, None)
+    if function is None:
+        raise ValueError(
+            f"{type(user).__name__} takes the log-probability of binary data, which {type(denoiser).__name__} does not "
+            "give; make the denoiser an EnergyScore"
+        )
+    return function

@@ -163,11 +163,15 @@ def checked(sigma: Tensor, x: Tensor) -> Tensor:
     """`sigma` as a tensor like `x`, once both are what they should be.
 
     Raises:
-        ValueError: where `x` is not floating-point, or `sigma` is of another shape than () and (B, 1, ..., 1), negative
-            or not finite.
+        ValueError: where `x` is not floating-point, has no examples, or is not finite, or `sigma` is of another shape
+            than () and (B, 1, ..., 1), negative or not finite.
     """
     if not x.is_floating_point():
         raise ValueError(f"x is of {x.dtype}, and must be floating-point")
+    if x.ndim < 2 or not x.numel():
+        raise ValueError(f"x is of shape {tuple(x.shape)}, and must be (B, ...): a batch of examples of some numbers")
+    if not x.isfinite().all():
+        raise ValueError(f"x has {int((~x.isfinite()).sum())} numbers that are NaN or infinite")
     sigma = torch.as_tensor(sigma).to(x)
     if sigma.ndim and sigma.shape != per_example(x):
         raise ValueError(f"sigma is of shape {tuple(sigma.shape)}, and must be () or {per_example(x)} beside this x")

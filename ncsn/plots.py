@@ -41,12 +41,15 @@ def plot(samples: Tensor, module: ScoreModule, data: DataModule | None) -> Figur
         def score(x: Tensor, sigma: Tensor) -> Tensor:
             return module.denoiser.score(x.to(module.device), sigma.to(module.device)).cpu()
 
-        return plot_points(x, samples, score, data.density, shown)
+        return plot_points(x, samples, score, data.density if module.of_gaussian_noise else None, shown)
     return None
 
 
-def plot_points(data: Tensor, samples: Tensor, score: Score, exact: Density, sigmas: Tensor) -> Figure:
-    """Data and samples (N, 2) beside the learned score over the exact one, at each of the levels `sigmas` (L,)."""
+def plot_points(data: Tensor, samples: Tensor, score: Score, exact: Density | None, sigmas: Tensor) -> Figure:
+    """Data and samples (N, 2) beside the learned score over the exact one, at each of the levels `sigmas` (L,).
+
+    Without an exact one, as where the noise was not Gaussian, the learned score is alone.
+    """
     reach = 1.1 * data.abs().max().item()
     figure = Figure(figsize=(3.6 * (2 + len(sigmas)), 3.8), layout="constrained")
     axes = figure.subplots(1, 2 + len(sigmas), squeeze=False)[0]
@@ -54,9 +57,11 @@ def plot_points(data: Tensor, samples: Tensor, score: Score, exact: Density, sig
         ax.plot(*points.cpu().T, ".", color=POINT, markersize=2, alpha=0.5, markeredgewidth=0)
         ax.set_title(f"{len(points):,} {title}", fontsize=9)
     for ax, sigma in zip(axes[2:], sigmas, strict=True):
-        plot_field(ax, exact.score, sigma, reach, EXACT, width=0.01)
+        if exact is not None:
+            plot_field(ax, exact.score, sigma, reach, EXACT, width=0.01)
         plot_field(ax, score, sigma, reach, LEARNED, width=0.003)
-        ax.set_title(f"learned score over the exact one, sigma = {sigma:.2g}", fontsize=9)
+        over = " over the exact one" if exact is not None else ""
+        ax.set_title(f"learned score{over}, sigma = {sigma:.2g}", fontsize=9)
     for ax in axes:
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
     return figure

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ncsn.checkpoints import load, load_data, newest_checkpoint
-from ncsn.data import FilePictures, save_grid, to_unit
+from ncsn.data import FilePictures, Points, save_grid, to_unit
 from ncsn.drawing import Collected, DrawingProgress, Files, Walks
 from ncsn.errors import answered
 from ncsn.module import ScoreModule
@@ -43,10 +43,9 @@ def clean(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
     """Denoise the pictures of the options, and write each beside what came of it."""
     accelerator, devices = chosen_device(options.device)
     module.to(accelerator if isinstance(devices, int) else f"{accelerator}:{devices[0]}")
-    print(f"Denoising {len(options.denoise)} at noise level {options.sigma:g} with {checkpoint}")
     pairs = denoised_pairs(module, options.denoise, options.sigma, options.batch_size or usual_batch(module))
     save_grid(pairs, options.out, columns=2 * math.ceil(math.sqrt(len(options.denoise) / 2)))
-    print(f"Wrote {options.out}")
+    print(f"Wrote {options.out}: {len(options.denoise)} at noise level {options.sigma:g}, denoised with {checkpoint}")
 
 
 def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: Sequence[str]) -> None:
@@ -72,8 +71,10 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
             f"--num-samples: {count} is no multiple of the {rows} classes that --label all gives a row each"
         )
     folder = options.out.suffix == ""
-    if folder and len(module.shape) != 3:
+    pictures = len(module.shape) == 3
+    if folder and not pictures:
         raise ValueError(f"--out: {options.out} names a folder for pictures, but the model is of shape {module.shape}")
+    data = None if pictures else points_of(module, checkpoint)
     writer = Files(options.out, indices) if folder else Collected()
     walks = Walks(module, options.seed, sampler, sigmas, labels)
     trainer = Trainer(
@@ -96,7 +97,7 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
         if isinstance(writer, Collected):
             # With a row for each class, the samples of a class are those that lie as far apart as there are classes.
             order = [i for row in range(rows) for i in indices[row::rows]] if rows else indices
-            write(writer.samples(order), module, checkpoint, options.out, columns=count // rows if rows else None)
+            write(writer.samples(order), module, data, options.out, columns=count // rows if rows else None)
         print(f"Wrote {options.out}")
 
 
@@ -174,26 +175,29 @@ def usual_batch(module: ScoreModule) -> int:
     return 256 if len(module.shape) == 3 else 4096
 
 
-def write(samples: Tensor, module: ScoreModule, checkpoint: Path, file: Path, columns: int | None = None) -> None:
-    """Write the picture that shows best what samples (N, ...) are like to `file`, a PNG.
+def points_of(module: ScoreModule, checkpoint: Path) -> Points:
+    """The data of a model of points of the plane, to be put beside its samples.
 
     Raises:
-        ValueError: where the samples are neither pictures nor points of a density that is known.
+        ValueError: where the model is of something else, of which there is no picture.
     """
-    pictures = len(module.shape) == 3
-    data = None if pictures else load_data(checkpoint)
-    if data is not None:
-        data.setup()
-    figure = plot(samples, module, data)
-    if figure is not None:
-        save_figure(figure, file)
-    elif pictures:
-        save_grid(samples, file, columns)
-    else:
+    data = load_data(checkpoint)
+    if module.shape != (2,) or not isinstance(data, Points):
         raise ValueError(
             f"checkpoint: {checkpoint} draws examples of shape {module.shape}, of which there is no picture; "
             "ncsn.load() gives the module to Python"
         )
+    data.setup()
+    return data
+
+
+def write(samples: Tensor, module: ScoreModule, data: Points | None, file: Path, columns: int | None = None) -> None:
+    """Write the picture that shows best what samples (N, ...) are like to `file`, a PNG."""
+    figure = plot(samples, module.to("cpu"), data)
+    if figure is not None:
+        save_figure(figure, file)
+    else:
+        save_grid(samples, file, columns)
 
 
 @torch.no_grad()
@@ -210,6 +214,10 @@ def denoised_pairs(module: ScoreModule, files: Sequence[Path], sigma: float, bat
     if not low * 0.999 <= sigma <= high * 1.001 or sigma == 0:
         raise ValueError(
             f"--sigma: {sigma:g} is outside of the noise levels that this model knows, {low:g} to {high:g}"
+        )
+    if not module.of_gaussian_noise:
+        raise ValueError(
+            "--denoise: this model was trained on noise that is not Gaussian, which Tweedie's formula supposes"
         )
     if len(module.shape) != 3:
         raise ValueError(f"--denoise: this model is of examples of shape {module.shape}, not of pictures")

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -149,6 +150,24 @@ class TrainCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup()
             self.datamodule.check_share(self.trainer.world_size)
+            self._try_two_examples()
+
+    def _try_two_examples(self) -> None:
+        """Compute the loss of two examples, before a run's folders are made for one that cannot be.
+
+        Raises:
+            ValueError: where they do not fit the network, the objective or the schedule.
+        """
+        x, label = self.datamodule.on_after_batch_transfer(self.datamodule.splits["train"][[0, 1]], 0)
+        try:
+            with torch.random.fork_rng(), torch.no_grad():
+                losses = self.model.losses(x, self.model.schedule.sample(x), label)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"model: it does not fit the data, examples of shape {self.model.shape}: {error}"
+            ) from error
+        if not losses.isfinite().all():
+            raise ValueError(f"model: its loss on the data is {losses.tolist()}; is a level of the schedule 0?")
 
     @rank_zero_only
     def announce(self) -> None:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "checkpoints": {"noise", "score", "densities", "objectives", "samplers", "data", "module", "errors", "files"},
     "errors": set(),
     "training": {"module", "data", "callbacks", "checkpoints", "errors"},
-    "compare": {"noise", "score", "densities", "networks", "objectives"},
+    "compare": {"errors", "noise", "score", "densities", "networks", "objectives"},
     "files": set(),
     "plots": {"score", "densities", "networks", "data", "module", "files"},
     "drawing": {"score", "samplers", "data", "module", "files"},

@@ -11,7 +11,7 @@ from torch import Tensor
 from ncsn.data.examples import Examples, HeldExamples, held_out_last
 from ncsn.data.module import ImageData
 
-__all__ = ["CIFAR10", "MNIST", "Digits", "FashionMNIST"]
+__all__ = ["CIFAR10", "MNIST", "BinaryDigits", "Digits", "FashionMNIST"]
 
 
 class Digits(ImageData):

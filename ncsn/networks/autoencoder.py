@@ -1,5 +1,6 @@
 """The denoising autoencoder that is an energy."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,7 +30,7 @@ class AutoencoderEnergy(TiedUnits):
         """The energy (B,) of `x` (B, ...) at `sigma` () or (B, 1, ..., 1)."""
         flat = x.flatten(1)
         inside = flat @ self.visible_bias - flat.square().sum(1) / 2 + functional.softplus(self.hidden(x)).sum(1)
-        return -inside / sigma.reshape(-1) ** 2
+        return -inside / torch.as_tensor(sigma).to(x).reshape(-1) ** 2
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """grad_x log p_sigma(x), of the shape of `x` (B, ...)."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ncsn.noise import positive
 from ncsn.objectives.objective import Objective
 from ncsn.score import Score
 
@@ -23,17 +24,18 @@ class Annealed(Objective):
         power: of sigma.
 
     Raises:
-        ValueError: where `power` is not finite.
+        ValueError: where `power` is not finite; when called, as the objective does, and where a sigma is 0.
     """
 
     objective: Objective
     power: float = 2.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "takes", self.objective.takes)  # of this one, though it is a constant of its class
         if not math.isfinite(self.power):
             raise ValueError(f"Annealed: power is {self.power}, and must be finite")
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        losses = self.objective(score, x, sigma)
-        weight: Tensor = sigma.to(losses).reshape(-1) ** self.power
-        return weight * losses
+        sigma = positive(sigma, x)
+        weight: Tensor = sigma.reshape(-1) ** self.power
+        return weight * self.objective(score, x, sigma)

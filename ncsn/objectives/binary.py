@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ncsn.objectives.objective import Objective, checked_data
+from ncsn.noise import checked
+from ncsn.objectives.objective import Objective
 
 __all__ = ["PseudoLikelihood", "RatioMatching"]
 
@@ -52,7 +53,7 @@ def log_ratios(log_prob: LogProb, x: Tensor, sigma: Tensor) -> Tensor:
     Raises:
         ValueError: where `x` is not of zeros and ones, or `sigma` not what it should be.
     """
-    sigma = checked_data(x, sigma)
+    sigma = checked(sigma, x)
     if not ((x == 0) | (x == 1)).all():
         raise ValueError(f"x is not binary: it has {x[(x != 0) & (x != 1)][0].item():g}, and must be of zeros and ones")
     dimension = x[0].numel()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ncsn.noise import positive
 from ncsn.objectives.corruption import Corruption, GaussianNoise
-from ncsn.objectives.objective import Objective, checked_data
+from ncsn.objectives.objective import Objective
 from ncsn.score import Score
 
 __all__ = ["DenoisingScoreMatching", "EDMScoreMatching"]
@@ -35,6 +35,7 @@ class DenoisingScoreMatching(Objective):
             raise ValueError(f"DenoisingScoreMatching: anneal_power is {self.anneal_power}, and must be finite")
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = positive(sigma, x)
         weight = sigma ** (self.anneal_power - 2)
         return (weight * denoising_error(score, x, sigma, self.corruption) ** 2).flatten(1).sum(1) / 2
 
@@ -60,17 +61,13 @@ class EDMScoreMatching(Objective):
             raise ValueError(f"EDMScoreMatching: data_std is {self.data_std}, and must be a positive number")
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = positive(sigma, x)
         weight = (sigma / self.data_std) ** 2 + 1
         return (weight * denoising_error(score, x, sigma) ** 2).flatten(1).sum(1) / 2
 
 
 def denoising_error(score: Score, x: Tensor, sigma: Tensor, corruption: Corruption = GAUSSIAN) -> Tensor:
-    """sigma (score - target) for one draw of noise, whose target is its score given x: -z / sigma for x + sigma z.
-
-    Raises:
-        ValueError: where `x` or `sigma` is not what it should be, or a sigma is 0.
-    """
-    sigma = positive(checked_data(x, sigma), x)
+    """sigma (score - target) for one draw of noise, whose target is its score given x: -z / sigma for x + sigma z."""
     noisy, target = corruption(x, sigma)
     error = sigma * (score(noisy, sigma) - target)
     return error

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ncsn.densities import Density
-from ncsn.objectives.objective import Objective, checked_data, noisy
+from ncsn.noise import checked
+from ncsn.objectives.objective import Objective, noisy
 from ncsn.score import Score
 
 __all__ = ["ExplicitScoreMatching"]
@@ -26,7 +27,7 @@ class ExplicitScoreMatching(Objective):
     target: Density | Score
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = checked_data(x, sigma)
+        sigma = checked(sigma, x)
         x = noisy(x, sigma)
         target = self.target.score if isinstance(self.target, Density) else self.target
         return (score(x, sigma) - target(x, sigma)).square().flatten(1).sum(1) / 2

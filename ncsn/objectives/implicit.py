@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncsn.objectives.directions import rademacher
-from ncsn.objectives.objective import Objective, checked_data, noisy
+from ncsn.noise import checked
+from ncsn.objectives.directions import curvatures, dot, rademacher, unit_vectors
+from ncsn.objectives.objective import Objective, noisy
 from ncsn.score import Score
 
 __all__ = ["ImplicitScoreMatching"]
@@ -19,9 +20,8 @@ class ImplicitScoreMatching(Objective):
     An example's score must not depend on the others of its batch.
 
     Args:
-        probes: 0 takes the trace exactly, by one backward pass for each of the d numbers of an example, all at once:
-            for small d. Otherwise it is Hutchinson's estimate, the mean of v . (d score / d x) v over so many random v
-            of signs.
+        probes: 0 takes the trace exactly, by a backward pass for each of the d numbers of an example: for small d.
+            Otherwise it is Hutchinson's estimate, the mean of v . (d score / d x) v over so many random v of signs.
 
     Raises:
         ValueError: where `probes` is negative; when called, where x or sigma is not what it should be.
@@ -36,17 +36,10 @@ class ImplicitScoreMatching(Objective):
             )
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = checked_data(x, sigma)
+        sigma = checked(sigma, x)
         x = noisy(x, sigma)
-        psi, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
-        directions = torch.stack([rademacher(x) for _ in range(self.probes)]) if self.probes else basis(x)
-        curvatures = torch.vmap(pull_back)(directions)[0]
-        divergence = (directions * curvatures).flatten(2).sum((0, 2)) / (self.probes or 1)
+        directions = [rademacher(x) for _ in range(self.probes)] or list(unit_vectors(x))
+        psi, along = curvatures(score, x, sigma, directions)
+        divergence = torch.stack([dot(v, jv) for v, jv in along]).sum(0) / (self.probes or 1)
         loss: Tensor = psi.square().flatten(1).sum(1) / 2 + divergence
         return loss
-
-
-def basis(x: Tensor) -> Tensor:
-    """The d unit vectors of an example's space, each for every example of `x` (B, ...): (d, B, ...)."""
-    dimension = x[0].numel()
-    return torch.eye(dimension).to(x).view(dimension, 1, *x.shape[1:]).expand(-1, *x.shape)

@@ -6,10 +6,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ncsn.noise import checked
 from ncsn.score import Score
 
-__all__ = ["Objective", "checked_data", "noisy"]
+__all__ = ["Objective", "noisy"]
 
 
 class Objective(ABC):
@@ -23,19 +22,6 @@ class Objective(ABC):
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         """The loss (B,) of `score` on clean data `x` (B, ...) at noise level `sigma` () or (B, 1, ..., 1)."""
-
-
-def checked_data(x: Tensor, sigma: Tensor) -> Tensor:
-    """`sigma` like `x`, once both are what an objective can work on.
-
-    Raises:
-        ValueError: where `x` is not floating-point or not finite, or `sigma` is of another shape than () and
-            (B, 1, ..., 1), negative or not finite.
-    """
-    sigma = checked(sigma, x)
-    if not x.isfinite().all():
-        raise ValueError(f"x has {int((~x.isfinite()).sum())} numbers that are NaN or infinite")
-    return sigma
 
 
 def noisy(x: Tensor, sigma: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncsn.objectives.directions import PROJECTIONS, Projection
-from ncsn.objectives.objective import Objective, checked_data, noisy
+from ncsn.noise import checked
+from ncsn.objectives.directions import PROJECTIONS, Projection, curvatures, dot
+from ncsn.objectives.objective import Objective, noisy
 from ncsn.score import Score
 
 __all__ = ["FiniteDifferenceSlicedScoreMatching", "SlicedScoreMatching"]
@@ -40,19 +41,18 @@ class SlicedScoreMatching(Objective):
             raise ValueError(f"{name}: projection is {self.projection}, and must be among {', '.join(PROJECTIONS)}")
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = checked_data(x, sigma)
+        sigma = checked(sigma, x)
         x = noisy(x, sigma)
-        psi, curvatures = self.along(score, x, sigma, [PROJECTIONS[self.projection](x) for _ in range(self.slices)])
+        psi, along = self.along(score, x, sigma, [PROJECTIONS[self.projection](x) for _ in range(self.slices)])
         square = psi.square().flatten(1).sum(1)
-        losses = [dot(v, jv) + (square if self.variance_reduced else dot(v, psi) ** 2) / 2 for v, jv in curvatures]
+        losses = [dot(v, jv) + (square if self.variance_reduced else dot(v, psi) ** 2) / 2 for v, jv in along]
         return torch.stack(losses).mean(0)
 
     def along(
         self, score: Score, x: Tensor, sigma: Tensor, directions: list[Tensor]
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The score at `x`, and for each direction v the pair of v and grad(v . score)."""
-        psi, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
-        return psi, [(v, pull_back(v)[0]) for v in directions]
+        return curvatures(score, x, sigma, directions)
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,3 @@ class FiniteDifferenceSlicedScoreMatching(SlicedScoreMatching):
             return (score(x + self.epsilon * v, sigma) - score(x - self.epsilon * v, sigma)) / (2 * self.epsilon)
 
         return score(x, sigma), [(v, change(v)) for v in directions]
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of each pair of examples, shape (B,)."""
-    return (a * b).flatten(1).sum(1)

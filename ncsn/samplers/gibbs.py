@@ -31,8 +31,8 @@ class Gibbs(Sampler):
     sweeps: int
 
     def __post_init__(self) -> None:
-        if self.sweeps < 1:
-            raise ValueError(f"Gibbs: sweeps is {self.sweeps}, and must be at least 1")
+        if not (isinstance(self.sweeps, int) and self.sweeps >= 1):
+            raise ValueError(f"Gibbs: sweeps is {self.sweeps}, and must be a whole number from 1")
 
     @torch.no_grad()
     def __call__(self, log_prob: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:

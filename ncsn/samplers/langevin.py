@@ -38,7 +38,7 @@ class Langevin(Sampler):
         name = type(self).__name__
         if not 0 < self.epsilon < math.inf:
             raise ValueError(f"{name}: epsilon is {self.epsilon}, and must be a positive number")
-        if self.steps != int(self.steps) or self.steps < 1:
+        if not (isinstance(self.steps, int) and self.steps >= 1):
             raise ValueError(f"{name}: steps is {self.steps}, and must be a whole number from 1")
 
     @torch.no_grad()
@@ -69,19 +69,20 @@ class MetropolisAdjustedLangevin(Langevin):
     log_prob: Callable[[Tensor, Tensor], Tensor]
 
     def step(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        proposal = super().step(score, x, sigma)
+        z, pull = normal(x), score(x, sigma)
+        proposal = x + self.epsilon * pull + math.sqrt(2 * self.epsilon) * z
         log_ratio = (
             self.log_prob(proposal, sigma)
             - self.log_prob(x, sigma)
-            + self._log_transition(score, proposal, x, sigma)
-            - self._log_transition(score, x, proposal, sigma)
+            + self._log_transition(x, proposal, score(proposal, sigma))
+            - self._log_transition(proposal, x, pull)
         )
         accepted = uniform(log_ratio).log() < log_ratio
         return torch.where(accepted.view(-1, *[1] * (x.ndim - 1)), proposal, x)
 
-    def _log_transition(self, score: Score, x: Tensor, to: Tensor, sigma: Tensor) -> Tensor:
-        """log q(to given x) up to a constant, shape (B,)."""
-        return -(to - x - self.epsilon * score(x, sigma)).square().flatten(1).sum(1) / (4 * self.epsilon)
+    def _log_transition(self, to: Tensor, x: Tensor, pull: Tensor) -> Tensor:
+        """log q(to given x) up to a constant, shape (B,), where the score at x is `pull`."""
+        return -(to - x - self.epsilon * pull).square().flatten(1).sum(1) / (4 * self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,10 @@ class AnnealedLangevin(Langevin):
 
     def check(self, sigmas: Tensor) -> None:
         limit = 2 * float(sigmas[-1]) ** 2
+        if not limit:
+            raise ValueError(
+                "AnnealedLangevin: the ladder ends at 0, and must end above; Langevin walks at a level of 0"
+            )
         if self.epsilon >= limit:
             raise ValueError(
                 f"AnnealedLangevin: epsilon is {self.epsilon:g}, and the walk diverges from 2 sigma_min^2 = {limit:g} "

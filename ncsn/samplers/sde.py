@@ -57,8 +57,8 @@ class PredictorCorrector(EulerMaruyama):
     """Langevin steps at each level before each step to the next (Song et al., 2021, Algorithms 2 and 4).
 
     A Langevin step is of size alpha = 2 (snr ||z|| / ||score||)^2, with the norms of each sample; the original takes
-    their means over the batch, so that a sample depends on the others. It is at most sigma^2: at a mode the score is 0,
-    and in few dimensions a walk comes near enough to one for a step without bound. Pictures stay far below that.
+    their means over the batch, so that a sample depends on the others. It is at most 2 (snr sigma)^2, which noise alone
+    would make it: in few dimensions a walk comes so near to a mode, where the score is 0, that it would have no bound.
 
     Args:
         snr: the ratio of the size of a correction to that of its noise.
@@ -81,7 +81,7 @@ class PredictorCorrector(EulerMaruyama):
     def correct(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         for _ in range(self.corrector_steps):
             z, pull = normal(x), score(x, sigma)
-            alpha = (2 * (self.snr * norms(z) / norms(pull)) ** 2).clamp(max=sigma**2)
+            alpha = (2 * (self.snr * norms(z) / norms(pull)) ** 2).clamp(max=2 * (self.snr * sigma) ** 2)
             x = x + alpha * pull + (2 * alpha).sqrt() * z
         return x
 
