@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ncsn.objectives.directions import rademacher
 from ncsn.objectives.objective import Objective, checked_data, noisy
-from ncsn.score import Score
+from ncsn.score import Score, basis, curvature
 
 __all__ = ["ImplicitScoreMatching"]
 
@@ -38,15 +38,8 @@ class ImplicitScoreMatching(Objective):
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = checked_data(x, sigma)
         x = noisy(x, sigma)
-        psi, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
         directions = torch.stack([rademacher(x) for _ in range(self.probes)]) if self.probes else basis(x)
-        curvatures = torch.vmap(pull_back)(directions)[0]
-        divergence = (directions * curvatures).flatten(2).sum((0, 2)) / (self.probes or 1)
+        psi, curvatures = curvature(score, x, sigma, directions)
+        divergence = curvatures.sum(0) / (self.probes or 1)
         loss: Tensor = psi.square().flatten(1).sum(1) / 2 + divergence
         return loss
-
-
-def basis(x: Tensor) -> Tensor:
-    """The d unit vectors of an example's space, each for every example of `x` (B, ...): (d, B, ...)."""
-    dimension = x[0].numel()
-    return torch.eye(dimension).to(x).view(dimension, 1, *x.shape[1:]).expand(-1, *x.shape)
