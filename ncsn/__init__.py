@@ -38,6 +38,8 @@ _HOME = {
     "Langevin": "samplers",
     "MetropolisAdjustedLangevin": "samplers",
     "Sampler": "samplers",
+    "bits_per_dim": "likelihood",
+    "log_prob": "likelihood",
     "AutoencoderEnergy": "networks",
     "MLP": "networks",
     "RBM": "networks",
