@@ -46,6 +46,8 @@ _HOME = {
     "Sampler": "samplers",
     "StochasticHeun": "samplers",
     "Streams": "streams",
+    "bits_per_dim": "likelihood",
+    "log_prob": "likelihood",
     "AutoencoderEnergy": "networks",
     "MLP": "networks",
     "RBM": "networks",

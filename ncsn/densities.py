@@ -123,7 +123,8 @@ class ParzenWindow(Density):
         chunk: how many examples of the data are compared with a batch at once.
 
     Raises:
-        ValueError: where `data` is empty, not floating-point or not finite, or `chunk` is not positive; when called, where sigma is not positive.
+        ValueError: where `data` is empty, not floating-point or not finite, or `chunk` is not positive; when called,
+            where sigma is not positive.
     """
 
     def __init__(self, data: Tensor, chunk: int = 4096) -> None:

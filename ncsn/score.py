@@ -22,7 +22,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Denoiser", "EDMDenoiser", "EnergyScore", "NCSNDenoiser", "Score", "ScoreModel", "tweedie"]
+__all__ = [
+    "Denoiser",
+    "EDMDenoiser",
+    "EnergyScore",
+    "NCSNDenoiser",
+    "Score",
+    "ScoreModel",
+    "basis",
+    "curvature",
+    "tweedie",
+]
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(x, sigma) -> grad_x log p_sigma(x), of the shape of x."""
@@ -34,6 +44,24 @@ Scalings = tuple[Tensor, Tensor, Tensor, Tensor]
 def tweedie(score: Score, x: Tensor, sigma: Tensor) -> Tensor:
     """The posterior mean E[clean | x] = x + sigma^2 score(x, sigma) (Efron, 2011, equation 1.4)."""
     return x + sigma**2 * score(x, sigma)
+
+
+def curvature(score: Score, x: Tensor, sigma: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """The score at `x` (B, ...), and v . (d score / d x) v along each v of `directions` (K, B, ...), shape (K, B).
+
+    Over the unit vectors of `basis` it adds up to the divergence of the score, and over random v with E v v^T = I that
+    is its mean (Hutchinson, 1989). An example's score must not depend on the others of its batch.
+    """
+    psi, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
+    # One after the other: torch.vmap gets wrong what goes through torch.cdist, as Parzen windows do.
+    along = [(v * pull_back(v)[0]).reshape(len(x), -1).sum(1) for v in directions]
+    return psi, torch.stack(along)
+
+
+def basis(x: Tensor) -> Tensor:
+    """The d unit vectors of an example's space, each for every example of `x` (B, ...): (d, B, ...)."""
+    dimension = x[0].numel()
+    return torch.eye(dimension).to(x).view(dimension, 1, *x.shape[1:]).expand(-1, *x.shape)
 
 
 class ScoreModel(nn.Module, ABC):

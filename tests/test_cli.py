@@ -176,8 +176,7 @@ def test_a_network_of_ones_own_is_named_in_the_config(tmp_path):
 def test_samples_come_from_the_newest_checkpoint_with_its_averaged_weights(here, capsys):
     sample(["--num-samples", "5", "--seed", "3"])
     module = load("checkpoints/small/step=7.ckpt")
-    torch.manual_seed(3)
-    *_, x = module.draw(module.start(5))
+    x = module.sample(5, seed=3)
     assert torch.equal(pixels("samples.png"), pixel_grid(x))
     out = capsys.readouterr().out
     assert "step=7.ckpt" in out

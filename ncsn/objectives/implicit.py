@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ncsn.noise import checked
-from ncsn.objectives.directions import curvatures, dot, rademacher, unit_vectors
+from ncsn.objectives.directions import rademacher
 from ncsn.objectives.objective import Objective, noisy
-from ncsn.score import Score
+from ncsn.score import Score, basis, curvature
 
 __all__ = ["ImplicitScoreMatching"]
 
@@ -38,8 +38,8 @@ class ImplicitScoreMatching(Objective):
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = checked(sigma, x)
         x = noisy(x, sigma)
-        directions = [rademacher(x) for _ in range(self.probes)] or list(unit_vectors(x))
-        psi, along = curvatures(score, x, sigma, directions)
-        divergence = torch.stack([dot(v, jv) for v, jv in along]).sum(0) / (self.probes or 1)
+        directions = torch.stack([rademacher(x) for _ in range(self.probes)]) if self.probes else basis(x)
+        psi, curvatures = curvature(score, x, sigma, directions)
+        divergence = curvatures.sum(0) / (self.probes or 1)
         loss: Tensor = psi.square().flatten(1).sum(1) / 2 + divergence
         return loss

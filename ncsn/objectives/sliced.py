@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from ncsn.noise import checked
-from ncsn.objectives.directions import PROJECTIONS, Projection, curvatures, dot
+from ncsn.objectives.directions import PROJECTIONS, Projection
 from ncsn.objectives.objective import Objective, noisy
-from ncsn.score import Score
+from ncsn.score import Score, curvature
 
 __all__ = ["FiniteDifferenceSlicedScoreMatching", "SlicedScoreMatching"]
 
@@ -43,16 +43,17 @@ class SlicedScoreMatching(Objective):
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = checked(sigma, x)
         x = noisy(x, sigma)
-        psi, along = self.along(score, x, sigma, [PROJECTIONS[self.projection](x) for _ in range(self.slices)])
-        square = psi.square().flatten(1).sum(1)
-        losses = [dot(v, jv) + (square if self.variance_reduced else dot(v, psi) ** 2) / 2 for v, jv in along]
-        return torch.stack(losses).mean(0)
+        directions = torch.stack([PROJECTIONS[self.projection](x) for _ in range(self.slices)])
+        psi, curvatures = self.along(score, x, sigma, directions)
+        if self.variance_reduced:
+            squares = psi.square().flatten(1).sum(1)
+        else:
+            squares = (directions * psi).flatten(2).sum(2).square()
+        return (curvatures + squares / 2).mean(0)
 
-    def along(
-        self, score: Score, x: Tensor, sigma: Tensor, directions: list[Tensor]
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """The score at `x`, and for each direction v the pair of v and grad(v . score)."""
-        return curvatures(score, x, sigma, directions)
+    def along(self, score: Score, x: Tensor, sigma: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """The score at `x`, and v . grad(v . score) along each v of `directions` (K, B, ...), shape (K, B)."""
+        return curvature(score, x, sigma, directions)
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,8 @@ class FiniteDifferenceSlicedScoreMatching(SlicedScoreMatching):
         if not 0 < self.epsilon < math.inf:
             raise ValueError(f"{type(self).__name__}: epsilon is {self.epsilon}, and must be a positive number")
 
-    def along(
-        self, score: Score, x: Tensor, sigma: Tensor, directions: list[Tensor]
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def along(self, score: Score, x: Tensor, sigma: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         def change(v: Tensor) -> Tensor:
             return (score(x + self.epsilon * v, sigma) - score(x - self.epsilon * v, sigma)) / (2 * self.epsilon)
 
-        return score(x, sigma), [(v, change(v)) for v in directions]
+        return score(x, sigma), torch.stack([(v * change(v)).flatten(1).sum(1) for v in directions])
