@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "toys": {"densities"},
     "objectives": {"noise", "score", "densities"},
     "samplers": {"noise", "score"},
+    "guidance": {"noise", "score"},
     "data": {"densities", "files"},
     "module": {"noise", "score", "objectives", "samplers", "networks"},
     "callbacks": {"module", "data", "plots"},
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "cli": {"errors", "training", "sampling"},
     "__init__": set(),
 }
-THEORY_MODULES = {"noise", "networks", "score", "densities", "toys", "objectives", "samplers"}
+THEORY_MODULES = {"noise", "networks", "score", "densities", "toys", "objectives", "samplers", "guidance"}
 
 
 def imports(file: Path) -> set[str]:
