@@ -1,6 +1,8 @@
 """What the tests share: exact scores to compare with, and where the real pictures are."""
 
+import math
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,55 @@ def mixture_score(weights: list[float], means: list[float], std: float):
         return (responsibility * pull).sum(-1)
 
     return score
+
+
+class Correlated:
+    """A Gaussian with correlated dimensions, its exact score, and what it becomes once y is measured."""
+
+    def __init__(self, mean, covariance, shape):
+        self.mean, self.covariance, self.shape = mean, covariance, shape
+        self.variances, self.axes = torch.linalg.eigh(covariance)
+
+    @classmethod
+    def draw(cls, shape, correlation=1.5):
+        d = math.prod(shape)
+        factor = torch.eye(d, dtype=torch.float64) + correlation * torch.randn(d, d, dtype=torch.float64) / d**0.5
+        return cls(torch.randn(d, dtype=torch.float64), factor @ factor.T / 2, shape)
+
+    def score(self, x, sigma):
+        variances, axes = self.variances.to(x), self.axes.to(x)
+        along = (self.mean.to(x) - x.flatten(1)) @ axes
+        return (along / (variances + sigma.to(x).reshape(-1, 1) ** 2) @ axes.T).view_as(x)
+
+    def sample(self, n):
+        z = torch.randn(n, len(self.mean), dtype=torch.float64)
+        return (self.mean + z @ torch.linalg.cholesky(self.covariance).T).view(n, *self.shape)
+
+    def given(self, operator, y, noise):
+        matrix = columns(operator, self.shape)
+        seen = matrix @ self.covariance @ matrix.T + noise**2 * torch.eye(len(matrix)).double()
+        gain = torch.linalg.solve(seen, matrix @ self.covariance).T
+        mean = self.mean + gain @ (y.flatten() - matrix @ self.mean)
+        return Correlated(mean, self.covariance - gain @ matrix @ self.covariance, self.shape)
+
+    def assert_law(self, x, sigma=0.0, bias=0.0):
+        """`x` has this mean and covariance, blurred by sigma, within 5 standard errors and a share `bias`."""
+        x, covariance = x.double().flatten(1), self.covariance + sigma**2 * torch.eye(len(self.mean)).double()
+        scale = torch.outer(covariance.diagonal(), covariance.diagonal())
+        assert ((x.mean(0) - self.mean).abs() < (5 / len(x) ** 0.5 + bias) * covariance.diagonal().sqrt()).all()
+        error = ((scale + covariance**2) / len(x)).sqrt()
+        assert ((x.T.cov() - covariance).abs() < 5 * error + bias * scale.sqrt()).all()
+
+
+def columns(operator, shape):
+    """The matrix of a linear operator: its images of the unit pictures, side by side."""
+    return operator(torch.eye(math.prod(shape), dtype=torch.float64).view(-1, *shape)).flatten(1).T
+
+
+def flow(score, x, sigmas):
+    """Heun's method down the probability flow (Karras et al., 2022, Algorithm 1)."""
+    for sigma, below in pairwise(sigmas.to(x)):
+        slope = -sigma * score(x, sigma)
+        ahead = x + (below - sigma) * slope
+        x = x + (below - sigma) * (slope - below * score(ahead, below)) / 2
+    return x

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "streams": set(),
     "samplers": {"noise", "score", "streams"},
     "likelihood": {"noise", "score", "densities"},
+    "guidance": {"noise", "score", "streams"},
     "data": {"densities", "files"},
     "module": {"noise", "score", "objectives", "samplers", "streams"},
     "callbacks": {"module", "data", "plots"},
@@ -57,6 +58,7 @@ THEORY_MODULES = {
     "toys",
     "objectives",
     "samplers",
+    "guidance",
     "likelihood",
 }
 

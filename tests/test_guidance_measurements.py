@@ -1,0 +1,146 @@
+"""The posterior score against the posteriors of Gaussian data, and operators against their matrices."""
+
+import pytest
+import torch
+from conftest import Correlated, columns, flow
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ncsn.guidance import AveragePooling, GaussianBlur, Mask, adjoint, grey, posterior
+from ncsn.guidance.measurements import conjugate_gradients
+from ncsn.networks import MLP
+from ncsn.noise import GeometricSchedule, KarrasSchedule
+from ncsn.samplers import AnnealedLangevin
+from ncsn.score import NCSNDenoiser
+
+SHAPE = (3, 2, 2)
+MATRIX = torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+OPERATORS = {
+    "mask": Mask(torch.tensor([[1, 0], [1, 1]])),
+    "pooling": AveragePooling(2),
+    "blur": GaussianBlur(0.6),
+    "grey": grey,
+    "matrix": lambda x: x.flatten(1) @ MATRIX.to(x),
+}
+each_operator = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+
+
+def measured(operator, x, noise):
+    y = operator(x)
+    return y + noise * torch.randn_like(y)
+
+
+@each_operator
+@pytest.mark.parametrize("noise", [0.1, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_posterior_score_of_gaussian_data_is_exact(operator, noise, dtype):
+    data = Correlated.draw(SHAPE)
+    y = measured(operator, data.sample(1), noise)
+    truth = data.given(operator, y, noise)
+    guided = posterior(data.score, operator, y.to(dtype), noise, iterations=14)
+    levels = torch.tensor([0.0, 0.02, 0.3, 1.0, 5.0], dtype=dtype)
+    for sigma in [*levels, levels.view(5, 1, 1, 1)]:
+        x = (data.sample(5) + sigma.double() * torch.randn(5, *SHAPE).double()).to(dtype)
+        score, expected = guided(x, sigma), truth.score(x.double(), sigma.double())
+        assert score.dtype == dtype
+        # The higher sigma, the more digits cancel in D = x + sigma^2 score.
+        digits = 1e-8 if dtype == torch.float64 else 1e-4 * max(1, sigma.max().item()) ** 3
+        tolerance = digits * expected.abs().max().item()
+        torch.testing.assert_close(score.double(), expected, rtol=0, atol=tolerance)
+
+
+@each_operator
+def test_the_flow_draws_the_exact_posterior(operator):
+    data, noise, sigmas = Correlated.draw(SHAPE), 0.3, KarrasSchedule(80, 0.05, 60).sigmas()
+    y = measured(operator, data.sample(1), noise)
+    x = flow(posterior(data.score, operator, y, noise, iterations=8), 80 * torch.randn(2000, *SHAPE).double(), sigmas)
+    data.given(operator, y, noise).assert_law(x, sigma=0.05, bias=0.02)
+
+
+def test_annealed_langevin_draws_the_exact_posterior():
+    data, operator, noise = Correlated.draw((1, 2, 2)), GaussianBlur(0.6), 0.3
+    y = measured(operator, data.sample(1), noise)
+    sigmas = GeometricSchedule(8, 0.05, 30).sigmas()
+    guided = posterior(data.score, operator, y, noise, iterations=4)
+    *_, x = AnnealedLangevin(0.2 * 0.05**2, 25)(guided, 8 * torch.randn(1500, 1, 2, 2).double(), sigmas)
+    data.given(operator, y, noise).assert_law(x, bias=0.05)
+
+
+def test_few_iterations_come_near_and_more_come_nearer():
+    data, operator, noise = Correlated.draw(SHAPE), GaussianBlur(0.6), 0.3
+    x, y, sigma = data.sample(50), measured(operator, data.sample(1), noise), torch.tensor(0.1)
+    truth = data.given(operator, y, noise).score(x, sigma)
+    errors = [
+        ((posterior(data.score, operator, y, noise, n)(x, sigma) - truth).norm() / truth.norm()).item()
+        for n in (1, 3, 6, 12)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[1] < 0.3
+    assert errors[3] < 1e-6
+
+
+def test_the_posterior_of_a_network_keeps_no_graph_without_gradients():
+    score = NCSNDenoiser(MLP(3, width=8)).score
+    guided = posterior(score, lambda x: x[:, :1] - x[:, 1:2], torch.zeros(1, 1), 0.1)
+    x, sigma = torch.randn(4, 3), torch.tensor(0.5)
+    with torch.no_grad():
+        drawn = guided(x, sigma)
+    assert drawn.grad_fn is None
+    assert drawn.isfinite().all()
+    assert guided(x, sigma).requires_grad
+    *_, end = AnnealedLangevin(0.1 * 0.3**2, 2)(guided, x, torch.tensor([1.0, 0.3]))
+    assert end.shape == x.shape
+    assert not end.requires_grad
+
+
+def test_each_example_is_steered_by_its_own_measurement_alone():
+    data, noise = Correlated.draw(SHAPE), 0.3
+    x, y = data.sample(4), measured(grey, data.sample(4), noise)
+    sigma = torch.tensor([0.1, 0.5, 1.0, 3.0], dtype=torch.float64).view(4, 1, 1, 1)
+    together = posterior(data.score, grey, y, noise)(x, sigma)
+    alone = [posterior(data.score, grey, y[i : i + 1], noise)(x[i : i + 1], sigma[i]) for i in range(4)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_conjugate_gradients_stop_at_the_solution_and_where_the_matrix_is_not_positive():
+    matrix = torch.stack([torch.diag(torch.tensor([1.0, 2.0, 4.0])), -torch.eye(3)])
+    solution = conjugate_gradients(lambda v: (matrix @ v[..., None])[..., 0], torch.ones(2, 3), 40)
+    torch.testing.assert_close(solution, torch.tensor([[1.0, 0.5, 0.25], [0.0, 0.0, 0.0]]))
+
+
+@each_operator
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_adjoint_moves_the_operator_to_the_other_side(operator, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(3, *SHAPE, dtype=torch.float64, generator=generator)
+    y = torch.randn(operator(x).shape, dtype=torch.float64, generator=generator)
+    pulled = adjoint(operator, y, x)
+    assert pulled.shape == x.shape
+    torch.testing.assert_close((operator(x) * y).flatten(1).sum(1), (x * pulled).flatten(1).sum(1))
+    torch.testing.assert_close(pulled.flatten(1), y.flatten(1) @ columns(operator, SHAPE))
+
+
+def test_operators_see_what_they_say():
+    x = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).view(2, 3, 4, 6)
+    mask = torch.zeros(4, 6)
+    mask[1, 2] = 1
+    seen = Mask(mask)(x)
+    assert torch.equal(seen[..., 1, 2], x[..., 1, 2])
+    assert seen.count_nonzero() == 6
+    pooled = AveragePooling(2)(x)
+    assert pooled.shape == (2, 3, 2, 3)
+    assert pooled[0, 0, 0, 1] == (2 + 3 + 8 + 9) / 4
+    assert torch.equal(grey(x), x[:, 1:2])
+
+
+def test_a_blur_spreads_a_point_over_a_gaussian_and_leaves_an_even_picture():
+    point = torch.zeros(1, 1, 31, 41)
+    point[0, 0, 15, 20] = 1
+    blurred = GaussianBlur(2.0)(point)[0, 0]
+    assert blurred.sum().item() == pytest.approx(1, abs=1e-5)
+    for side, margin in ((31, blurred.sum(1)), (41, blurred.sum(0))):
+        place = torch.arange(side) - side // 2
+        assert (place * margin).sum().item() == pytest.approx(0, abs=1e-5)
+        assert (place**2 * margin).sum().item() == pytest.approx(4, rel=1e-3)
+    torch.testing.assert_close(GaussianBlur(3.0)(torch.full((2, 3, 5, 4), 0.7)), torch.full((2, 3, 5, 4), 0.7))
