@@ -18,6 +18,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ncsn.noise import langevin_step_size
 from ncsn.score import Score, tweedie
 
 __all__ = ["AnnealedLangevin", "Gibbs", "Langevin", "MetropolisAdjustedLangevin", "Sampler"]
@@ -62,11 +63,7 @@ class Langevin(Sampler):
     steps: int
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"{name}: epsilon is {self.epsilon}, and must be a positive number")
-        if self.steps != int(self.steps) or self.steps < 1:
-            raise ValueError(f"{name}: steps is {self.steps}, and must be a whole number from 1")
+        check_walk(type(self).__name__, self.epsilon, self.steps)
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
@@ -147,7 +144,7 @@ class Gibbs(Sampler):
 
 
 @dataclass(frozen=True)
-class AnnealedLangevin(Langevin):
+class AnnealedLangevin(Sampler):
     """Annealed Langevin dynamics (Song & Ermon, 2019, Algorithm 1).
 
     `steps` Langevin steps at each level, of size
@@ -157,8 +154,9 @@ class AnnealedLangevin(Langevin):
     This is the convention of the official code; the paper's own formula, alpha/2 and sqrt(alpha), is half the step.
 
     Args:
-        epsilon: the step size at the lowest level. Pictures fill few of their dimensions, and where the data has no
-            width of its own the walk is stable only below 2 sigma_min^2.
+        epsilon: the step size at the lowest level, or "auto" for `ncsn.noise.langevin_step_size` of the ladder that is
+            walked. Pictures fill few of their dimensions, and where the data has no width of its own the walk is
+            stable only below 2 sigma_min^2.
         steps: Langevin steps at each level.
         denoise: take the posterior mean of the last state (Jolicoeur-Martineau et al., 2021), one more score.
 
@@ -166,11 +164,28 @@ class AnnealedLangevin(Langevin):
         ValueError: where `epsilon` or `steps` is not positive.
     """
 
+    epsilon: float | Literal["auto"]
+    steps: int
     denoise: bool = True
+
+    def __post_init__(self) -> None:
+        check_walk(type(self).__name__, 1.0 if self.epsilon == "auto" else self.epsilon, self.steps)
+
+    def step_size(self, sigmas: Tensor) -> float:
+        """The step size at the lowest level of the ladder `sigmas` (L,).
+
+        Raises:
+            ValueError: where it is "auto", which needs two levels, and there is one.
+        """
+        if self.epsilon != "auto":
+            return self.epsilon
+        if len(sigmas) < 2:
+            raise ValueError("AnnealedLangevin: epsilon is auto, which needs two levels or more; give a number")
+        return langevin_step_size(sigmas, self.steps)
 
     def check(self, sigmas: Tensor) -> None:
         limit = 2 * float(sigmas[-1]) ** 2
-        if self.epsilon >= limit:
+        if self.step_size(sigmas) >= limit:
             raise ValueError(
                 f"AnnealedLangevin: epsilon is {self.epsilon:g}, and the walk diverges from 2 sigma_min^2 = {limit:g} "
                 f"on; about {0.04 * limit:.2g} is usual"
@@ -179,7 +194,7 @@ class AnnealedLangevin(Langevin):
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         sigmas = sigmas.to(x)
-        alphas = self.epsilon * (sigmas / sigmas[-1]) ** 2
+        alphas = self.step_size(sigmas) * (sigmas / sigmas[-1]) ** 2
         last = len(sigmas) - 1
         for level, (sigma, alpha) in enumerate(zip(sigmas, alphas, strict=True)):
             for _ in range(self.steps):
@@ -187,6 +202,18 @@ class AnnealedLangevin(Langevin):
             if self.denoise and level == last:
                 x = tweedie(score, x, sigma)
             yield x
+
+
+def check_walk(name: str, epsilon: float, steps: int) -> None:
+    """Refuse numbers with which the sampler called `name` cannot walk.
+
+    Raises:
+        ValueError: where one of them is not positive, or `steps` is not whole.
+    """
+    if isinstance(epsilon, str) or not 0 < epsilon < math.inf:
+        raise ValueError(f"{name}: epsilon is {epsilon}, and must be a positive number")
+    if steps != int(steps) or steps < 1:
+        raise ValueError(f"{name}: steps is {steps}, and must be a whole number from 1")
 
 
 def euler_maruyama(score: Score, x: Tensor, sigma: Tensor, alpha: Tensor) -> Tensor:
