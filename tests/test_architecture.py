@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "errors": set(),
     "training": {"module", "data", "callbacks", "checkpoints", "errors"},
     "compare": {"noise", "score", "densities", "networks", "objectives"},
+    "advise": {"noise", "samplers", "data", "training", "errors"},
     "files": set(),
     "plots": {"score", "densities", "networks", "data", "module", "files"},
     "sampling": {"score", "samplers", "data", "module", "checkpoints", "plots", "errors"},
