@@ -14,6 +14,8 @@ _NOISE = re.compile(
     r"Type typing\.Callable|Problem with given class_path '[^']*':$"
 )
 _UNION = "Does not validate against any of the Union subtypes"
+_ALTERNATIVE = re.compile(r"- Expected a (?:<class '([^']*)'>|typing\.Literal\[(.*)\])$")
+_GIVEN = re.compile(r"Given value: (.*)")
 _KEY = re.compile(r"""Parser key ["']([^"']*)["']:?""")
 
 
@@ -39,11 +41,19 @@ def reason(error: Exception) -> str:
     if "\nOriginal Traceback" in str(error):
         return str(error).strip().splitlines()[-1]
     keys, reasons = [], []
+    alternatives, given = [], None
     if not (_KEY.search(str(error)) or _UNION in str(error)):
         return " ".join(str(error).split())
     for line in str(error).splitlines():
         keys += _KEY.findall(line)
+        alternative = _ALTERNATIVE.search(line)
+        if alternative and alternative[1] != "NoneType":
+            alternatives.append(alternative[1] or alternative[2])
+            continue
+        given = given or _GIVEN.search(line)
         text = re.sub(r"^\s*- ", "", _KEY.sub("", line)).strip()
         if text and not _NOISE.match(text):
             reasons.append(re.sub(r"Expected a <class '([^']*)'>(?:\. Got value:)?", r"expected \1, got", text))
+    if alternatives and given and not reasons:
+        reasons = [f"expected {' or '.join(alternatives)}, got {given[1]}"]
     return ": ".join([".".join(keys), *reasons[:1]] if keys else reasons[:1]) or str(error)

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "errors": set(),
     "training": {"module", "data", "callbacks", "checkpoints", "errors"},
     "compare": {"errors", "noise", "score", "densities", "networks", "objectives"},
+    "advise": {"noise", "samplers", "data", "training", "errors"},
     "files": set(),
     "plots": {"score", "densities", "networks", "data", "module", "files"},
     "drawing": {"score", "samplers", "data", "module", "files"},

@@ -209,6 +209,20 @@ def test_the_sampler_is_overridden_by_setting_and_by_class(here, capsys):
     assert pixels("grey.png")[0, 10, 10] == 51
 
 
+def test_an_automatic_step_is_trained_with_saved_and_asked_for(tmp_path, here, monkeypatch, capsys):
+    sample(["--num-samples", "1", "--sampler.epsilon", "auto"])
+    assert str(AnnealedLangevin(epsilon="auto", steps=1)) in capsys.readouterr().out
+    checkpoint = train_small(tmp_path, "--model.sampler.epsilon", "auto", "--trainer.max_steps", "2")
+    assert load(checkpoint).sampler == AnnealedLangevin("auto", 1)
+    monkeypatch.chdir(tmp_path)
+    sample(["--num-samples", "1"])
+    assert Path("samples.png").is_file()
+    small = Path("small.yaml")
+    small.write_text(small.read_text().replace("epsilon: 1.0e-3", "epsilon: auto"))
+    run_train("--config", "small.yaml", "--name", "auto", "--trainer.max_steps", "2")
+    assert load("checkpoints/auto/step=2.ckpt").sampler == AnnealedLangevin("auto", 1)
+
+
 def test_options_of_the_sampler_are_told_from_the_others():
     arguments = ["a.ckpt", "--sampler.x", "-1", "--seed", "3", "--sampler=Y", "--sampler.z=2", "--samplers"]
     others, chosen = split_options(arguments, "--sampler")
@@ -224,6 +238,7 @@ WRONG_TRAINING = [
     (["--model.schedule", "ncsn.noise.NoSuch"], "model.schedule: .*NoSuch"),
     (["--model.schedule", "torch.nn.Linear"], "model.schedule: .*NoiseSchedule"),
     (["--model.sampler.init_args.epsilon", "0.5"], "epsilon is 0.5, and the walk diverges"),
+    (["--model.sampler.init_args.epsilon", "abc"], "model.sampler.epsilon: expected float or 'auto', got abc"),
     (["--model.warmup", "abc"], "model.warmup: expected int, got abc"),
     (["--data", "ncsn.data.Nope"], "data: .*Nope"),
     (["--data.batch_size", "0"], "batch_size is 0"),
@@ -339,7 +354,7 @@ def test_data_that_cannot_be_downloaded_is_a_failure_of_the_world(tmp_path, monk
         (["--sampler", "NoSuch"], "sampler: .*NoSuch"),
         (["--sampler.epsilon", "-1"], "epsilon is -1"),
         (["--sampler.epsilon", "1"], "epsilon is 1, and the walk diverges"),
-        (["--sampler.epsilon", "abc"], "sampler.epsilon: expected float, got abc"),
+        (["--sampler.epsilon", "abc"], "sampler.epsilon: expected float or 'auto', got abc"),
         (["--sampler.foo", "1"], "sampler: .*foo"),
     ],
 )

@@ -1,11 +1,22 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ncsn.noise import GeometricSchedule, KarrasSchedule, LogNormalSchedule
+from ncsn.noise import (
+    GeometricSchedule,
+    KarrasSchedule,
+    LogNormalSchedule,
+    distance_bounds,
+    langevin_step_size,
+    max_pairwise_distance,
+    num_levels,
+    variance_ratio,
+)
 
 KARRAS_18 = [80, 57.59, 40.79, 28.37, 19.35, 12.91, 8.40, 5.32, 3.26, 1.92]
 KARRAS_18 += [1.088, 0.585, 0.296, 0.1395, 0.0599, 0.0229, 0.0075, 0.002]
@@ -110,3 +121,151 @@ def test_impossible_distributions_are_refused():
         LogNormalSchedule(mean=math.nan)
     with pytest.raises(ValueError, match="rho is 0"):
         KarrasSchedule(1, 0.1, 5, rho=0)
+
+
+def brute_force(data):
+    """The largest distance between two examples, over all of the pairs."""
+    return torch.pdist(data.double().flatten(1)).max().item()
+
+
+@given(st.integers(2, 60), st.integers(1, 5), st.sampled_from([1e-3, 1.0, 1e4]), st.integers(0, 2**31), st.booleans())
+def test_the_largest_distance_is_that_of_all_pairs(count, dimension, scale, seed, sphere):
+    generator = torch.Generator().manual_seed(seed)
+    data = torch.randn(count, 1, dimension, generator=generator, dtype=torch.float64)
+    if sphere:  # no example is farther out than another: of no pair is it known beforehand that it is not the farthest
+        data = torch.nn.functional.normalize(data, dim=-1)
+    data = scale * (data + 100)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ncsn.noise.techniques.CHUNK", 7 * dimension)
+        bounds = list(distance_bounds(data))
+    truth = brute_force(data)
+    assert bounds[-1].exact
+    assert bounds[-1].lower == pytest.approx(truth, rel=1e-5)
+    for distance in bounds:
+        assert distance.lower <= truth * (1 + 1e-12)
+        assert distance.upper >= truth * (1 - 1e-5)
+    assert all(later.upper <= earlier.upper for earlier, later in pairwise(bounds))
+
+
+def test_a_search_that_is_broken_off_has_the_truth_between_its_bounds(monkeypatch):
+    monkeypatch.setattr("ncsn.noise.techniques.CHUNK", 50 * 20)
+    data = torch.nn.functional.normalize(torch.randn(1000, 20), dim=1)
+    truth, widths = brute_force(data), []
+    for operations in (0, 1e6, 1e12):
+        distance = max_pairwise_distance(data, operations)
+        assert distance.lower <= truth * (1 + 1e-6)
+        assert distance.upper >= truth * (1 - 1e-6)
+        widths.append(distance.upper - distance.lower)
+        assert distance.exact == (operations == 1e12)
+    assert widths[0] > widths[2] == 0
+
+
+def test_distances_of_pixels_and_of_few_examples():
+    pixels = torch.randint(0, 256, (300, 1, 4, 4), dtype=torch.uint8)
+    assert max_pairwise_distance(pixels).lower == pytest.approx(brute_force(pixels))
+    assert max_pairwise_distance(torch.tensor([3.0, 7.0, 4.0])).lower == 4
+    for data in (torch.rand(1, 5), torch.ones(5, 5)):
+        assert max_pairwise_distance(data).lower == 0
+        assert max_pairwise_distance(data).exact
+
+
+def test_data_without_a_distance_is_refused():
+    with pytest.raises(ValueError, match="data is empty"):
+        max_pairwise_distance(torch.zeros(0, 2))
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            max_pairwise_distance(torch.tensor([[1.0, value], [2.0, 3.0]]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "distance"), [("MNIST", 16.8758), ("FashionMNIST", 22.4561)])
+def test_the_largest_distance_of_real_pictures(name, distance, real_data):
+    pixels = getattr(torchvision.datasets, name)(real_data).data
+    found = max_pairwise_distance(pixels)
+    assert found.exact
+    assert found.lower / 255 == pytest.approx(distance, abs=1e-4)
+    for rows in torch.split(pixels[:12_000].flatten(1).float(), 4000):
+        assert torch.cdist(rows, pixels.flatten(1).float()).max() <= found.lower * (1 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sigma_max", "dimension", "levels"), [(50, 3 * 32**2, 232), (90, 3 * 64**2, 500), (348, 3 * 256**2, 2311)]
+)
+def test_technique_2_gives_the_published_numbers_of_levels(sigma_max, dimension, levels):
+    assert num_levels(sigma_max, 0.01, dimension) == levels
+
+
+def test_levels_have_the_overlap_that_is_asked_for():
+    gamma = torch.tensor((50 / 0.01) ** (1 / (num_levels(50, 0.01, 3072, overlap=0.5) - 1)), dtype=torch.float64)
+    shift = math.sqrt(2 * 3072) * (gamma - 1)
+    normal = torch.distributions.Normal(0, 1)
+    assert (normal.cdf(shift + 3 * gamma) - normal.cdf(shift - 3 * gamma)).item() == pytest.approx(0.5, abs=3e-3)
+
+
+def test_in_few_dimensions_the_ratio_of_levels_is_that_of_the_first_ladder():
+    assert [num_levels(1, 0.01, dimension) for dimension in (1, 2, 26, 40)] == [10, 10, 10, 13]
+    assert num_levels(1, 1, 2) == 1
+    assert num_levels(1, 0.99, 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((0.01, 1, 3), "sigma_max is 0.01 and sigma_min 1"),
+        ((1, 0, 3), "sigma_min 0"),
+        ((math.inf, 1, 3), "sigma_max is inf"),
+        ((1, 0.1, 0), "dimension is 0"),
+        ((1, 0.1, 3, 1.0), "overlap is 1.0"),
+    ],
+)
+def test_impossible_numbers_of_levels_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        num_levels(*settings)
+
+
+@pytest.mark.parametrize(
+    ("ladder", "steps", "epsilon"),
+    [((50, 0.01, 232), 5, 6.18e-6), ((90, 0.01, 500), 5, 3.34e-6), ((348, 0.01, 2311), 3, 8.9e-7)],
+)
+def test_technique_4_gives_the_published_step_sizes(ladder, steps, epsilon):
+    assert langevin_step_size(GeometricSchedule(*ladder).sigmas(), steps) == pytest.approx(epsilon, rel=5e-3)
+
+
+@given(st.floats(1.001, 3), st.integers(2, 50), st.floats(0.01, 10))
+def test_one_step_a_level_has_its_size_in_closed_form(gamma, levels, sigma_min):
+    # r = (1 - eta)^2 gamma^2 + 2 eta is least at eta = 1 - 1 / gamma^2.
+    sigmas = sigma_min * gamma ** torch.arange(levels - 1, -1, -1, dtype=torch.float64)
+    expected = sigma_min**2 * (1 - gamma**-2)
+    assert langevin_step_size(sigmas, 1) == pytest.approx(expected, rel=1e-4)
+
+
+@given(st.integers(2, 500), st.integers(1, 200), st.sampled_from([GeometricSchedule, KarrasSchedule]))
+def test_no_other_step_size_keeps_the_variance_better(levels, steps, kind):
+    sigmas = kind(5, 0.01, levels).sigmas()
+    best = langevin_step_size(sigmas, steps)
+    least = variance_ratio(sigmas, steps, best)
+    assert least >= 1
+    others = torch.logspace(-9, -4 - 1e-6, 5000, dtype=torch.float64)
+    assert (variance_ratio(sigmas, steps, others) >= least - 1e-12).all()
+
+
+def test_the_variance_ratio_is_that_of_a_walk():
+    # Langevin on N(0, sigma_i^2) from the level before: v <- (1 - eta)^2 v + 2 eta sigma_i^2, each level in its turn.
+    sigmas, steps, epsilon = KarrasSchedule(2, 0.1, 7).sigmas().double(), 4, 2e-3
+    ratios = []
+    for before, sigma in pairwise(sigmas):
+        alpha, variance = epsilon * sigma**2 / sigmas[-1] ** 2, before**2
+        for _ in range(steps):
+            variance = (1 - alpha / sigma**2) ** 2 * variance + 2 * alpha
+        ratios.append(variance / sigma**2)
+    assert variance_ratio(sigmas, steps, epsilon).item() == pytest.approx(torch.stack(ratios).mean().item())
+    ncsn = variance_ratio(GeometricSchedule(1, 0.01, 10).sigmas(), 100, 2e-5)
+    assert ncsn.item() == pytest.approx(1.111, abs=1e-3)
+
+
+def test_step_sizes_of_impossible_ladders_are_refused():
+    for sigmas in (torch.ones(1), torch.zeros(0), torch.tensor([1.0, 0.0]), torch.tensor([0.1, 1.0])):
+        with pytest.raises(ValueError, match="sigmas must be two levels or more"):
+            langevin_step_size(sigmas, 5)
+    with pytest.raises(ValueError, match="steps is 0"):
+        langevin_step_size(torch.tensor([1.0, 0.1]), 0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import gaussian_score, mixture_score
 
-from ncsn.noise import GeometricSchedule
+from ncsn.noise import GeometricSchedule, langevin_step_size
 from ncsn.samplers import AnnealedLangevin, Langevin, MetropolisAdjustedLangevin
 
 LADDER = GeometricSchedule(5, 0.05, 40).sigmas()
@@ -126,6 +126,25 @@ def test_an_unstable_step_is_refused_with_the_limit():
     with pytest.raises(ValueError, match=r"epsilon is 0.0002, .* 2 sigma_min\^2 = 0.0002"):
         sampler.check(torch.tensor([1.0, 0.01]))
     sampler.check(torch.tensor([1.0, 0.0101]))
+
+
+@pytest.mark.parametrize("ladder", [(50, 0.01, 232), (5, 0.05, 40)])
+def test_an_automatic_step_is_technique_4_of_the_ladder_that_is_walked(ladder):
+    sigmas, frames = GeometricSchedule(*ladder).sigmas(), []
+    for epsilon in ("auto", langevin_step_size(sigmas, 5)):
+        torch.manual_seed(0)
+        frames.append(last(AnnealedLangevin(epsilon, 5)(gaussian_score(0.3, 0.7), torch.zeros(9, 2), sigmas)))
+    assert torch.equal(*frames)
+    auto = AnnealedLangevin("auto", 5)
+    auto.check(sigmas)
+    assert repr(auto) == "AnnealedLangevin(epsilon='auto', steps=5, denoise=True)"
+
+
+def test_an_automatic_step_is_refused_where_there_is_one_level():
+    with pytest.raises(ValueError, match="epsilon is auto, which needs two levels or more; give a number"):
+        AnnealedLangevin("auto", 5).check(torch.tensor([0.5]))
+    with pytest.raises(ValueError, match="epsilon is fast"):
+        AnnealedLangevin("fast", 5)
 
 
 @pytest.mark.parametrize(("epsilon", "steps", "field"), [(0, 1, "epsilon"), (math.nan, 1, "epsilon"), (1, 0, "steps")])

@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ncsn.noise import langevin_step_size
 from ncsn.samplers.sampler import Sampler
 from ncsn.score import Score, tweedie
 from ncsn.streams import normal, uniform
@@ -35,11 +37,7 @@ class Langevin(Sampler):
     steps: int
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"{name}: epsilon is {self.epsilon}, and must be a positive number")
-        if not (isinstance(self.steps, int) and self.steps >= 1):
-            raise ValueError(f"{name}: steps is {self.steps}, and must be a whole number from 1")
+        check_walk(type(self).__name__, self.epsilon, self.steps)
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
@@ -86,7 +84,7 @@ class MetropolisAdjustedLangevin(Langevin):
 
 
 @dataclass(frozen=True)
-class AnnealedLangevin(Langevin):
+class AnnealedLangevin(Sampler):
     """Annealed Langevin dynamics (Song & Ermon, 2019, Algorithm 1).
 
     `steps` Langevin steps at each level, of size
@@ -96,8 +94,9 @@ class AnnealedLangevin(Langevin):
     This is the convention of the official code; the paper's own formula, alpha/2 and sqrt(alpha), is half the step.
 
     Args:
-        epsilon: the step size at the lowest level. Pictures fill few of their dimensions, and where the data has no
-            width of its own the walk is stable only below 2 sigma_min^2.
+        epsilon: the step size at the lowest level, or "auto" for `ncsn.noise.langevin_step_size` of the ladder that is
+            walked. Pictures fill few of their dimensions, and where the data has no width of its own the walk is
+            stable only below 2 sigma_min^2.
         steps: Langevin steps at each level.
         denoise: take the posterior mean of the last state (Jolicoeur-Martineau et al., 2021), one more score.
 
@@ -105,7 +104,25 @@ class AnnealedLangevin(Langevin):
         ValueError: where `epsilon` or `steps` is not positive.
     """
 
+    remedy = "lower epsilon"
+    epsilon: float | Literal["auto"]
+    steps: int
     denoise: bool = True
+
+    def __post_init__(self) -> None:
+        check_walk(type(self).__name__, 1.0 if self.epsilon == "auto" else self.epsilon, self.steps)
+
+    def step_size(self, sigmas: Tensor) -> float:
+        """The step size at the lowest level of the ladder `sigmas` (L,).
+
+        Raises:
+            ValueError: where it is "auto", which needs two levels, and there is one.
+        """
+        if self.epsilon != "auto":
+            return self.epsilon
+        if len(sigmas) < 2:
+            raise ValueError("AnnealedLangevin: epsilon is auto, which needs two levels or more; give a number")
+        return langevin_step_size(sigmas, self.steps)
 
     def check(self, sigmas: Tensor) -> None:
         limit = 2 * float(sigmas[-1]) ** 2
@@ -113,16 +130,17 @@ class AnnealedLangevin(Langevin):
             raise ValueError(
                 "AnnealedLangevin: the ladder ends at 0, and must end above; Langevin walks at a level of 0"
             )
-        if self.epsilon >= limit:
+        epsilon = self.step_size(sigmas)
+        if epsilon >= limit:
             raise ValueError(
-                f"AnnealedLangevin: epsilon is {self.epsilon:g}, and the walk diverges from 2 sigma_min^2 = {limit:g} "
+                f"AnnealedLangevin: epsilon is {epsilon:g}, and the walk diverges from 2 sigma_min^2 = {limit:g} "
                 f"on; about {0.04 * limit:.2g} is usual"
             )
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         sigmas = sigmas.to(x)
-        alphas = self.epsilon * (sigmas / sigmas[-1]) ** 2
+        alphas = self.step_size(sigmas) * (sigmas / sigmas[-1]) ** 2
         last = len(sigmas) - 1
         for level, (sigma, alpha) in enumerate(zip(sigmas, alphas, strict=True)):
             for _ in range(self.steps):
@@ -178,6 +196,18 @@ class ConsistentAnnealed(Sampler):
             yield x
         x = x + eta * sigmas[-1] ** 2 * score(x, sigmas[-1])
         yield tweedie(score, x, sigmas[-1])
+
+
+def check_walk(name: str, epsilon: float, steps: int) -> None:
+    """Refuse numbers with which the sampler called `name` cannot walk.
+
+    Raises:
+        ValueError: where one of them is not positive, or `steps` is not whole.
+    """
+    if isinstance(epsilon, str) or not 0 < epsilon < math.inf:
+        raise ValueError(f"{name}: epsilon is {epsilon}, and must be a positive number")
+    if not (isinstance(steps, int) and steps >= 1):
+        raise ValueError(f"{name}: steps is {steps}, and must be a whole number from 1")
 
 
 def euler_maruyama(score: Score, x: Tensor, sigma: Tensor, alpha: Tensor) -> Tensor:
