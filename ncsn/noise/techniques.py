@@ -218,7 +218,7 @@ def langevin_step_size(sigmas: Tensor, steps: int) -> float:
     Raises:
         ValueError: as `variance_ratio` does.
     """
-    unit = sigmas[-1].double().item() ** 2 if len(sigmas) else 0.0
+    unit = float(sigmas[-1]) ** 2 if len(sigmas) else 0.0
     low, high = -12.0, 0.0
     for _ in range(4):  # each time between the neighbours of the best: it is found to 1e-8
         grid = torch.logspace(low, high, 1001, dtype=torch.float64)
