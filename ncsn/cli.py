@@ -38,10 +38,13 @@ def sample(arguments: Sequence[str] | None = None) -> None:
     if (options.denoise is None) != (options.sigma is None):
         parser.error("--denoise and --sigma go together: the pictures, and the noise level that they are at")
     if options.denoise is not None:
-        of_drawing = ("num_samples", "start_index", "steps", "label", "seed")
+        of_drawing = ("num_samples", "start_index", "steps", "label", "seed", "guidance")
         given = [f"--{name.replace('_', '-')}" for name in of_drawing if getattr(options, name)] + of_sampler
         if given:
             parser.error(f"{given[0]}: nothing is drawn where pictures are denoised")
+    for picture, more in {"inpaint": "mask", "super_resolve": "factor", "deblur": "blur"}.items():
+        if (getattr(options, picture) is None) != (getattr(options, more) is None):
+            parser.error(f"--{picture.replace('_', '-')} and --{more} go together")
     options.out = options.out or Path("samples.png" if options.denoise is None else "denoised.png")
     if options.out.suffix and (options.out.is_dir() or options.out.suffix.lower() != ".png"):
         parser.error(f"--out: {options.out} is neither the name of a .png file nor, without an ending, of a folder")
@@ -74,11 +77,22 @@ def sample_parser() -> argparse.ArgumentParser:
     option("--steps", type=whole(2), metavar="N", help="noise levels, on Karras's ladder; else those of training")
     option("--label", metavar="CLASS", help="the number of a class, or `all` for a row of each")
     option("--batch-size", type=whole(1), metavar="N", help="how many at once (256 pictures, or 4096 points)")
+    option("--guidance", type=float, metavar="W", help="weight of the class; 1 is none, more exaggerates it")
+    given = parser.add_mutually_exclusive_group().add_argument
+    given("--inpaint", type=Path, metavar="PICTURE", help="fill in what is white in --mask")
+    given("--super-resolve", type=Path, metavar="PICTURE", help="give it --factor times the pixels on a side")
+    given("--deblur", type=Path, metavar="PICTURE", help="undo a Gaussian blur of width --blur")
+    given("--colourise", type=Path, metavar="PICTURE", help="give colour to a grey picture")
+    given("--interpolate", type=Path, nargs=2, metavar="PICTURE", help="draw those between two pictures")
+    option("--mask", type=Path, metavar="PICTURE", help="black where --inpaint is known, white where it is not")
+    option("--factor", type=whole(2), metavar="N", help="of --super-resolve")
+    option("--blur", type=float, metavar="PIXELS", help="of --deblur")
+    option("--noise", type=float, default=0.01, metavar="LEVEL", help="the noise that is on such a picture (0.01)")
     option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, mps ...; auto takes the fastest")
     option("--devices", type=whole(1), default=1, metavar="N", help="how many of them, on each machine (1)")
     option("--num-nodes", type=whole(1), default=1, metavar="N", help="machines, as torchrun or SLURM started them (1)")
     option("--raw", action="store_true", help="use the weights as trained, not their moving average")
-    option("--denoise", type=Path, nargs="+", metavar="PICTURE", help="clean these of noise, in place of drawing")
+    given("--denoise", type=Path, nargs="+", metavar="PICTURE", help="clean these of noise, in place of drawing")
     option("--sigma", type=float, metavar="LEVEL", help="the width of the noise on them, black to white being 1")
     option("--sampler", metavar="CLASS", help="another sampler than the checkpoint's, by its class")
     option("--sampler.NAME", metavar="VALUE", help="a number of the sampler, as in --sampler.epsilon 1e-5")

@@ -30,6 +30,7 @@ class Walks(LightningModule):
         sigmas: the ladder (L,).
         label: gives the classes (B,) of indices (B,), or None.
         guide: makes of the model's score the one that is walked along.
+        finish: what is done to the samples (B, ...) at the end.
     """
 
     def __init__(
@@ -39,7 +40,8 @@ class Walks(LightningModule):
         sampler: Sampler,
         sigmas: Tensor,
         label: Callable[[Tensor], Tensor | None],
-        guide: Callable[[Score], Score] | None = None,
+        guide: Callable[[Score], Score] | None,
+        finish: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
         self.module = module
@@ -48,6 +50,7 @@ class Walks(LightningModule):
         self.sigmas = sigmas
         self.label = label
         self.guide = guide
+        self.finish = finish
         self.level_done: Callable[[int], None] = lambda samples: None
 
     def predict_step(self, indices: Tensor, batch_idx: int) -> Tensor:
@@ -55,7 +58,7 @@ class Walks(LightningModule):
         for state in self.module.samples(indices.tolist(), self.seed, label, self.sampler, self.sigmas, self.guide):
             x = state
             self.level_done(len(x))
-        return x
+        return self.finish(x)
 
 
 class DrawingProgress(Callback):

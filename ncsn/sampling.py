@@ -12,14 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ncsn.checkpoints import load, load_data, newest_checkpoint
-from ncsn.data import FilePictures, Points, save_grid, to_unit
+from ncsn.data import Points, save_grid
 from ncsn.drawing import Collected, DrawingProgress, Files, Walks
 from ncsn.errors import answered
+from ncsn.guidance import encode, slerp
 from ncsn.module import ScoreModule
 from ncsn.noise import KarrasSchedule
 from ncsn.plots import plot, save_figure
-from ncsn.samplers import Sampler
+from ncsn.samplers import ProbabilityFlow, Sampler
 from ncsn.score import tweedie
+from ncsn.steering import read_pictures, steering
 from ncsn.training import hush
 
 __all__ = ["draw", "overridden_sampler", "run"]
@@ -35,17 +37,34 @@ def run(options: Namespace, of_sampler: Sequence[str]) -> None:
         module = load(checkpoint, raw=options.raw)
         if options.denoise is not None:
             clean(module, checkpoint, options)
+        elif options.interpolate is not None:
+            interpolate(module, checkpoint, options)
         else:
             draw(module, checkpoint, options, of_sampler)
 
 
 def clean(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
     """Denoise the pictures of the options, and write each beside what came of it."""
-    accelerator, devices = chosen_device(options.device)
-    module.to(accelerator if isinstance(devices, int) else f"{accelerator}:{devices[0]}")
+    place(module, options.device)
     pairs = denoised_pairs(module, options.denoise, options.sigma, options.batch_size or usual_batch(module))
     save_grid(pairs, options.out, columns=2 * math.ceil(math.sqrt(len(options.denoise) / 2)))
     print(f"Wrote {options.out}: {len(options.denoise)} at noise level {options.sigma:g}, denoised with {checkpoint}")
+
+
+def interpolate(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
+    """Write the pictures between the two of the options, by way of their latents of the probability flow."""
+    place(module, options.device)
+    if len(module.shape) != 3:
+        raise ValueError(f"--interpolate: this model is of examples of shape {module.shape}, not of pictures")
+    sigmas = ladder(module, options.steps or 40)
+    ends = read_pictures(options.interpolate, module.shape[0], module.shape[1]).to(module.device)
+    a, b = torch.split(encode(module.denoiser.score, ends, sigmas), 1)
+    count = options.num_samples or 10
+    t = torch.linspace(0, 1, count, device=module.device).view(-1, 1, 1, 1)
+    start = slerp(a.expand(count, -1, -1, -1), b.expand(count, -1, -1, -1), t)
+    *_, x = module.draw(start, sampler=ProbabilityFlow(), sigmas=sigmas)
+    save_grid(x, options.out, columns=count)
+    print(f"Wrote {options.out}: from one picture to the other in {count}, with {checkpoint}")
 
 
 def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: Sequence[str]) -> None:
@@ -76,7 +95,8 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
         raise ValueError(f"--out: {options.out} names a folder for pictures, but the model is of shape {module.shape}")
     data = None if pictures else points_of(module, checkpoint)
     writer = Files(options.out, indices) if folder else Collected()
-    walks = Walks(module, options.seed, sampler, sigmas, labels)
+    steered = steering(module, options)
+    walks = Walks(module, options.seed, sampler, sigmas, labels, steered.guide, steered.finish)
     trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -97,8 +117,21 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
         if isinstance(writer, Collected):
             # With a row for each class, the samples of a class are those that lie as far apart as there are classes.
             order = [i for row in range(rows) for i in indices[row::rows]] if rows else indices
-            write(writer.samples(order), module, data, options.out, columns=count // rows if rows else None)
+            samples = writer.samples(order)
+            if steered.given is not None:
+                samples = torch.cat([steered.given.unsqueeze(0), samples])
+            write(samples, module, data, options.out, columns=count // rows if rows else None)
         print(f"Wrote {options.out}")
+
+
+def place(module: ScoreModule, device: str) -> None:
+    """Put the model on the device called `device`.
+
+    Raises:
+        ValueError: where this machine has no such device.
+    """
+    accelerator, devices = chosen_device(device)
+    module.to(accelerator if isinstance(devices, int) else f"{accelerator}:{devices[0]}")
 
 
 def ladder(module: ScoreModule, steps: int | None) -> Tensor:
@@ -201,7 +234,7 @@ def write(samples: Tensor, module: ScoreModule, data: Points | None, file: Path,
 
 
 @torch.no_grad()
-def denoised_pairs(module: ScoreModule, files: Sequence[Path], sigma: float, batch_size: int) -> Tensor:
+def denoised_pairs(module: ScoreModule, files: list[Path], sigma: float, batch_size: int) -> Tensor:
     """Pictures in files, and after each the posterior mean of it without its noise: (2N, C, H, W) on the CPU.
 
     They are resized and cropped to what the model was trained on.
@@ -221,9 +254,7 @@ def denoised_pairs(module: ScoreModule, files: Sequence[Path], sigma: float, bat
         )
     if len(module.shape) != 3:
         raise ValueError(f"--denoise: this model is of examples of shape {module.shape}, not of pictures")
-    channels, size, _ = module.shape
-    pictures = FilePictures(files, torch.zeros(len(files)), channels, size)
-    given = to_unit(torch.stack([pictures.read(file) for file in files]))
+    given = read_pictures(files, module.shape[0], module.shape[1])
     level = torch.tensor(sigma, device=module.device)
     batches = torch.split(given.to(module.device), batch_size)
     denoised = torch.cat([tweedie(module.denoiser.score, x, level) for x in batches]).cpu()
