@@ -48,6 +48,8 @@ def sample(arguments: Sequence[str] | None = None) -> None:
     options.out = options.out or Path("samples.png" if options.denoise is None else "denoised.png")
     if options.out.suffix and (options.out.is_dir() or options.out.suffix.lower() != ".png"):
         parser.error(f"--out: {options.out} is neither the name of a .png file nor, without an ending, of a folder")
+    if not options.out.suffix and options.out.is_file():
+        parser.error(f"--out: {options.out} is a file, and without an ending it would name a folder")
     if options.denoise is not None and not options.out.suffix:
         parser.error(f"--out: {options.out} is not the name of a .png file")
     if not options.out.parent.is_dir():

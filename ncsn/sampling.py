@@ -115,8 +115,8 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
     trainer.predict(walks, batches, return_predictions=False)
     if trainer.is_global_zero:
         if isinstance(writer, Collected):
-            # With a row for each class, the samples of a class are those that lie as far apart as there are classes.
-            order = [i for row in range(rows) for i in indices[row::rows]] if rows else indices
+            # With a row for each class, from the first: `labels_of` gives an index the class that it leaves.
+            order = sorted(indices, key=lambda index: index % rows) if rows else indices
             samples = writer.samples(order)
             if steered.given is not None:
                 samples = torch.cat([steered.given.unsqueeze(0), samples])

@@ -1,0 +1,239 @@
+"""What `sample.py` draws: the same picture for an index whatever is drawn beside it, in files that are whole."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import REPOSITORY, pixels, refusal, sample, train_small
+from test_sampling import trained
+
+from ncsn.checkpoints import load
+from ncsn.data import pixel_grid, to_pixels
+from ncsn.noise import GeometricSchedule, KarrasSchedule
+from ncsn.samplers import EulerMaruyama, Sampler
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> str:
+    return str(train_small(tmp_path_factory.mktemp("digits"), "--samples.count", "0"))
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("labelled")
+    return str(train_small(folder, "--data.labels", "true", "--samples.count", "0"))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder of its own for each test."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def pictures(folder) -> dict[str, torch.Tensor]:
+    """The pictures of a folder by their names, and that there is nothing else."""
+    return {file.name: pixels(file) for file in sorted(Path(folder).iterdir())}
+
+
+def names(indices) -> list[str]:
+    return [f"{index:06d}.png" for index in indices]
+
+
+def assert_alike(one, other):
+    """The same pictures but for the last of 256 steps of grey: matrix products may add up in another order."""
+    assert one.keys() == other.keys()
+    for name, picture in one.items():
+        assert (picture.int() - other[name].int()).abs().max() <= 1
+
+
+@dataclass(frozen=True)
+class Fading(Sampler):
+    """A sampler that fails at the level `until` for the samples of which a number of the start is above a bound."""
+
+    until: int
+    bound: float = -torch.inf
+    remedy = "try another"
+
+    def __call__(self, score, x, sigmas):
+        for level in range(len(sigmas)):
+            worst = x.flatten(1).amax(1).view(-1, 1, 1, 1)
+            yield torch.where((worst > self.bound) & (level >= self.until), torch.nan, x)
+
+
+@dataclass(frozen=True)
+class Classes(Sampler):
+    """A sampler that draws nothing but the label: a grey of a tenth for each class, and the dark for none."""
+
+    def __call__(self, score, x, sigmas):
+        label = score.keywords["label"]
+        grey = torch.zeros(len(x)) if label is None else (label + 1) / 10
+        for _ in sigmas:
+            yield grey.view(-1, 1, 1, 1).expand_as(x)
+
+
+def test_steps_are_levels_of_karras_between_the_ends_of_training(digits, capsys):
+    options = ["--num-samples", "4", "--seed", "2", "--sampler", "EulerMaruyama"]
+    sample([digits, *options, "--steps", "9", "--out", "nine.png"])
+    assert "over 9 levels" in capsys.readouterr().out
+    sample([digits, *options, "--out", "trained.png"])
+    assert "over 6 levels" in capsys.readouterr().out
+    module = load(digits)
+    for name, schedule in (("nine", KarrasSchedule(2, 0.1, 9)), ("trained", GeometricSchedule(2, 0.1, 6))):
+        x = module.sample(4, seed=2, sampler=EulerMaruyama(), sigmas=schedule.sigmas())
+        assert torch.equal(pixels(f"{name}.png"), pixel_grid(x))
+
+
+def test_a_folder_has_a_picture_for_each_index(digits):
+    sample([digits, "--num-samples", "3", "--start-index", "4", "--out", "new"])
+    assert list(pictures("new")) == names(range(4, 7))
+    *_, x = load(digits).samples(range(4, 7))
+    assert torch.equal(torch.stack(list(pictures("new").values())), to_pixels(x))
+
+
+def test_samples_go_on_from_a_start_index(digits):
+    sample([digits, "--num-samples", "8", "--out", "eight"])
+    sample([digits, "--num-samples", "4", "--start-index", "4", "--out", "later"])
+    eight = pictures("eight")
+    assert list(eight) == names(range(8))
+    assert_alike(pictures("later"), {name: eight[name] for name in names(range(4, 8))})
+    assert len({picture.numpy().tobytes() for picture in eight.values()}) == 8
+    sample([digits, "--num-samples", "4", "--out", "later"])  # what was missing goes beside it
+    assert_alike(pictures("later"), eight)
+
+
+@pytest.mark.parametrize("out", ["folder", "grid.png"])
+def test_a_picture_does_not_depend_on_the_size_of_batches(digits, out):
+    drawn = []
+    for size in ("1", "3", "256"):
+        Path(size).mkdir()
+        sample([digits, "--num-samples", "7", "--batch-size", size, "--out", f"{size}/{out}"])
+        drawn.append(pictures(f"{size}/{out}") if out == "folder" else pictures(size))
+    assert_alike(drawn[0], drawn[1])
+    assert_alike(drawn[0], drawn[2])
+
+
+def test_nothing_is_written_over(digits, capsys):
+    sample([digits, "--num-samples", "2", "--out", "folder"])
+    before = pictures("folder")
+    capsys.readouterr()
+    status, line = refusal(capsys, lambda: sample([digits, "--num-samples", "5", "--seed", "9", "--out", "folder"]))
+    assert status == 2
+    assert "--out: folder/000000.png is there already; choose another folder or --start-index" in line
+    assert all(torch.equal(picture, before[name]) for name, picture in pictures("folder").items())
+    assert list(pictures("folder")) == names(range(2))
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused_before_anything_is_drawn(digits, capsys):
+    Path("folder").write_text("mine")
+    status, line = refusal(capsys, lambda: sample([digits, "--num-samples", "2", "--out", "folder"]))
+    assert (status, "--out: folder" in line) == (2, True), line
+    assert Path("folder").read_text() == "mine"
+
+
+@pytest.mark.parametrize("out", ["folder", "grid.png"])
+def test_a_label_is_that_of_every_sample(labelled, out):
+    sample([labelled, "--num-samples", "4", "--label", "3", "--out", out])
+    x = load(labelled).sample(4, label=torch.full((4,), 3))
+    if out == "folder":
+        assert torch.equal(torch.stack(list(pictures(out).values())), to_pixels(x))
+    else:
+        assert torch.equal(pixels(out), pixel_grid(x))
+    assert not torch.equal(pixel_grid(x), pixel_grid(load(labelled).sample(4, label=torch.full((4,), 4))))
+
+
+@pytest.mark.parametrize("options", [[], ["--num-samples", "30"], ["--num-samples", "20", "--start-index", "7"]])
+def test_all_labels_are_rows_of_a_class_each_from_the_first(labelled, options):
+    sample([labelled, "--label", "all", "--sampler", "test_drawing.Classes", "--batch-size", "16", *options])
+    columns = {"": 8, "30": 3, "20": 2}[options[1] if options else ""]
+    greys = ((torch.arange(10) + 1) / 10).repeat_interleave(columns)
+    expected = pixel_grid(greys.view(-1, 1, 1, 1).expand(-1, 1, 8, 8), columns)
+    assert torch.equal(pixels("samples.png"), expected)
+
+
+def test_without_a_label_a_labelled_model_draws_of_no_class(labelled):
+    sample([labelled, "--num-samples", "4", "--sampler", "test_drawing.Classes"])
+    assert not pixels("samples.png").any()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("digits", ["--label", "3"], r"--label: 3, but this model was trained without labels \(--data.labels true\)"),
+        ("digits", ["--label", "all"], "--label: all, but this model was trained without labels"),
+        ("labelled", ["--label", "10"], "--label: 10 is neither `all` nor one of the classes 0 to 9"),
+        ("labelled", ["--label", "-1"], "--label: -1 is neither|--label: expected"),
+        ("labelled", ["--label", "cat"], "--label: cat is neither"),
+        ("labelled", ["--label", "all", "--num-samples", "12"], "--num-samples: 12 is no multiple of the 10 classes"),
+        ("digits", ["--steps", "1"], "--steps: '1' is not a whole number from 2"),
+        ("digits", ["--steps", "x"], "--steps"),
+        ("digits", ["--start-index", "-1"], "--start-index"),
+        ("digits", ["--devices", "0"], "--devices"),
+        ("digits", ["--out", "no/such/folder"], "--out: there is no folder no/such"),
+        ("digits", ["--denoise", "a.png", "--sigma", "1", "--label", "3"], "--label: nothing is drawn"),
+        ("digits", ["--sampler", "Gibbs", "--sampler.sweeps", "1"], "takes the log-probability .* EDMDenoiser"),
+        ("digits", ["--steps", "3", "--sampler=ConsistentAnnealed", "--sampler.epsilon=1e-3"], "epsilon is 0.001"),
+    ],
+)
+def test_a_wrong_wish_is_answered_in_one_line(request, here, capsys, model, options, message):
+    status, line = refusal(capsys, lambda: sample([request.getfixturevalue(model), *options]))
+    assert status == 2
+    assert re.search(message, line), line
+    assert not list(here.iterdir())
+
+
+def test_points_go_into_no_folder_and_a_model_of_one_level_knows_no_steps(tmp_path_factory, here, capsys):
+    moons = str(trained("implicit", tmp_path_factory.mktemp("moons")))
+    binary = str(trained("ratio_matching", tmp_path_factory.mktemp("binary")))
+    capsys.readouterr()
+    status, line = refusal(capsys, lambda: sample([moons, "--out", "folder"]))
+    assert (status, "--out: folder names a folder for pictures, but the model is of shape (2,)" in line) == (2, True)
+    status, line = refusal(capsys, lambda: sample([binary, "--steps", "5"]))
+    assert (status, "--steps: 5, but the model was trained at the one noise level 0" in line) == (2, True)
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("out", ["folder", "grid.png"])
+@pytest.mark.parametrize("until", [0, 5])
+def test_a_walk_that_diverges_names_sampler_level_and_remedy_and_writes_nothing(digits, here, capsys, out, until):
+    options = ["--sampler", "test_drawing.Fading", "--sampler.until", str(until), "--out", out]
+    status, line = refusal(capsys, lambda: sample([digits, "--num-samples", "4", *options]))
+    level = {0: "2", 5: "0.1"}[until]
+    assert (status, line) == (3, f"error: Fading diverged at noise level {level}; try another")
+    assert not list(here.iterdir())
+
+
+def test_what_was_drawn_before_a_walk_diverges_stays_and_nothing_of_its_batch_is_added(digits, capsys):
+    def largest(seed):
+        return next(load(digits).samples(range(6), seed, sampler=Fading(9))).flatten(1).amax(1)
+
+    # One of the samples alone fails, which is in the second or the third batch.
+    seed = next(seed for seed in range(100) if largest(seed).argmax() >= 2)
+    bad, bound = int(largest(seed).argmax()), largest(seed).topk(2).values.mean().item()
+    call = [digits, "--seed", str(seed), "--num-samples", "6", "--batch-size", "2", "--out", "folder"]
+    options = ["--sampler", "test_drawing.Fading", "--sampler.until", "3", "--sampler.bound", str(bound)]
+    status, line = refusal(capsys, lambda: sample([*call, *options]))
+    assert (status, "Fading diverged at noise level" in line) == (3, True)
+    assert list(pictures("folder")) == names(range(bad // 2 * 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("out", ["folder", "grid.png"])
+def test_two_devices_draw_what_one_does(digits, here, out):
+    for devices in ("1", "2"):
+        Path(devices).mkdir()
+        command = [sys.executable, str(REPOSITORY / "sample.py"), digits, "--num-samples", "7", "--batch-size", "2"]
+        command += ["--device", "cpu", "--devices", devices, "--out", f"{devices}/{out}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.count("Wrote") == 1
+        assert ran.stdout.count("Drawing 7 from") == 1
+    one, two = (pictures(f"{devices}/{out}" if out == "folder" else devices) for devices in ("1", "2"))
+    assert_alike(one, two)
+    assert list(one) == (names(range(7)) if out == "folder" else ["grid.png"])

@@ -1,0 +1,175 @@
+"""What every sampler draws along an exact score is the density; and what flows, flows at the order that is claimed.
+
+A set of samples is as far from sets of exact draws as those are from one another, but for a factor that is stated: by
+the sliced Wasserstein distance, the mean over directions of the distance between the sorted projections. Walks start
+from p_sigma_max itself, so that nothing but the sampler is judged.
+"""
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from conftest import Correlated, gaussian_score
+
+from ncsn.compare import TARGET
+from ncsn.noise import GeometricSchedule, KarrasSchedule
+from ncsn.samplers import (
+    Ancestral,
+    AnnealedLangevin,
+    ConsistentAnnealed,
+    DPMSolver,
+    EulerMaruyama,
+    PredictorCorrector,
+    ProbabilityFlow,
+    StochasticHeun,
+)
+
+COUNT = 4000
+
+
+def karras(levels):
+    return KarrasSchedule(20, 0.01, levels).sigmas()
+
+
+def geometric(levels):
+    return GeometricSchedule(20, 0.01, levels).sigmas()
+
+
+WALKS = [
+    (ProbabilityFlow(order=1), karras(200)),
+    (ProbabilityFlow(order=2), karras(30)),
+    (StochasticHeun(churn=10, churn_min=0.05, churn_max=5), karras(40)),
+    (DPMSolver(), karras(40)),
+    (EulerMaruyama(), geometric(400)),
+    (Ancestral(), geometric(400)),
+    (PredictorCorrector(0.16, 1), geometric(200)),
+    (AnnealedLangevin(0.2e-4, 20), geometric(100)),
+    (ConsistentAnnealed(0.03e-4), geometric(400)),
+]
+every = pytest.mark.parametrize(("sampler", "sigmas"), WALKS, ids=[repr(sampler) for sampler, _ in WALKS])
+
+
+def last(states):
+    *_, x = states
+    return x
+
+
+def projected(x):
+    """Points (N, d) along 50 directions that are always the same, sorted in each: (50, N)."""
+    directions = torch.randn(50, x.shape[1], generator=torch.Generator().manual_seed(0))
+    return (directions / directions.norm(dim=1, keepdim=True) @ x.float().T).sort(1).values
+
+
+def sliced(x, y):
+    """The sliced Wasserstein distance between sets of points, from what `projected` gives of them."""
+    return (x - y).abs().mean().item()
+
+
+class Truth:
+    """Sets of exact draws, and how far they are from one another on average."""
+
+    def __init__(self, density):
+        self.density = density
+        self.sets = [projected(density.sample(COUNT)) for _ in range(6)]
+        pairs = [sliced(x, y) for x, y in combinations(self.sets, 2)]
+        self.distance = sum(pairs) / len(pairs)
+
+    def drawn(self, sampler, sigmas):
+        exact = self.density.sample(COUNT).float()
+        return last(sampler(self.density.score, exact + sigmas[0] * torch.randn_like(exact), sigmas))
+
+    def factor(self, x):
+        """How many times further `x` is from the exact sets than they are from one another."""
+        return sum(sliced(projected(x), y) for y in self.sets) / len(self.sets) / self.distance
+
+
+def modes(x):
+    """The points (N, 2) that are nearest to each of the three modes."""
+    nearest = torch.cdist(x, TARGET.means).argmin(1)
+    return [x[nearest == k] for k in range(3)]
+
+
+@pytest.fixture(scope="module")
+def plane():
+    torch.manual_seed(0)
+    truth = Truth(TARGET)
+    truth.modes = modes(TARGET.sample(100_000))
+    return truth
+
+
+@pytest.fixture(scope="module")
+def space():
+    torch.manual_seed(0)
+    return Truth(Correlated.draw((64,)))
+
+
+def test_the_distance_tells_a_wrong_density(plane, space):
+    # The measure itself: an exact set passes, one that is 5 % too wide or has a mode's weight wrong does not.
+    for truth, limit in ((plane, 1.5), (space, 1.2)):
+        assert truth.factor(truth.density.sample(COUNT).float()) < limit
+    assert space.factor(1.05 * space.density.sample(COUNT).float()) > 1.2
+    x = plane.density.sample(2 * COUNT)
+    assert plane.factor(torch.cat([x[x[:, 0] < 0][:2200], x[x[:, 0] > 0][:1800]])) > 1.5
+
+
+@every
+def test_modes_are_drawn_with_their_weights_places_and_widths(plane, sampler, sigmas):
+    torch.manual_seed(1)
+    x = plane.drawn(sampler, sigmas)
+    # A corrector's steps are sized by the noise of the step itself: in two dimensions that is some percent too wide.
+    rough = isinstance(sampler, PredictorCorrector)
+    for part, truth in zip(modes(x), plane.modes, strict=True):
+        weight = len(truth) / sum(map(len, plane.modes))
+        assert len(part) / COUNT == pytest.approx(weight, abs=4 * (weight * (1 - weight) / COUNT) ** 0.5)
+        assert ((part.mean(0) - truth.mean(0)).abs() < 4.5 * truth.std(0) / len(part) ** 0.5).all()
+        torch.testing.assert_close(part.std(0), truth.std(0), rtol=0.15 if rough else 0.1, atol=0)
+    print(f"factor {plane.factor(x):.2f}")
+    assert plane.factor(x) < (2 if rough else 1.5)
+
+
+@every
+def test_a_correlated_gaussian_is_drawn_with_its_mean_and_covariance(space, sampler, sigmas):
+    torch.manual_seed(1)
+    x = space.drawn(sampler, sigmas)
+    space.density.assert_law(x, bias=0.01)
+    total = x.double().var(0).sum() / space.density.covariance.trace()
+    print(f"factor {space.factor(x):.2f} total {total:.3f}")
+    assert total.item() == pytest.approx(1, abs=0.04)
+    assert space.factor(x) < 1.2
+
+
+# Orders of convergence.
+
+MEAN, STD, START, END = 0.3, 0.7, 5.0, 0.5
+
+
+def errors(sampler, schedule, steps):
+    """How far a walk is from the exact flow of N(MEAN, STD^2) where it has come down to END, in so many steps."""
+    x0 = torch.linspace(-8, 8, 5, dtype=torch.float64).unsqueeze(1)
+    positions = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    ladder = schedule(START, END, steps + 1).at(positions)
+    *_, x, _ = sampler(gaussian_score(MEAN, STD), x0, ladder)
+    exact = MEAN + (x0 - MEAN) * math.sqrt((STD**2 + END**2) / (STD**2 + START**2))
+    return (x - exact).abs().max().item()
+
+
+@pytest.mark.parametrize("schedule", [GeometricSchedule, KarrasSchedule])
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [(ProbabilityFlow(order=1), 1), (ProbabilityFlow(order=2), 2), (StochasticHeun(), 2), (DPMSolver(), 2)],
+    ids=repr,
+)
+def test_halved_steps_divide_the_error_by_two_to_the_order(sampler, order, schedule):
+    coarse, middle, fine = (errors(sampler, schedule, steps) for steps in (80, 160, 320))
+    measured = math.log2(coarse / middle), math.log2(middle / fine)
+    print("orders", *(f"{m:.3f}" for m in measured))
+    assert measured == pytest.approx((order, order), abs=0.1)
+
+
+@pytest.mark.parametrize("sampler", [ProbabilityFlow(order=1), ProbabilityFlow(order=2), DPMSolver()], ids=repr)
+def test_many_steps_end_at_the_end_of_the_flow(sampler):
+    ladder = KarrasSchedule(START, 1e-3, 2000).sigmas().double()
+    x0 = torch.linspace(-8, 8, 5, dtype=torch.float64).unsqueeze(1)
+    exact = MEAN + (x0 - MEAN) * STD / math.sqrt(STD**2 + START**2)
+    torch.testing.assert_close(last(sampler(gaussian_score(MEAN, STD), x0, ladder)), exact, rtol=0, atol=2e-3)
