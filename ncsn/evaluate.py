@@ -74,14 +74,15 @@ def drawn(
 ) -> tuple[int, float]:
     """Draw the samples of a seed into `distance`: how often the score was asked for each, and the seconds it took."""
     began, calls = time.perf_counter(), [0]
-    batches = torch.arange(options.num_samples).split(options.batch_size)
+    batches = torch.split(torch.arange(options.num_samples), options.batch_size)
     with Progress(transient=True) as progress:
         bar = progress.add_task(str(sampler), total=len(batches) * len(sigmas))
         for indices in batches:
             walk = module.samples(
                 indices.tolist(), options.seed, sampler=sampler, sigmas=sigmas, guide=lambda s: counted(s, calls)
             )
-            for x in walk:
+            for state in walk:
+                x = state
                 progress.advance(bar)
             distance.update(x, real=False)
     return calls[0] // len(batches), time.perf_counter() - began

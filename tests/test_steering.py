@@ -1,0 +1,136 @@
+"""Steering from the command line: measurements of pictures, classes, and the way between two pictures."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_cli import pixels, refusal, sample, train_small
+
+from ncsn.checkpoints import load
+from ncsn.data import Digits, pixel_grid, to_unit
+from ncsn.guidance import AveragePooling, GaussianBlur, Mask, classifier_free, posterior
+from ncsn.samplers import ProbabilityFlow
+
+FLOW = ["--sampler", "ncsn.samplers.ProbabilityFlow", "--num-samples", "3"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    return train_small(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    return train_small(tmp_path_factory.mktemp("labelled"), "--data.labels", "true")
+
+
+@pytest.fixture(scope="module")
+def picture() -> torch.Tensor:
+    """A digit of the validation split, (1, 1, 8, 8) in [0, 1]."""
+    data = Digits()
+    data.setup()
+    return to_unit(data.splits["val"].values[:1])
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, picture) -> Path:
+    """A folder with that digit, another, a mask whose upper half is white, and the digit seen coarsely."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(pixels_of(picture)).save("digit.png")
+    Image.fromarray(pixels_of(picture.flip(-1))).save("other.png")
+    mask = Image.new("L", (8, 8), 0)
+    mask.paste(255, (0, 0, 8, 4))
+    mask.save("mask.png")
+    Image.fromarray(pixels_of(AveragePooling(2)(picture))).save("coarse.png")
+    return tmp_path
+
+
+def pixels_of(x: torch.Tensor):
+    return (x[0, 0] * 255).round().to(torch.uint8).numpy()
+
+
+def drawn_by(checkpoint: Path, guide, given: torch.Tensor, finish=lambda x: x) -> torch.Tensor:
+    """The grid that the command should write: what was given, and three samples."""
+    module = load(checkpoint)
+    x = finish(module.sample(3, sampler=ProbabilityFlow(), guide=guide))
+    return pixel_grid(torch.cat([given, x.detach()]))
+
+
+def test_a_hole_is_filled_and_the_rest_left_as_it_was(digits, here, picture):
+    sample([str(digits), "--inpaint", "digit.png", "--mask", "mask.png", *FLOW])
+    known = torch.ones(1, 1, 8, 8)
+    known[..., :4, :] = 0
+    expected = drawn_by(
+        digits,
+        lambda score: posterior(score, Mask(known), picture * known, 0.01),
+        picture * known,
+        lambda x: torch.where(known.bool(), picture, x),
+    )
+    assert torch.equal(pixels("samples.png"), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "operator", "file"),
+    [
+        (["--super-resolve", "coarse.png", "--factor", "2"], AveragePooling(2), "coarse.png"),
+        (["--deblur", "digit.png", "--blur", "1.5"], GaussianBlur(1.5), "digit.png"),
+    ],
+)
+def test_a_measurement_steers_the_samples(digits, here, options, operator, file):
+    sample([str(digits), *options, "--noise", "0.05", *FLOW])
+    y = to_unit(pixels(file)[None])
+    scale = 8 // y.shape[-1]
+    shown = y.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    expected = drawn_by(digits, lambda score: posterior(score, operator, y, 0.05), shown)
+    assert torch.equal(pixels("samples.png"), expected)
+
+
+def test_guidance_weighs_the_class(labelled, here):
+    sample([str(labelled), "--label", "3", "--guidance", "2.5", *FLOW])
+    module = load(labelled)
+    x = module.sample(
+        3,
+        sampler=ProbabilityFlow(),
+        label=torch.full((3,), 3),
+        guide=lambda score: classifier_free(score, module.denoiser.score, 2.5),
+    )
+    assert torch.equal(pixels("samples.png"), pixel_grid(x))
+
+
+def test_the_way_between_two_pictures_begins_and_ends_with_them(digits, here, picture):
+    sample([str(digits), "--interpolate", "digit.png", "other.png", "--steps", "60", "--num-samples", "5"])
+    grid = pixels("samples.png").float() / 255
+    assert grid.shape == (3, 36, 5 * 34 + 2)
+    first, last = grid[0, 2:34:4, 2:34:4], grid[0, 2:34:4, 2 + 4 * 34 : 34 + 4 * 34 : 4]
+    assert (first - picture[0, 0]).abs().mean() < 0.05
+    assert (last - picture[0, 0].flip(-1)).abs().mean() < 0.05
+    assert (first - last).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--inpaint", "digit.png"], "--inpaint and --mask go together"),
+        (["--mask", "mask.png"], "--inpaint and --mask go together"),
+        (["--super-resolve", "digit.png"], "--super-resolve and --factor go together"),
+        (["--super-resolve", "digit.png", "--factor", "3"], "--factor: 3 does not divide the 8 pixels"),
+        (["--super-resolve", "digit.png", "--factor", "1"], "--factor"),
+        (["--deblur", "digit.png", "--blur", "-1"], "width is -1"),
+        (["--deblur", "no.png", "--blur", "1"], r"cannot read no\.png"),
+        (["--colourise", "digit.png"], "this model's pictures are grey"),
+        (["--inpaint", "digit.png", "--mask", "mask.png", "--noise", "0"], "noise is 0"),
+        (["--guidance", "2"], "--guidance: 2 is a weight for a class; give it with --label"),
+        (["--label", "3", "--guidance", "2"], "--label: 3, but this model was trained without labels"),
+        (["--inpaint", "digit.png", "--mask", "mask.png", "--colourise", "digit.png"], "not allowed with"),
+        (["--interpolate", "digit.png"], "--interpolate: expected 2 arguments"),
+        (["--interpolate", "digit.png", "no.png"], r"cannot read no\.png"),
+    ],
+)
+def test_a_wrong_wish_is_answered_in_one_line_and_leaves_nothing(digits, here, capsys, options, message):
+    before = sorted(file.name for file in here.iterdir())
+    status, line = refusal(capsys, lambda: sample([str(digits), *options, "--num-samples", "2"]))
+    assert status == 2
+    assert re.search(message, line), line
+    assert sorted(file.name for file in here.iterdir()) == before
