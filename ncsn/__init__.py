@@ -73,6 +73,8 @@ _HOME = {
     "Points": "data",
     "ScoreModule": "module",
     "load": "checkpoints",
+    "Features": "features",
+    "load_features": "features",
 }
 
 __all__ = list(_HOME)
