@@ -75,6 +75,8 @@ _HOME = {
     "load": "checkpoints",
     "Features": "features",
     "load_features": "features",
+    "FrechetDistance": "metrics",
+    "frechet_distance": "metrics",
 }
 
 __all__ = list(_HOME)

@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "advise": {"noise", "samplers", "data", "training", "errors"},
     "files": set(),
     "features": {"data", "errors", "files", "training"},
+    "metrics": {"data", "features"},
     "plots": {"score", "densities", "networks", "data", "module", "files"},
     "drawing": {"score", "samplers", "data", "module", "files"},
     "sampling": {
