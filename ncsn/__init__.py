@@ -73,6 +73,10 @@ _HOME = {
     "Points": "data",
     "ScoreModule": "module",
     "load": "checkpoints",
+    "Features": "features",
+    "load_features": "features",
+    "FrechetDistance": "metrics",
+    "frechet_distance": "metrics",
 }
 
 __all__ = list(_HOME)

@@ -10,7 +10,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ncsn"
 THEORY = {"torch", "einops"}
 SOLVER = {"likelihood": {"torchdiffeq"}}
-FRAMEWORK = THEORY | {"lightning", "torchvision", "jsonargparse", "rich", "PIL", "numpy", "sklearn", "matplotlib"}
+FRAMEWORK = THEORY | {
+    "lightning",
+    "torchvision",
+    "torchmetrics",
+    "safetensors",
+    "jsonargparse",
+    "rich",
+    "PIL",
+    "numpy",
+    "sklearn",
+    "matplotlib",
+}
 
 # module: the modules of the package that it may import
 MAY_IMPORT = {
@@ -33,6 +44,8 @@ MAY_IMPORT = {
     "compare": {"errors", "noise", "score", "densities", "networks", "objectives"},
     "advise": {"noise", "samplers", "data", "training", "errors"},
     "files": set(),
+    "features": {"data", "errors", "files", "training"},
+    "metrics": {"data", "features"},
     "plots": {"score", "densities", "networks", "data", "module", "files"},
     "drawing": {"score", "samplers", "data", "module", "files"},
     "steering": {"score", "guidance", "data", "module"},

@@ -1,0 +1,174 @@
+"""Features are a classifier's, kept in a file that is read without running anything in it."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_cli import refusal
+
+from ncsn.data import Digits, to_unit
+from ncsn.features import Features, data_section, load_features, main, save_features, train_features
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def run(*options: str) -> None:
+    """`python -m ncsn.features OPTIONS` in this process and folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["features.py", *options, "--accelerator", "cpu"])
+        main()
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """A file of weights that were not trained."""
+    features = Features(1, 10, width=2, num_features=3)
+    features.trained_on, features.accuracy = "Nothing", 0.1
+    save_features(features, tmp_path / "saved.safetensors")
+    return tmp_path / "saved.safetensors"
+
+
+def accuracy(features: Features, pixels, labels) -> float:
+    """The share of pictures (N, C, H, W) of 8 bits that are named rightly."""
+    with torch.no_grad():
+        named = torch.cat([features.logits(to_unit(part)).argmax(1) for part in pixels.split(500)])
+    return (named == labels).double().mean().item()
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((8, 8), 1), ((28, 28), 1), ((33, 9), 3)])
+def test_features_are_of_pictures_of_any_size_from_8(shape, channels):
+    features = Features(channels, classes=4, width=2, num_features=5).eval()
+    x = torch.rand(3, channels, *shape)
+    assert features(x).shape == (3, 5)
+    assert torch.equal(features.logits(x), features.head(features(x)))
+    assert features.logits(x).shape == (3, 4)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 8), (3, 1, 7, 8), (1, 8, 8)])
+def test_pictures_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="must be \\(B, 1, H, W\\) of at least 8x8"):
+        Features(1, 10, width=2)(torch.rand(shape))
+
+
+@pytest.mark.parametrize("name", ["channels", "classes", "width", "num_features"])
+def test_numbers_out_of_range_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        Features(**{"channels": 1, "classes": 10, name: 0})
+
+
+def test_digits_are_learned_by_the_command_and_kept_with_what_is_known_of_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run("--data", str(CONFIGS / "digits.yaml"), "--epochs", "4", "--data.batch_size", "64")
+    out = capsys.readouterr().out
+    assert [str(file) for file in Path("checkpoints").iterdir()] == ["checkpoints/features_digits.safetensors"]
+    features = load_features("checkpoints/features_digits.safetensors")
+    assert not features.training
+    assert not any(parameter.requires_grad for parameter in features.parameters())
+    assert features.trained_on == "Digits"
+    assert features.accuracy > 0.95
+    assert f"Digits: {features.accuracy:.2%} of the validation pictures" in out
+    data = Digits(labels=True)
+    data.setup()
+    held_out = data.splits["val"]
+    assert accuracy(features, held_out.values, held_out.labels) == pytest.approx(features.accuracy, abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    for name in ("one", "two", "other"):
+        seed = str(len(name) - 3)
+        run("--data=ncsn.data.Digits", "--epochs", "1", "--seed", seed, "--out", str(tmp_path / name))
+    one, two, other = (load_file(tmp_path / name) for name in ("one", "two", "other"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_loaded_is_what_was_saved(saved):
+    features = load_features(saved)
+    assert (features.channels, features.classes, features.width, features.num_features) == (1, 10, 2, 3)
+    assert (features.trained_on, features.accuracy) == ("Nothing", 0.1)
+    torch.manual_seed(0)
+    original = Features(1, 10, width=2, num_features=3).eval()
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(features.logits(x), original.logits(x))
+
+
+def test_a_file_that_is_not_of_features_is_refused_in_one_line(saved, tmp_path):
+    whole, weights = saved.read_bytes(), load_file(saved)
+    about = {"kind": "Features", "channels": "1", "classes": "10", "width": "2", "num_features": "3"}
+    about |= {"trained_on": "Nothing", "accuracy": "0.1"}
+    broken = {
+        "cut": whole[: len(whole) // 2],
+        "empty": b"",
+        "text": b"not weights at all",
+        "pickle": b"\x80\x04cos\nsystem\n(S'exit 1'\ntR.",
+        "long header": b"\xff" * 8 + whole[8:],
+    }
+    for content in broken.values():
+        saved.write_bytes(content)
+        refused(saved, "is not a safetensors file, or is damaged")
+    refused(tmp_path / "absent.safetensors", "there is no file")
+    save_file(weights, saved)
+    refused(saved, "other weights than those of")
+    huge = {"width": str(10**6)}, {"width": str(10**30)}, {"width": "0"}, {"width": "two"}, {"num_features": "4"}
+    for other in (*huge, {"accuracy": "high"}):
+        save_file(weights, saved, about | other)
+        refused(saved, "does not hold the weights that it says")
+    for name in about.keys() - {"kind"}:
+        save_file(weights, saved, {key: value for key, value in about.items() if key != name})
+        refused(saved, "does not hold the weights that it says")
+    save_file({name: weight for name, weight in weights.items() if name != "head.1.bias"}, saved, about)
+    refused(saved, "does not hold the weights that it says")
+    save_file(weights | {"head.1.bias": torch.full((10,), math.nan)}, saved, about)
+    refused(saved, "not finite")
+
+
+def refused(path: Path, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as error:
+        load_features(path)
+    assert "\n" not in str(error.value)
+
+
+def test_halves_are_read_as_whole_numbers_of_32_bits(saved):
+    before = load_features(saved)
+    about = {name: str(getattr(before, name)) for name in ("channels", "classes", "width", "num_features")}
+    half = {name: weight.half() if weight.is_floating_point() else weight for name, weight in load_file(saved).items()}
+    save_file(half, saved, {"kind": "Features", **about, "trained_on": "Nothing", "accuracy": "0.1"})
+    x = torch.rand(2, 1, 28, 28)
+    assert load_features(saved)(x) == pytest.approx(before(x), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([], "data"),
+        (["--data", "absent.yaml"], "there is no file absent.yaml"),
+        (["--data", "empty.yaml"], "has no section `data`"),
+        (["--data", "broken.yaml"], "is not YAML"),
+        (["--data", "ncsn.data.Points"], "ImageData"),
+        (["--data", "ncsn.data.Digits", "--data.rot", "3"], "rot"),
+        (["--data", "ncsn.data.Digits", "--epochs", "0"], "epochs"),
+        (["--data", "ncsn.data.Digits", "--lr", "-1"], "lr"),
+        (["--data", "ncsn.data.Digits", "--seed", "-1"], "seed"),
+    ],
+)
+def test_a_wrong_setting_ends_in_one_line(options, reason, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.yaml").write_text("name: run\n")
+    Path("broken.yaml").write_text("data: [")
+    status, line = refusal(capsys, lambda: run(*options))
+    assert status == 2
+    assert reason in line
+    assert not Path("checkpoints").exists()
+
+
+def test_the_section_of_a_configuration_is_what_is_taken():
+    assert '"ncsn.data.FashionMNIST"' in data_section(str(CONFIGS / "fashion_mnist.yaml"))
+    assert data_section("ncsn.data.MNIST") == "ncsn.data.MNIST"
+
+
+def test_data_without_labels_is_refused():
+    with pytest.raises(ValueError, match="labels is false"):
+        train_features(Digits())
