@@ -53,6 +53,10 @@ MAY_IMPORT = {
         *{"noise", "score", "samplers", "guidance", "data", "module", "checkpoints", "plots", "errors"},
         *{"drawing", "steering", "training"},
     },
+    "evaluate": {
+        *{"noise", "score", "samplers", "likelihood", "data", "module", "checkpoints", "errors"},
+        *{"features", "metrics"},
+    },
     "cli": {"errors", "training", "sampling"},
     "__init__": set(),
 }
