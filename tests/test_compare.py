@@ -44,11 +44,11 @@ class Counted(Objective):
 
 
 @pytest.mark.parametrize("name", ["explicit", "denoising"])
-def test_a_few_steps_of_the_objective_that_is_given_go_half_the_way(name):
+def test_a_few_steps_of_the_objective_that_is_given_go_most_of_the_way(name):
     objective = Counted(OBJECTIVES[name])
     score = learn(objective, steps=100)
     for sigma in LEVELS:
-        assert divergence(score, TARGET, sigma) < 0.5
+        assert divergence(score, TARGET, sigma) < 0.25
     assert len(objective.seen) == 100
     assert {x.shape for x, _ in objective.seen} == {(512, 2)}
     levels = torch.cat([sigma for _, sigma in objective.seen])
