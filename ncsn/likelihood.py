@@ -70,7 +70,8 @@ def log_prob(
     if not x.numel():
         return x.new_zeros(len(x))
     # Drawn once: were they drawn anew at each evaluation, the right-hand side would be noise, and the steps tiny.
-    directions = torch.randn_like(x.expand(probes, *x.shape)).sign() if probes else basis(x)
+    z = torch.randn_like(x.expand(probes, *x.shape))
+    directions = torch.ones_like(z).copysign(z) if probes else basis(x)
     dimension = x[0].numel()
     evaluations = 0
 

@@ -21,7 +21,7 @@ from ncsn.samplers import Sampler
 from ncsn.score import Score, ScoreModel
 from ncsn.streams import Streams, mixed_seed, normal, uniform
 
-__all__ = ["ScoreModule"]
+__all__ = ["ScoreModule", "part_of"]
 
 
 class ScoreModule(LightningModule):

@@ -16,7 +16,7 @@ from ncsn.data import Points, save_grid
 from ncsn.drawing import Collected, DrawingProgress, Files, Walks
 from ncsn.errors import answered
 from ncsn.guidance import encode, slerp
-from ncsn.module import ScoreModule
+from ncsn.module import ScoreModule, part_of
 from ncsn.noise import KarrasSchedule
 from ncsn.plots import plot, save_figure
 from ncsn.samplers import ProbabilityFlow, Sampler
@@ -77,6 +77,7 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
     sampler = overridden_sampler(module, of_sampler)
     sigmas = ladder(module, options.steps)
     sampler.check(sigmas)
+    part_of(module.denoiser, sampler)
     labels = labels_of(module, options.label)
     rows = module.classes if options.label == "all" else None
     count = options.num_samples or (8 * rows if rows else usual_count(module))

@@ -164,7 +164,7 @@ class TrainCLI(LightningCLI):
                 losses = self.model.losses(x, self.model.schedule.sample(x), label)
         except (ValueError, RuntimeError) as error:
             raise ValueError(
-                f"model: it does not fit the data, examples of shape {self.model.shape}: {error}"
+                f"model: it has no loss on this data, examples of shape {self.model.shape}: {error}"
             ) from error
         if not losses.isfinite().all():
             raise ValueError(f"model: its loss on the data is {losses.tolist()}; is a level of the schedule 0?")

@@ -12,7 +12,13 @@ from test_module import small_module, small_trainer
 from torchvision.transforms.functional import pil_to_tensor
 
 from ncsn.callbacks import EMA, Checkpoint, GracefulStop, LossPerLevel, SampleGrid, Throughput
-from ncsn.data import Digits, pixel_grid
+from ncsn.data import BinaryDigits, Digits, pixel_grid
+from ncsn.module import ScoreModule
+from ncsn.networks import RBM, AutoencoderEnergy
+from ncsn.noise import GeometricSchedule, NoNoise
+from ncsn.objectives import DenoisingScoreMatching, RatioMatching
+from ncsn.samplers import AnnealedLangevin, Gibbs
+from ncsn.score import EnergyScore
 
 
 class Copies(Callback):
@@ -227,6 +233,27 @@ def test_loss_per_level_adds_up_to_the_loss(tmp_path):
         assert curve[0].value == pytest.approx(32, rel=0.2)
     for tag in ("train/gradient_norm", "train/loss", "images/s"):
         assert [point.value > 0 for point in scalars.Scalars(tag)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("schedule", "objective", "energy", "tag"),
+    [
+        (GeometricSchedule(0.5, 0.5, 1), DenoisingScoreMatching(), AutoencoderEnergy(64, 8), "sigma=000.5000"),
+        (NoNoise(), RatioMatching(), RBM(64, 8), "sigma=000.0000"),
+    ],
+    ids=["one level", "no noise"],
+)
+def test_a_ladder_of_one_level_is_one_curve_named_by_it(tmp_path, schedule, objective, energy, tag):
+    logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
+    sampler = Gibbs(1) if objective.takes == "log_prob" else AnnealedLangevin(1e-3, 1)
+    module = ScoreModule(EnergyScore(energy), schedule, objective, sampler, shape=(1, 8, 8))
+    settings = {"max_steps": 4, "logger": logger, "log_every_n_steps": 2, "limit_val_batches": 0}
+    small_trainer(tmp_path, callbacks=[LossPerLevel()], **settings).fit(module, BinaryDigits(batch_size=64))
+    scalars = events(logger.log_dir)
+    assert [name for name in scalars.Tags()["scalars"] if "level" in name] == [f"loss_per_level/{tag}"]
+    curve = scalars.Scalars(f"loss_per_level/{tag}")
+    assert [point.step for point in curve] == [2, 4]
+    assert all(0 < point.value < 1000 for point in curve)
 
 
 @pytest.mark.parametrize(

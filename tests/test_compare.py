@@ -1,9 +1,14 @@
 """Every objective learns the score."""
 
+from dataclasses import dataclass, field
+
 import pytest
 import torch
+from test_cli import refusal
 
-from ncsn.compare import LEVELS, OBJECTIVES, TARGET, divergence, learn
+from ncsn.compare import LEVELS, OBJECTIVES, TARGET, divergence, learn, main
+from ncsn.densities import GaussianMixture
+from ncsn.objectives import Annealed, ExplicitScoreMatching, Objective
 
 
 def test_the_divergence_is_zero_for_the_truth_and_one_for_nothing():
@@ -24,6 +29,64 @@ def test_the_lattice_weighs_as_the_density_does(sigma):
     exact = TARGET.score(x, level)
     drawn = (wrong(x, level) - exact).square().sum(1).mean() / exact.square().sum(1).mean()
     assert divergence(wrong, TARGET, sigma) == pytest.approx(drawn.item(), rel=0.03)
+
+
+@dataclass(frozen=True)
+class Counted(Objective):
+    """Another objective, which notes what it is given."""
+
+    objective: Objective
+    seen: list = field(default_factory=list)
+
+    def __call__(self, score, x, sigma):
+        self.seen.append((x, sigma))
+        return self.objective(score, x, sigma)
+
+
+@pytest.mark.parametrize("name", ["explicit", "denoising"])
+def test_a_few_steps_of_the_objective_that_is_given_go_most_of_the_way(name):
+    objective = Counted(OBJECTIVES[name])
+    score = learn(objective, steps=100)
+    for sigma in LEVELS:
+        assert divergence(score, TARGET, sigma) < 0.25
+    assert len(objective.seen) == 100
+    assert {x.shape for x, _ in objective.seen} == {(512, 2)}
+    levels = torch.cat([sigma for _, sigma in objective.seen])
+    assert levels.min().item() == pytest.approx(0.1)
+    assert levels.max().item() == pytest.approx(4)
+
+
+def test_another_objective_learns_another_score():
+    # Told to go to the wrong places, it does.
+    elsewhere = GaussianMixture(TARGET.log_weights.exp(), -TARGET.means, TARGET.stds)
+    score = learn(Annealed(ExplicitScoreMatching(elsewhere)), steps=100)
+    for sigma in (0.3, 1.0):
+        assert divergence(score, TARGET, sigma) > 2 * divergence(score, elsewhere, sigma)
+
+
+def test_the_seed_and_the_objective_decide_what_is_learned():
+    x, sigma = TARGET.sample(5), torch.tensor(0.5)
+    one, same, other_seed, other = (
+        learn(OBJECTIVES[name], 2, seed)(x, sigma)
+        for name, seed in [("denoising", 0), ("denoising", 0), ("denoising", 1), ("explicit", 0)]
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other_seed)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("steps", ["0", "-3"])
+def test_a_wrong_number_of_steps_is_answered_in_one_line(steps, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["compare", "--steps", steps])
+    assert refusal(capsys, main) == (2, f"error: --steps: {steps} is not a whole number from 1")
+
+
+def test_the_table_has_a_row_for_each_objective(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["compare", "--steps", "1"])
+    main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows] == ["objective", *OBJECTIVES]
+    assert all(row.count("%") == len(LEVELS) for row in rows[1:])
 
 
 @pytest.mark.slow

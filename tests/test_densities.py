@@ -4,26 +4,27 @@ import resource
 import pytest
 import torch
 
-from ncsn.densities import Gaussian, GaussianMixture, HyperCubeWindow, ParzenWindow
+from ncsn.densities import Density, Gaussian, GaussianMixture, HyperCubeWindow, ParzenWindow
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import tweedie
 
 SHAPES = [(1,), (2,), (2, 3, 2)]
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
-def mixture(shape, dtype=torch.float64):
+def mixture(shape, dtype=torch.float64, device="cpu"):
     return GaussianMixture(
-        torch.tensor([0.2, 0.5, 0.3], dtype=dtype),
-        torch.randn(3, *shape, dtype=dtype),
-        torch.tensor([0.3, 0.5, 0.8], dtype=dtype).view(3, *[1] * len(shape)),
+        torch.tensor([0.2, 0.5, 0.3], dtype=dtype, device=device),
+        torch.randn(3, *shape, dtype=dtype).to(device),
+        torch.tensor([0.3, 0.5, 0.8], dtype=dtype, device=device).view(3, *[1] * len(shape)),
     )
 
 
-def densities(shape):
-    std = torch.tensor(0.7, dtype=torch.float64)
-    yield Gaussian(torch.randn(shape, dtype=torch.float64), std)
-    yield mixture(shape)
-    yield ParzenWindow(torch.randn(11, *shape, dtype=torch.float64), chunk=4)
+def densities(shape, dtype=torch.float64, device="cpu"):
+    std = torch.tensor(0.7, dtype=dtype, device=device)
+    yield Gaussian(torch.randn(shape, dtype=dtype).to(device), std)
+    yield mixture(shape, dtype, device)
+    yield ParzenWindow(torch.randn(11, *shape, dtype=dtype).to(device), chunk=4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -36,6 +37,28 @@ def test_the_score_is_the_gradient_of_the_log_density(shape, each):
         log_prob = density.log_prob(x, sigma)
         assert log_prob.shape == (5,)
         torch.testing.assert_close(density.score(x, sigma), torch.autograd.grad(log_prob.sum(), x)[0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("made", [torch.float32, torch.float64])
+@pytest.mark.parametrize("given", [torch.float32, torch.float64])
+def test_what_is_given_a_point_is_like_it_and_a_sample_like_what_the_density_is_of(shape, device, made, given):
+    x = torch.randn(5, *shape, dtype=given).to(device)
+    each = torch.rand(5, *[1] * len(shape)) + 0.3
+    for density, at_home in zip(densities(shape, made), densities(shape, made, device), strict=True):
+        for sigma in (0.5, torch.tensor(0.5), torch.tensor(0.5).double(), each, each.double()):
+            for value, like in ((density.log_prob(x, sigma), (5,)), (density.score(x, sigma), (5, *shape))):
+                assert (value.shape, value.dtype, value.device.type) == (like, given, device)
+            # Five digits, as float32 has them: the same density whatever it is given.
+            torch.testing.assert_close(
+                density.score(x, sigma).double().cpu(),
+                density.score(x.double().cpu(), sigma),
+                rtol=1e-4,
+                atol=1e-4,
+            )
+        drawn = at_home.sample(4, 0.5)
+        assert (drawn.shape, drawn.dtype, drawn.device.type) == ((4, *shape), made, device)
 
 
 def test_densities_add_up_to_one():
@@ -137,8 +160,42 @@ def test_a_cube_estimates_the_density_of_the_data():
         (lambda: mixture((1,)).log_prob(torch.zeros(1, 1, dtype=torch.long), torch.tensor(1.0)), "floating-point"),
         (lambda: mixture((1,)).log_prob(torch.zeros(1, 1), torch.tensor(math.nan)), "sigma is nan"),
         (lambda: HyperCubeWindow(torch.zeros(0, 2)), "data is empty"),
+        *[
+            (lambda kind=kind, bad=bad: kind(bad), f"{name} {message}")
+            for kind, name in [
+                (ParzenWindow, "ParzenWindow: data"),
+                (HyperCubeWindow, "HyperCubeWindow: data"),
+                (lambda means: GaussianMixture(torch.ones(2), means, torch.tensor(1.0)), "GaussianMixture: means"),
+            ]
+            for bad, message in [
+                (torch.tensor([[0.0], [math.nan]]), "has numbers that are NaN or infinite"),
+                (torch.tensor([[0.0], [math.inf]]), "has numbers that are NaN or infinite"),
+                (torch.tensor([[0], [1]]), "is of torch.int64, and must be floating-point"),
+            ]
+        ],
+        (lambda: GaussianMixture(torch.tensor([math.nan]), torch.zeros(1, 1), torch.tensor(1.0)), "weights is .*nan"),
+        (lambda: Gaussian(torch.zeros(1), torch.tensor(math.nan)), "Gaussian: stds is .*nan"),
+        (lambda: Gaussian(torch.zeros(1), torch.tensor(0.0)).score(torch.zeros(1, 1), 0.0), "sigma is 0 where a std"),
+        (lambda: HyperCubeWindow(torch.zeros(1, 2)).log_prob(torch.zeros(1, 2), 0.0), "must be positive"),
+        *[
+            (lambda draw=draw, sigma=sigma: draw(2, sigma), f"sigma is {sigma}, and must be at least 0 and finite")
+            for draw in (mixture((1,)).sample, ParzenWindow(torch.zeros(1, 2)).sample)
+            for sigma in (-1.0, math.nan, math.inf)
+        ],
+        *[
+            (lambda ask=ask, x=x: ask(x, torch.tensor(0.5)), message)
+            for density in (*densities((2, 3)), HyperCubeWindow(torch.zeros(1, 2, 3)))
+            for ask in (density.log_prob, *([density.score] if isinstance(density, Density) else []))
+            for x, message in [
+                (torch.full((4, 2, 3), math.nan), "x has 24 numbers that are NaN or infinite"),
+                (torch.zeros(4, 3, 2), r"x is of shape \(4, 3, 2\), but this density is of examples \(2, 3\)"),
+                (torch.zeros(4, 6), r"x is of shape \(4, 6\), but this density is of examples \(2, 3\)"),
+                (torch.zeros(4), r"x is of shape \(4,\), and must be \(B, ...\)"),
+            ]
+        ],
     ],
 )
-def test_impossible_densities_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+def test_impossible_densities_are_refused_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as refused:
         call()
+    assert "\n" not in str(refused.value)

@@ -1,17 +1,20 @@
+import math
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from test_networks import shaken
+from torch import nn
 
-from ncsn.data import Digits
+from ncsn.data import BinaryDigits, Digits
 from ncsn.module import ScoreModule, mixed_seed
 from ncsn.networks import UNet
-from ncsn.noise import GeometricSchedule
-from ncsn.objectives import DenoisingScoreMatching
-from ncsn.samplers import AnnealedLangevin, Sampler
-from ncsn.score import NCSNDenoiser
+from ncsn.noise import GeometricSchedule, NoNoise
+from ncsn.objectives import Annealed, DenoisingScoreMatching, PseudoLikelihood, RatioMatching
+from ncsn.samplers import AnnealedLangevin, Gibbs, Sampler
+from ncsn.score import NCSNDenoiser, ScoreModel
 
 
 def small_module(classes=0, kind=ScoreModule, **settings):
@@ -181,3 +184,46 @@ def test_a_module_made_in_python_is_loaded_with_its_parts_given_again(tmp_path):
     assert loaded.warmup == 3
     for one, other in zip(module.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+class Ising(ScoreModel):
+    """A density of one's own, of binary pictures: its pixels and their neighbours, down and to the right."""
+
+    def __init__(self):
+        super().__init__()
+        self.alone = nn.Parameter(torch.zeros(8, 8))
+        self.down, self.right = nn.Parameter(torch.zeros(7, 8)), nn.Parameter(torch.zeros(8, 7))
+
+    def log_prob(self, x, sigma):
+        pairs = (self.down * x[..., 1:, :] * x[..., :-1, :]).flatten(1).sum(1)
+        pairs = pairs + (self.right * x[..., 1:] * x[..., :-1]).flatten(1).sum(1)
+        return pairs + (self.alone * x).flatten(1).sum(1)
+
+    def score(self, x, sigma, label=None):
+        raise NotImplementedError("zeros and ones have no score")
+
+
+@pytest.mark.parametrize(
+    ("objective", "schedule"),
+    [
+        (RatioMatching(), NoNoise()),
+        (PseudoLikelihood(), NoNoise()),
+        (Annealed(RatioMatching(), power=1.0), GeometricSchedule(0.5, 0.5, 1)),
+    ],
+)
+def test_a_log_probability_of_ones_own_trains_and_draws(objective, schedule, tmp_path):
+    assert objective.takes == "log_prob"
+    module = ScoreModule(Ising(), schedule, objective, Gibbs(2), (1, 8, 8), partial(torch.optim.Adam, lr=0.05))
+    data, trainer = BinaryDigits(batch_size=128), small_trainer(tmp_path, max_steps=30)
+    data.setup()
+    before = trainer.validate(module, data, verbose=False)[0]["val/loss"]
+    # A fresh one knows nothing: each of 64 bits costs (1/2)^2, or log 2.
+    fresh = 64 * math.log(2) if isinstance(objective, PseudoLikelihood) else 64 / 4
+    assert before == pytest.approx(fresh * (0.5 if isinstance(objective, Annealed) else 1), rel=1e-5)
+    trainer.fit(module, data)
+    assert trainer.validate(module, data, verbose=False)[0]["val/loss"] < 0.6 * before
+    # Some pixels are nearly always black, and some nearly always white.
+    drawn = module.sample(200)
+    assert drawn.unique().tolist() == [0, 1]
+    mean = data.splits["train"].values.float().mean(0) / 255
+    assert (drawn.mean(0) - mean).abs().mean() < 0.1

@@ -8,7 +8,6 @@ import torch
 
 from ncsn.networks import RBM
 from ncsn.objectives import PseudoLikelihood, RatioMatching
-from ncsn.samplers import Gibbs
 
 STATES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=8)), dtype=torch.float64)
 NONE = torch.zeros((), dtype=torch.float64)
@@ -81,15 +80,6 @@ def test_training_recovers_the_pairwise_moments(objective):
     assert (learned - moments(truth)).abs().max() < 0.02
 
 
-def test_gibbs_sampling_keeps_the_distribution():
-    rbm, probabilities = machine()
-    start = STATES[torch.multinomial(probabilities, 40_000, replacement=True)]
-    *_, x = Gibbs(sweeps=3)(log_prob(rbm), start, NONE[None])
-    assert not torch.equal(x, start)
-    observed = x.T @ x / len(x)
-    assert (observed - moments(probabilities)).abs().max() < 4 * 0.5 / math.sqrt(40_000)
-
-
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_pictures_and_a_level_for_each_example(objective):
     rbm, x = RBM(12, 3), torch.bernoulli(torch.full((5, 1, 3, 4), 0.5))
@@ -117,14 +107,15 @@ def test_what_is_not_binary_is_refused(objective, x, message):
         objective(RBM(2, 2), x, torch.tensor(0.0))
 
 
-def test_a_walk_starts_from_the_bits_above_a_half():
-    def frozen(x, sigma):
-        return 1e6 * (x.flatten(1) * torch.tensor([1.0, -1.0, 1.0])).sum(1)
-
-    *_, x = Gibbs(sweeps=1)(frozen, torch.tensor([[0.2, 0.7, 3.0]]), torch.zeros(2))
-    assert x.tolist() == [[1.0, 0.0, 1.0]]
-    with pytest.raises(ValueError, match="sweeps is 0"):
-        Gibbs(0)
+def test_the_energy_is_the_sum_over_all_states_of_the_hidden_units():
+    rbm, _ = machine()
+    hidden = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=torch.float64)
+    a, b, w = rbm.visible_bias, rbm.hidden_bias, rbm.weight
+    # exp(-energy(x)) = sum_h exp(a . x + b . h + h . W x), whatever the shape of x.
+    joint = (STATES @ a).unsqueeze(1) + hidden @ b + STATES @ w.T @ hidden.T
+    expected = -joint.logsumexp(1)
+    torch.testing.assert_close(rbm(STATES), expected)
+    torch.testing.assert_close(rbm(STATES.view(-1, 1, 2, 4), NONE), expected)
 
 
 def test_impossible_sizes_are_refused():

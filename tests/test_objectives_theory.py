@@ -1,25 +1,21 @@
 """Explicit, implicit and sliced score matching, against each other and against brute force."""
 
-import gc
 import math
-import weakref
 
 import pytest
 import torch
 from torch import nn
 
-from ncsn.densities import GaussianMixture
+from ncsn.densities import GaussianMixture, ParzenWindow
 from ncsn.objectives import (
     Annealed,
-    DenoisingScoreMatching,
-    EDMScoreMatching,
     ExplicitScoreMatching,
     FiniteDifferenceSlicedScoreMatching,
     ImplicitScoreMatching,
-    LaplaceNoise,
     SlicedScoreMatching,
 )
-from ncsn.objectives.directions import PROJECTIONS
+from ncsn.objectives.directions import PROJECTIONS, rademacher
+from ncsn.score import EnergyScore
 
 TARGET = GaussianMixture(
     torch.tensor([0.3, 0.7], dtype=torch.float64),
@@ -32,18 +28,8 @@ SLICED = [
     for kind in (SlicedScoreMatching, FiniteDifferenceSlicedScoreMatching)
     for slices, projection, reduced in [(1, "rademacher", True), (1, "gaussian", False), (2, "sphere", True)]
 ]
-OBJECTIVES = [
-    ExplicitScoreMatching(TARGET),
-    ImplicitScoreMatching(),
-    ImplicitScoreMatching(probes=2),
-    DenoisingScoreMatching(),
-    DenoisingScoreMatching(corruption=LaplaceNoise()),
-    EDMScoreMatching(),
-    Annealed(ImplicitScoreMatching()),
-    *SLICED,
-]
 ESTIMATES = [*SLICED, ImplicitScoreMatching(probes=1), ImplicitScoreMatching(probes=3)]
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+X = torch.randn(4, 2)
 
 
 class Wrong(nn.Module):
@@ -60,82 +46,6 @@ class Wrong(nn.Module):
 
 def within_error(losses, expected, sigmas=4):
     return abs(losses.mean() - expected) < sigmas * losses.std() / math.sqrt(len(losses))
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(2,), (1, 2), (2, 1, 1)])
-@pytest.mark.parametrize("device", DEVICES)
-def test_contract(objective, dtype, shape, device):
-    score, x = Wrong(dtype=dtype).to(device), torch.randn(6, *shape, dtype=dtype, device=device)
-    if isinstance(objective, ExplicitScoreMatching):
-        objective = ExplicitScoreMatching(lambda x, sigma: -x / (1 + sigma**2))
-    for sigma in (torch.tensor(0.5, dtype=dtype), torch.rand(6, *[1] * len(shape), dtype=dtype) + 0.1):
-        losses = objective(score, x, sigma.to(device))
-        assert (losses.shape, losses.dtype, losses.device.type) == ((6,), dtype, device)
-        losses.sum().backward()
-        assert all(parameter.grad is not None for parameter in score.layers[0].parameters())
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-def test_an_example_is_the_same_alone_and_among_others(objective, monkeypatch):
-    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
-    monkeypatch.setitem(PROJECTIONS, "gaussian", torch.ones_like)
-    monkeypatch.setattr(torch.Tensor, "exponential_", lambda x: x.fill_(0.7))
-    score, x, sigma = Wrong(), torch.randn(5, 2, dtype=torch.float64), torch.rand(5, 1, dtype=torch.float64) + 0.1
-    alone = torch.cat([objective(score, x[i : i + 1], sigma[i : i + 1]) for i in range(5)])
-    torch.testing.assert_close(objective(score, x, sigma), alone)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-def test_no_objective_leaves_a_graph_alive(objective):
-    score, x = Wrong(), torch.randn(6, 2, dtype=torch.float64)
-    watched = []
-
-    def watching(x, sigma):
-        out = score(x, sigma)
-        watched.append(weakref.ref(out))
-        return out
-
-    losses = objective(watching, x, torch.tensor(0.5))
-    losses.sum().backward()
-    of_losses = weakref.ref(losses)
-    del losses
-    gc.collect()
-    assert watched
-    assert of_losses() is None
-    assert all(out() is None for out in watched)
-    with torch.no_grad():
-        assert not objective(score, x, torch.tensor(0.5)).requires_grad
-
-
-X = torch.randn(4, 2)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
-@pytest.mark.parametrize(
-    ("x", "sigma", "message"),
-    [
-        (torch.ones(4, 2, dtype=torch.long), torch.tensor(0.5), "x is of torch.int64, and must be floating-point"),
-        (torch.tensor([[0.0, math.nan]]), torch.tensor(0.5), "x has 1 numbers that are NaN or infinite"),
-        (torch.tensor([[math.inf, 0.0]]), torch.tensor(0.5), "x has 1 numbers that are NaN or infinite"),
-        (X, torch.tensor(-0.5), "sigma is -0.5, and must be at least 0"),
-        (X, torch.tensor(math.nan), "sigma is nan, and must be"),
-        (X, torch.tensor(math.inf), "sigma is inf, and must be"),
-        (X, torch.ones(4), r"sigma is of shape \(4,\), and must be \(\) or \(4, 1\)"),
-        (X, torch.ones(3, 1), r"sigma is of shape \(3, 1\)"),
-    ],
-)
-def test_wrong_inputs_are_refused_in_one_line(objective, x, sigma, message):
-    with pytest.raises(ValueError, match=message) as refused:
-        objective(lambda x, sigma: -x, x, sigma)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("objective", [DenoisingScoreMatching(), EDMScoreMatching()])
-def test_without_noise_there_is_nothing_to_denoise(objective):
-    with pytest.raises(ValueError, match="sigma is 0, and must be positive"):
-        objective(lambda x, sigma: -x, X, torch.tensor(0.0))
 
 
 def test_the_annealed_weight_is_a_power_of_sigma():
@@ -155,6 +65,40 @@ def test_implicit_is_recomputed_by_brute_force():
         jacobian = torch.autograd.functional.jacobian(lambda y: score(y[None], NONE)[0], x[i])
         expected = score(x[i : i + 1], NONE).square().sum() / 2 + jacobian.trace()
         torch.testing.assert_close(losses[i], expected)
+
+
+POINTS = torch.tensor([[-1.2, 0.3, 0.5], [0.4, -0.9, 1.1], [0.1, 0.2, -0.6], [1.5, 0.8, 0.0]], dtype=torch.float64)
+POINTS_MIXTURE = GaussianMixture(torch.ones(4, dtype=torch.float64), POINTS, NONE)
+
+
+def minus_log_parzen(x, sigma):
+    return -ParzenWindow(POINTS, chunk=3).log_prob(x, sigma)
+
+
+@pytest.mark.parametrize(
+    ("objective", "directions"),
+    [(ImplicitScoreMatching(), 0), (ImplicitScoreMatching(probes=2), 2), (SlicedScoreMatching(slices=2), 2)],
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    "sigma", [torch.tensor(0.6), torch.tensor([[0.3], [0.5], [0.8], [1.2], [2.0]])], ids=["one", "each"]
+)
+def test_a_parzen_window_and_its_energy_are_matched_as_the_mixture_of_their_points(objective, directions, sigma):
+    x, sigma = torch.randn(5, 3, dtype=torch.float64), sigma.double()
+    torch.manual_seed(0)
+    noisy = x + sigma * torch.randn_like(x)
+    drawn = [rademacher(noisy) for _ in range(directions)]
+    expected = []
+    for i, level in enumerate(sigma.expand(5, 1)):
+        psi = POINTS_MIXTURE.score(noisy[i : i + 1], level[0])
+        jacobian = torch.autograd.functional.jacobian(
+            lambda y, level=level: POINTS_MIXTURE.score(y[None], level[0])[0], noisy[i]
+        )
+        traces = [v[i] @ jacobian @ v[i] for v in drawn] or [jacobian.trace()]
+        expected.append(psi.square().sum() / 2 + torch.stack(traces).mean())
+    for score in (POINTS_MIXTURE.score, ParzenWindow(POINTS, chunk=3).score, EnergyScore(minus_log_parzen)):
+        torch.manual_seed(0)
+        torch.testing.assert_close(objective(score, x, sigma), torch.stack(expected))
 
 
 def test_implicit_is_explicit_but_for_a_constant():
@@ -226,6 +170,18 @@ def test_the_finite_difference_converges_at_second_order():
 def test_directions_have_the_identity_for_their_second_moment(projection):
     v = PROJECTIONS[projection](torch.zeros(100_000, 3))
     torch.testing.assert_close(v.T @ v / len(v), torch.eye(3), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 2, 2)])
+def test_signs_are_of_length_one_each_and_the_sphere_is_of_radius_sqrt_d(shape, monkeypatch):
+    x = torch.zeros(1000, *shape, dtype=torch.float64)
+    signs = PROJECTIONS["rademacher"](x)
+    assert torch.equal(signs.abs(), torch.ones_like(x))
+    assert abs(signs.mean()) < 4 / math.sqrt(x.numel())
+    squares = PROJECTIONS["sphere"](x).square().flatten(1).sum(1)
+    torch.testing.assert_close(squares, torch.full_like(squares, math.prod(shape)), rtol=1e-12, atol=0)
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # which float32 draws now and then
+    assert torch.equal(PROJECTIONS["rademacher"](x).abs(), torch.ones_like(x))
 
 
 @pytest.mark.parametrize(

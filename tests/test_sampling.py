@@ -14,8 +14,17 @@ from ncsn.data import BinaryDigits, Digits, Points, pixel_grid, save_grid, to_un
 from ncsn.module import ScoreModule
 from ncsn.networks import MLP, RBM
 from ncsn.noise import GeometricSchedule, NoNoise
-from ncsn.objectives import DenoisingScoreMatching, PseudoLikelihood, RatioMatching
+from ncsn.objectives import (
+    Annealed,
+    DenoisingScoreMatching,
+    EDMScoreMatching,
+    ImplicitScoreMatching,
+    LaplaceNoise,
+    PseudoLikelihood,
+    RatioMatching,
+)
 from ncsn.samplers import AnnealedLangevin, Gibbs
+from ncsn.sampling import usual_count
 from ncsn.score import EDMDenoiser, EnergyScore, tweedie
 from ncsn.toys import TwoMoons
 
@@ -145,6 +154,72 @@ def test_an_energy_takes_no_label():
     torch.testing.assert_close(score.log_prob(x, torch.tensor(1.0)), -(x**2).sum(1) / 2)
     with pytest.raises(ValueError, match="an energy takes no label"):
         score.score(x, torch.tensor(1.0), torch.zeros(3))
+
+
+LAPLACE = [
+    *("--model.objective", "ncsn.objectives.DenoisingScoreMatching"),
+    *("--model.objective.corruption", "ncsn.objectives.LaplaceNoise"),
+]
+
+
+def test_other_noise_than_gaussian_has_no_exact_field(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("ncsn.sampling.save_figure", lambda figure, file: figures.append(figure))
+    checkpoint = trained("denoising", tmp_path, *LAPLACE)
+    monkeypatch.chdir(tmp_path)
+    sample([str(checkpoint), "--num-samples", "20", "--sampler.steps", "1"])
+    ladder = load(checkpoint).schedule.sigmas()
+    for ax, sigma in zip(figures[0].axes[2:], ladder[[20, 39]], strict=True):
+        assert ax.get_title() == f"learned score, sigma = {sigma:.2g}"
+        assert len(ax.collections) == 1
+
+
+def test_other_noise_than_gaussian_is_not_undone_by_tweedie(tmp_path, noisy_digits, monkeypatch, capsys):
+    checkpoint = train_small(tmp_path, *LAPLACE, "--trainer.max_steps", "1", "--samples.count", "0")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    status, line = refusal(capsys, lambda: sample([str(checkpoint), "--denoise", *noisy_digits, "--sigma", "0.3"]))
+    assert (status, line) == (
+        2,
+        "error: --denoise: this model was trained on noise that is not Gaussian, which Tweedie's formula supposes",
+    )
+    assert not Path("denoised.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("objective", "gaussian"),
+    [
+        (DenoisingScoreMatching(), True),
+        (DenoisingScoreMatching(corruption=LaplaceNoise()), False),
+        (Annealed(Annealed(DenoisingScoreMatching(corruption=LaplaceNoise()))), False),
+        (Annealed(ImplicitScoreMatching()), True),
+        (EDMScoreMatching(), True),
+    ],
+)
+def test_a_model_says_whether_its_noise_was_gaussian(objective, gaussian):
+    module = ScoreModule(EDMDenoiser(MLP(2)), GeometricSchedule(1, 0.1, 3), objective, AnnealedLangevin(1e-3, 1), (2,))
+    assert module.of_gaussian_noise is gaussian
+
+
+def test_a_sampler_of_probabilities_does_not_walk_a_score(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = [str(digits), "--sampler", "ncsn.samplers.Gibbs", "--sampler.sweeps", "1"]
+    with pytest.raises(SystemExit, match="2"):
+        sample(options)
+    out, err = capsys.readouterr()
+    assert out == ""  # before anything is said to be drawn
+    assert err == (
+        "error: Gibbs takes the log-probability of binary data, which EDMDenoiser does not give; make the denoiser an "
+        "EnergyScore\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_are_few_and_points_many(moons, digits, tmp_path, monkeypatch):
+    assert (usual_count(load(digits)), usual_count(load(moons))) == (64, 4000)
+    monkeypatch.chdir(tmp_path)
+    sample([str(digits)])
+    assert pixels("samples.png").shape == pixel_grid(torch.zeros(64, 1, 8, 8)).shape
 
 
 @pytest.fixture

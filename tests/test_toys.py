@@ -71,6 +71,28 @@ def test_shapes_are_those_of_their_names():
         torch.testing.assert_close(toy.log_prob(-x, NONE), toy.log_prob(x, NONE), rtol=1e-3, atol=1e-3)
 
 
+def test_the_arms_of_the_spirals_are_a_third_of_their_angle_from_the_middle():
+    arm, other = TwoSpirals().means.double().chunk(2)
+    torch.testing.assert_close(other, -arm)
+    radius = arm.norm(dim=1)
+    angle = 3 * radius
+    along = radius.unsqueeze(1) * torch.stack([angle.cos(), angle.sin()], dim=1)
+    torch.testing.assert_close(arm, along, rtol=0, atol=1e-5)  # float32
+    # One and a half turns, from near the middle outwards.
+    assert (angle.diff() > 0).all()
+    assert (angle[0].item() < 0.31 * math.pi, angle[-1].item()) == (True, pytest.approx(3 * math.pi))
+
+
+def test_the_moons_are_two_half_circles():
+    upper, lower = TwoMoons().means.double().chunk(2)
+    for moon, centre, side in ((upper, (-1.0, -0.5), 1), (lower, (1.0, 0.5), -1)):
+        from_centre = side * (moon - torch.tensor(centre).double())
+        torch.testing.assert_close(from_centre.norm(dim=1), torch.full((64,), 2.0).double())
+        angle = torch.atan2(from_centre[:, 1].clamp(min=0), from_centre[:, 0])
+        torch.testing.assert_close(angle, torch.linspace(0, math.pi, 64).double(), rtol=0, atol=1e-6)
+        assert (from_centre[:, 1] > -1e-6).all()
+
+
 @pytest.mark.parametrize("std", [0.0, -1.0, math.inf, math.nan])
 def test_impossible_widths_are_refused(std):
     with pytest.raises(ValueError, match="TwoMoons: std is"):

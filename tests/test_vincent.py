@@ -100,6 +100,16 @@ def test_the_score_of_the_autoencoder_is_minus_the_gradient_of_its_energy():
         assert autoencoder(x, sigma).shape == (4,)
 
 
+def test_the_level_of_an_autoencoder_may_be_a_plain_number_or_of_another_type():
+    autoencoder, x, each = AutoencoderEnergy(3, 5), torch.randn(4, 3), torch.rand(4, 1) + 0.1
+    for of in (autoencoder, autoencoder.score, EnergyScore(autoencoder)):
+        for sigma, others in ((torch.tensor(0.5), (0.5, torch.tensor(0.5).double())), (each, (each.double(),))):
+            for other in others:
+                value = of(x, other)
+                assert value.dtype == torch.float32
+                assert torch.equal(value, of(x, sigma))
+
+
 def test_an_energy_is_walked_by_a_sampler_that_keeps_no_graph():
     def energy(x, sigma):
         return ((x - 0.3) ** 2 / (0.7**2 + sigma**2)).sum(1) / 2

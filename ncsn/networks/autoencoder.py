@@ -34,6 +34,7 @@ class AutoencoderEnergy(TiedUnits):
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """grad_x log p_sigma(x), of the shape of `x` (B, ...)."""
+        sigma = torch.as_tensor(sigma).to(x)
         return (self.reconstruct(x) - x) / sigma**2
 
     def reconstruct(self, x: Tensor) -> Tensor:

@@ -46,7 +46,14 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*hidden, nn.Linear(width, features))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """F, of the shape of `x` (B, features), at `c_noise` () or (B, 1), for `label` (B,) or None."""
+        """F, of the shape of `x` (B, features), at `c_noise` () or (B, 1), for `label` (B,) or None.
+
+        Raises:
+            ValueError: where `x` is of another shape.
+        """
+        features = len(self.frequencies)
+        if x.shape[1:] != (features,):
+            raise ValueError(f"MLP: x is of shape {tuple(x.shape)}, and must be (B, {features}): a batch of vectors")
         angle = x @ self.frequencies
         seen = [x, angle.cos(), angle.sin(), self.conditioning(len(x), c_noise, label)]
         out: Tensor = self.layers(torch.cat(seen, dim=1))

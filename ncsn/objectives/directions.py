@@ -14,7 +14,8 @@ Projection = Literal["rademacher", "gaussian", "sphere"]
 
 def rademacher(x: Tensor) -> Tensor:
     """Directions of independent signs."""
-    return torch.randn_like(x).sign()
+    # In float32 one number in ten million is drawn as 0, of which `sign` would be 0, too.
+    return torch.ones_like(x).copysign(torch.randn_like(x))
 
 
 def sphere(x: Tensor) -> Tensor:

@@ -1,0 +1,80 @@
+"""Langevin dynamics on a ladder, and what its settings may be."""
+
+import math
+
+import pytest
+import torch
+from conftest import gaussian_score
+
+from ncsn.noise import NoNoise
+from ncsn.samplers import AnnealedLangevin, Langevin, MetropolisAdjustedLangevin
+
+
+def log_normal(x, sigma):
+    """log N(x; 0, 0.8^2 + sigma^2) up to a constant."""
+    return -x.square().flatten(1).sum(1) / (2 * (0.8**2 + sigma**2))
+
+
+class Counted:
+    """The exact score of N(0, 0.8^2), which notes the levels that it is asked at."""
+
+    def __init__(self):
+        self.levels = []
+
+    def __call__(self, x, sigma):
+        self.levels.append(sigma.item())
+        return gaussian_score(0.0, 0.8)(x, sigma)
+
+
+@pytest.mark.parametrize("sampler", [Langevin(0.1, 40), MetropolisAdjustedLangevin(0.1, 40, log_normal)], ids=repr)
+def test_each_level_of_a_ladder_is_walked_and_yields_a_frame(sampler):
+    score, ladder = Counted(), [3.0, 1.0, 0.0]
+    frames = list(sampler(score, 3 * torch.randn(20_000, 1), torch.tensor(ladder)))
+    calls = len(score.levels) // 3
+    assert score.levels == [sigma for sigma in ladder for _ in range(calls)]
+    assert calls == 40 if type(sampler) is Langevin else 40 < calls <= 80
+    assert len(frames) == 3
+    # From each level the walk comes a good way towards the rest of the next, and rests at the last.
+    variances = [frame.var().item() for frame in frames]
+    assert variances == sorted(variances, reverse=True)
+    bias = 1 / (1 - 0.1 / (2 * 0.64)) if type(sampler) is Langevin else 1
+    assert variances[-1] == pytest.approx(0.64 * bias, rel=4 * math.sqrt(2 / 20_000))
+
+
+def test_a_proposal_takes_two_scores_at_the_most():
+    score = Counted()
+    list(MetropolisAdjustedLangevin(0.1, 7, log_normal)(score, torch.zeros(5, 2), torch.zeros(1)))
+    assert 7 < len(score.levels) <= 14
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Langevin(1.0, math.inf), "Langevin: steps is inf, and must be a whole number from 1"),
+        (lambda: Langevin(1.0, 1.5), "Langevin: steps is 1.5, and must be a whole number from 1"),
+        (lambda: Langevin(-1.0, 1), "Langevin: epsilon is -1.0, and must be a positive number"),
+        (lambda: Langevin("auto", 1), "Langevin: epsilon is auto, and must be a positive number"),
+        (lambda: AnnealedLangevin(1.0, math.inf), "AnnealedLangevin: steps is inf, and must be a whole number from 1"),
+        (
+            lambda: MetropolisAdjustedLangevin(1.0, 0, log_normal),
+            "MetropolisAdjustedLangevin: steps is 0, and must be a whole number from 1",
+        ),
+        (
+            lambda: AnnealedLangevin(1e-3, 1).check(NoNoise().sigmas()),
+            "AnnealedLangevin: the ladder ends at 0, and must end above; Langevin walks at a level of 0",
+        ),
+        (
+            lambda: AnnealedLangevin("auto", 1).check(torch.tensor([1.0, 0.0])),
+            "AnnealedLangevin: the ladder ends at 0, and must end above; Langevin walks at a level of 0",
+        ),
+    ],
+)
+def test_impossible_walks_are_refused_in_one_line(make, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        make()
+
+
+def test_a_level_of_0_is_no_obstacle_to_langevin():
+    Langevin(0.1, 3).check(NoNoise().sigmas())
+    *_, x = Langevin(0.1, 3)(gaussian_score(0.0, 0.8), torch.zeros(4, 2), NoNoise().sigmas())
+    assert x.isfinite().all()

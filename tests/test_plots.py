@@ -1,0 +1,44 @@
+"""Pictures of what is not a picture itself."""
+
+import pytest
+import torch
+
+from ncsn.densities import Gaussian
+from ncsn.plots import plot_points, plot_units
+
+
+def tile(image, row, column, height, width):
+    """The picture in a place of a grid whose tiles are 2 apart: grey, in [0, 1]."""
+    top, left = 2 + row * (height + 2), 2 + column * (width + 2)
+    picture = torch.as_tensor(image)[top : top + height, left : left + width]
+    assert (picture == picture[..., :1]).all()  # grey
+    return picture[..., 0] / 255
+
+
+def test_the_filters_are_the_weights_each_over_its_largest():
+    weight = torch.randn(5, 32 * 40)
+    weight[1] *= 1e-3
+    weight[4] = 0
+    samples = torch.rand(2, 1, 32, 40)
+    filters, drawn = plot_units(weight.requires_grad_(), samples).axes
+    assert filters.get_title() == "filters of 5 hidden units: grey is 0"
+    assert drawn.get_title() == "2 samples"
+    image = filters.images[0].get_array()
+    for unit, of in enumerate(weight.detach().view(5, 32, 40)):
+        expected = 0.5 + 0.5 * of / of.abs().max().clamp(min=1e-12)
+        torch.testing.assert_close(tile(image, unit // 3, unit % 3, 32, 40), expected, rtol=0, atol=0.51 / 255)
+    for i in range(2):
+        shown = tile(drawn.images[0].get_array(), 0, i, 32, 40)
+        torch.testing.assert_close(shown, samples[i, 0], rtol=0, atol=0.51 / 255)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_exact_field_is_under_the_learned_one_where_there_is_one(known):
+    density = Gaussian(torch.zeros(2), torch.tensor(1.0))
+    sigmas = torch.tensor([1.0, 0.1])
+    x = torch.randn(50, 2)
+    figure = plot_points(x, x, lambda x, sigma: -x, density if known else None, sigmas)
+    assert len(figure.axes) == 4
+    for ax, sigma in zip(figure.axes[2:], ("1", "0.1"), strict=True):
+        assert len(ax.collections) == 1 + known
+        assert ax.get_title() == f"learned score{' over the exact one' if known else ''}, sigma = {sigma}"

@@ -1,0 +1,68 @@
+"""What does not fit together is refused before a run leaves anything behind."""
+
+import re
+
+import pytest
+from test_cli import refusal, run_train
+from test_sampling import CONFIGS, SHORT
+
+NO_NOISE = ["--model.schedule", "ncsn.noise.NoNoise"]
+LANGEVIN = [
+    "--model.sampler",
+    "ncsn.samplers.Langevin",
+    "--model.sampler.epsilon",
+    "1e-3",
+    "--model.sampler.steps",
+    "1",
+]
+PLAIN = ["--model.objective", "ncsn.objectives.ImplicitScoreMatching"]
+OF_POINTS = r"error: model: it has no loss on this data, examples of shape \(2,\): "
+OF_DIGITS = r"error: model: it has no loss on this data, examples of shape \(1, 8, 8\): "
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "ratio_matching",
+            ["--data", "ncsn.data.Digits"],
+            OF_DIGITS + r"x is not binary: it has 0\.\d+, and must be of zeros and ones",
+        ),
+        (
+            "denoising",
+            ["--data", "ncsn.data.Digits"],
+            OF_DIGITS + r"MLP: x is of shape \(2, 1, 8, 8\), and must be \(B, 64\): a batch of vectors",
+        ),
+        ("denoising", [*NO_NOISE, *LANGEVIN], OF_POINTS + "sigma is 0, and must be positive here: .*"),
+        ("implicit", [*NO_NOISE, *LANGEVIN], OF_POINTS + "sigma is 0, and must be positive here: .*"),
+        (
+            "implicit",
+            [*NO_NOISE, *LANGEVIN, *PLAIN],
+            r"error: model: its loss on the data is \[nan, nan\]; is a level of the schedule 0\?",
+        ),
+        (
+            "implicit",
+            NO_NOISE,
+            "error: AnnealedLangevin: the ladder ends at 0, and must end above; Langevin walks at a level of 0",
+        ),
+        (
+            "denoising",
+            ["--model.objective", "ncsn.objectives.RatioMatching"],
+            "error: RatioMatching takes the log-probability of binary data, which EDMDenoiser does not give; make the "
+            "denoiser an EnergyScore",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_in_one_line(tmp_path, monkeypatch, capsys, name, options, message):
+    monkeypatch.chdir(tmp_path)
+    status, line = refusal(capsys, lambda: run_train("--config", str(CONFIGS / f"{name}.yaml"), *SHORT, *options))
+    assert status == 2
+    assert re.fullmatch(message, line), line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_without_noise_is_found_where_there_is_one(tmp_path, monkeypatch, capsys):
+    # What is refused above is what has no loss, not a level of 0 as such.
+    monkeypatch.chdir(tmp_path)
+    run_train("--config", str(CONFIGS / "ratio_matching.yaml"), *SHORT, "--samples.count", "0")
+    assert "Trained 3 steps." in capsys.readouterr().out
