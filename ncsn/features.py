@@ -14,6 +14,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,7 @@ class Features(nn.Module):
             nn.Linear(4 * width, num_features),
         )
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(num_features, classes))
+        self.to(memory_format=torch.channels_last)  # faster on CPUs
 
     def forward(self, x: Tensor) -> Tensor:
         """The features (B, num_features) of pictures (B, C, H, W)."""
@@ -103,7 +105,7 @@ class Classifier(LightningModule):
 
     def __init__(self, features: Features, lr: float) -> None:
         super().__init__()
-        self.features = features.to(memory_format=torch.channels_last)  # faster on CPUs
+        self.features = features
         self.lr = lr
         self.right = MulticlassAccuracy(features.classes, average="micro")
 
@@ -144,24 +146,22 @@ def train_features(
     if not 0 < lr < math.inf:
         raise ValueError(f"lr: {lr}, and must be positive")
     features = Features(data.shape[0], data.classes)
-    trainer = Trainer(
+    shown = sys.stdout.isatty()
+    quiet = partial(
+        Trainer,
         accelerator=accelerator,
-        precision=precision,
         devices=1,
-        max_epochs=epochs,
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,  # its figure is asked for once, of the weights that are kept
-        callbacks=[RichProgressBar(leave=True)] if sys.stdout.isatty() else [],
-        enable_progress_bar=sys.stdout.isatty(),
+        enable_progress_bar=shown,
+        callbacks=[RichProgressBar(leave=True)] if shown else [],
     )
     classifier = Classifier(features, lr)
-    trainer.fit(classifier, datamodule=data)
-    trainer.limit_val_batches = 1.0
+    quiet(max_epochs=epochs, precision=precision, limit_val_batches=0).fit(classifier, datamodule=data)
     features.trained_on = type(data).__name__
-    features.accuracy = trainer.validate(classifier, datamodule=data, verbose=False)[0]["accuracy"]
+    # In float32, as the features are used, whatever the precision of training.
+    features.accuracy = quiet().validate(classifier, datamodule=data, verbose=False)[0]["accuracy"]
     return features.eval()
 
 
@@ -202,7 +202,7 @@ def load_features(path: str | Path) -> Features:
         raise ValueError(f"features: {path} does not hold the weights that it says ({reason})") from error
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ValueError(f"features: {path} has weights that are not finite")
-    return features.eval().requires_grad_(False)
+    return features.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def default_file(data: ImageData) -> Path:

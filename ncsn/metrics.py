@@ -83,7 +83,7 @@ def frechet_distance(features: Features, pictures: Iterable[Tensor], reference: 
 
 
 def real_pictures(
-    data: ImageData, split: str = "train", count: int | None = None, batch_size: int = 500
+    data: ImageData, split: str = "train", count: int | None = None, batch_size: int = 100
 ) -> Iterator[Tensor]:
     """Batches of the pictures of a split, each one once, as they are: not mirrored, and not spread over their 1/256.
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_cli import refusal
 
-from ncsn.data import Digits, to_unit
+from ncsn.data import MNIST, Digits, FashionMNIST, to_unit
 from ncsn.features import Features, data_section, load_features, main, save_features, train_features
 
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 CONFIGS = Path(__file__).parent.parent / "configs"
+SHIPPED = {"mnist": (MNIST, 0.99), "fashion_mnist": (FashionMNIST, 0.91)}
 
 
 def run(*options: str) -> None:
@@ -34,7 +37,7 @@ def saved(tmp_path) -> Path:
 def accuracy(features: Features, pixels, labels) -> float:
     """The share of pictures (N, C, H, W) of 8 bits that are named rightly."""
     with torch.no_grad():
-        named = torch.cat([features.logits(to_unit(part)).argmax(1) for part in pixels.split(500)])
+        named = torch.cat([features.logits(to_unit(part)).argmax(1) for part in pixels.split(100)])
     return (named == labels).double().mean().item()
 
 
@@ -172,3 +175,27 @@ def test_the_section_of_a_configuration_is_what_is_taken():
 def test_data_without_labels_is_refused():
     with pytest.raises(ValueError, match="labels is false"):
         train_features(Digits())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_files_are_small_and_listed_with_their_sums(name):
+    file = CHECKPOINTS / f"features_{name}.safetensors"
+    features = load_features(file)
+    row = next(line for line in (CHECKPOINTS / "README.md").read_text().splitlines() if file.name in line)
+    assert file.stat().st_size < 1_000_000
+    assert features.trained_on == SHIPPED[name][0].__name__
+    assert features.accuracy >= SHIPPED[name][1]
+    assert f"{100 * features.accuracy:.2f} %" in row
+    assert sha256(file.read_bytes()).hexdigest() in row
+    assert f"python -m ncsn.features --data configs/{name}.yaml" in row
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_weights_reach_their_accuracy(name, real_data):
+    features = load_features(CHECKPOINTS / f"features_{name}.safetensors")
+    data = SHIPPED[name][0](root=str(real_data), labels=True)
+    data.setup()
+    held_out = data.splits["val"]
+    reached = accuracy(features, held_out.values, held_out.labels)
+    assert reached >= SHIPPED[name][1]
+    assert reached == pytest.approx(features.accuracy, abs=2e-4)

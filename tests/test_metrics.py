@@ -1,13 +1,17 @@
 """The Frechet distance against another computation of it, and against what it should say of pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
-from ncsn.data import Digits, ImageData, to_pixels, to_unit
-from ncsn.features import Features
+from ncsn.data import MNIST, Digits, ImageData, to_pixels, to_unit
+from ncsn.features import Features, load_features
 from ncsn.metrics import FrechetDistance, frechet_distance, real_pictures
+
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 
 @pytest.fixture
@@ -23,10 +27,19 @@ def digits() -> ImageData:
     return data
 
 
+@pytest.fixture(scope="module")
+def mnist(real_data) -> ImageData:
+    data = MNIST(root=str(real_data))
+    data.setup()
+    return data
+
+
 def by_square_root(features: Features, x, y) -> float:
-    """The distance by a square root of a matrix in float64, of features that are computed in one batch."""
+    """The distance by a square root of a matrix in float64, of features that are computed by themselves."""
     with torch.no_grad():
-        a, b = (features(to_unit(to_pixels(part))).double().numpy() for part in (x, y))
+        a, b = (
+            torch.cat([features(to_unit(to_pixels(p))) for p in part.split(100)]).double().numpy() for part in (x, y)
+        )
     c, d = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = scipy.linalg.sqrtm(c @ d).real
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c + d - 2 * root))
@@ -99,3 +112,27 @@ def test_real_pictures_are_each_given_once_and_as_they_are(digits):
     for count in (0, len(values) + 1):
         with pytest.raises(ValueError, match="real pictures"):
             next(real_pictures(digits, "train", count))
+
+
+def test_of_real_digits_it_is_small_and_of_others_large(mnist):
+    features = load_features(CHECKPOINTS / "features_mnist.safetensors")
+    reference = torch.cat(list(real_pictures(mnist, "train", 2000)))
+    held_out = torch.cat(list(real_pictures(mnist, "val", 2000)))
+
+    metric = FrechetDistance(features)
+    for batch in reference.split(100):
+        metric.update(batch, real=True)
+
+    def of(x):
+        metric.reset()  # but for the reference
+        for batch in x.split(100):
+            metric.update(batch, real=False)
+        return metric.compute().item()
+
+    floor = of(held_out)
+    assert floor == pytest.approx(by_square_root(features, held_out, reference), rel=1e-3)
+    assert abs(of(reference)) < 1e-3 * floor
+    assert of(held_out + 0.1 * torch.randn_like(held_out)) > 2 * floor
+    assert of(held_out.flip(-2)) > 20 * floor
+    assert of(torch.rand_like(held_out)) > 1000 * floor
+    assert of(held_out.mean(0, keepdim=True).expand_as(held_out)) > 100 * floor
