@@ -7,6 +7,7 @@ bits per dimension.
 """
 
 import math
+import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -75,7 +76,7 @@ def drawn(
     """Draw the samples of a seed into `distance`: how often the score was asked for each, and the seconds it took."""
     began, calls = time.perf_counter(), [0]
     batches = torch.split(torch.arange(options.num_samples), options.batch_size)
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         bar = progress.add_task(str(sampler), total=len(batches) * len(sigmas))
         for indices in batches:
             walk = module.samples(

@@ -332,3 +332,13 @@ def test_a_walk_that_is_left_or_fails_leaves_no_streams_behind():
     with pytest.raises(FloatingPointError, match=r"^Langevin diverged at noise level 1\.099; lower epsilon$"):
         list(walk)
     assert normal(torch.empty(3, 2)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("sampler", [*QUIET, *NOISY], ids=repr)
+def test_a_ladder_that_ends_at_0_is_for_those_that_stay_at_a_level(sampler):
+    ladder = torch.zeros(1)
+    if isinstance(sampler, Langevin | Gibbs):
+        sampler.check(ladder)
+        return
+    with pytest.raises(ValueError, match=f"{type(sampler).__name__}: the ladder ends at 0, and must end above"):
+        sampler.check(ladder)

@@ -34,6 +34,9 @@ class Gibbs(Sampler):
         if not (isinstance(self.sweeps, int) and self.sweeps >= 1):
             raise ValueError(f"Gibbs: sweeps is {self.sweeps}, and must be a whole number from 1")
 
+    def check(self, sigmas: Tensor) -> None:
+        """Any level will do, 0 too."""
+
     @torch.no_grad()
     def __call__(self, log_prob: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         x = (x > 0.5).to(x)

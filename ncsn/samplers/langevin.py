@@ -39,6 +39,9 @@ class Langevin(Sampler):
     def __post_init__(self) -> None:
         check_walk(type(self).__name__, self.epsilon, self.steps)
 
+    def check(self, sigmas: Tensor) -> None:
+        """Any level will do, 0 too."""
+
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         for sigma in sigmas.to(x):
@@ -125,11 +128,8 @@ class AnnealedLangevin(Sampler):
         return langevin_step_size(sigmas, self.steps)
 
     def check(self, sigmas: Tensor) -> None:
+        super().check(sigmas)
         limit = 2 * float(sigmas[-1]) ** 2
-        if not limit:
-            raise ValueError(
-                "AnnealedLangevin: the ladder ends at 0, and must end above; Langevin walks at a level of 0"
-            )
         epsilon = self.step_size(sigmas)
         if epsilon >= limit:
             raise ValueError(
@@ -175,6 +175,7 @@ class ConsistentAnnealed(Sampler):
             raise ValueError(f"ConsistentAnnealed: epsilon is {self.epsilon}, and must be a positive number")
 
     def check(self, sigmas: Tensor) -> None:
+        super().check(sigmas)
         ratio = (sigmas[1:] / sigmas[:-1]).double()
         if not len(ratio):
             return

@@ -26,12 +26,17 @@ class Sampler(ABC):
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         """Walk `x` (B, ...) down the ladder `sigmas` (L,), and yield the state once a level: L tensors like `x`."""
 
-    def check(self, sigmas: Tensor) -> None:  # noqa: B027 (most samplers work on any ladder)
-        """Refuse a ladder on which this sampler cannot work.
+    def check(self, sigmas: Tensor) -> None:
+        """Refuse a ladder on which this sampler cannot work: most step from one level down to the next, and to 0.
 
         Raises:
             ValueError: with the setting to change and what it may be.
         """
+        if not sigmas[-1] > 0:
+            raise ValueError(
+                f"{type(self).__name__}: the ladder ends at {sigmas[-1].item():g}, and must end above; "
+                "Langevin walks at a level of 0"
+            )
 
 
 def falling(x: Tensor, sigmas: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:

@@ -59,6 +59,8 @@ class PredictorCorrector(EulerMaruyama):
     A Langevin step is of size alpha = 2 (snr ||z|| / ||score||)^2, with the norms of each sample; the original takes
     their means over the batch, so that a sample depends on the others. It is at most 2 (snr sigma)^2, which noise alone
     would make it: in few dimensions a walk comes so near to a mode, where the score is 0, that it would have no bound.
+    In the plane samples are still some percent too wide, since a step depends on its own noise; in many dimensions, as
+    of pictures, neither matters.
 
     Args:
         snr: the ratio of the size of a correction to that of its noise.
