@@ -7,11 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from test_vincent import DATA, Perceptron
 
 from ncsn.objectives import Corruption, DenoisingScoreMatching, GaussianNoise, LaplaceNoise
 
-DATA = torch.tensor([[-1.2], [-0.3], [0.1], [0.9], [1.4]], dtype=torch.float64)
 SIGMA = torch.tensor(0.6, dtype=torch.float64)
 
 
@@ -44,15 +43,6 @@ class Quadrature(LaplaceNoise):
 
     def draw(self, x):
         return torch.cat([self.nodes, -self.nodes]).repeat(len(DATA)).unsqueeze(1) / math.sqrt(2)
-
-
-class Perceptron(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()
-
-    def forward(self, x, sigma):
-        return self.layers(x)
 
 
 def blurred_log_density(x):
