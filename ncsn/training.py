@@ -160,8 +160,10 @@ class TrainCLI(LightningCLI):
         """
         x, label = self.datamodule.on_after_batch_transfer(self.datamodule.splits["train"][[0, 1]], 0)
         try:
+            self.model.eval()  # a trial is no part of the training: whatever counts or averages there is left alone
             with torch.random.fork_rng(), torch.no_grad():
                 losses = self.model.losses(x, self.model.schedule.sample(x), label)
+            self.model.train()
         except (ValueError, RuntimeError) as error:
             raise ValueError(
                 f"model: it has no loss on this data, examples of shape {self.model.shape}: {error}"
