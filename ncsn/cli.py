@@ -45,12 +45,14 @@ def sample(arguments: Sequence[str] | None = None) -> None:
     for picture, more in {"inpaint": "mask", "super_resolve": "factor", "deblur": "blur"}.items():
         if (getattr(options, picture) is None) != (getattr(options, more) is None):
             parser.error(f"--{picture.replace('_', '-')} and --{more} go together")
+    if options.interpolate is not None and of_sampler:
+        parser.error(f"{of_sampler[0]}: the way between two pictures is that of the probability flow")
     options.out = options.out or Path("samples.png" if options.denoise is None else "denoised.png")
     if options.out.suffix and (options.out.is_dir() or options.out.suffix.lower() != ".png"):
         parser.error(f"--out: {options.out} is neither the name of a .png file nor, without an ending, of a folder")
     if not options.out.suffix and options.out.is_file():
         parser.error(f"--out: {options.out} is a file, and without an ending it would name a folder")
-    if options.denoise is not None and not options.out.suffix:
+    if not options.out.suffix and (options.denoise is not None or options.interpolate is not None):
         parser.error(f"--out: {options.out} is not the name of a .png file")
     if not options.out.parent.is_dir():
         parser.error(f"--out: there is no folder {options.out.parent}")

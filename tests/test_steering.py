@@ -126,6 +126,8 @@ def test_the_way_between_two_pictures_begins_and_ends_with_them(digits, here, pi
         (["--inpaint", "digit.png", "--mask", "mask.png", "--colourise", "digit.png"], "not allowed with"),
         (["--interpolate", "digit.png"], "--interpolate: expected 2 arguments"),
         (["--interpolate", "digit.png", "no.png"], r"cannot read no\.png"),
+        (["--interpolate", "digit.png", "other.png", "--out", "folder"], "--out: folder is not the name of a .png"),
+        (["--interpolate", "digit.png", "other.png", "--sampler.steps", "3"], "--sampler.steps: the way between"),
     ],
 )
 def test_a_wrong_wish_is_answered_in_one_line_and_leaves_nothing(digits, here, capsys, options, message):
