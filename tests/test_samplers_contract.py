@@ -43,6 +43,7 @@ GIVEN = {"score": score, "log_prob": log_prob}
 QUIET = [ProbabilityFlow(order=1), ProbabilityFlow(order=2), DPMSolver(), StochasticHeun()]
 NOISY = [
     StochasticHeun(churn=8.0, churn_min=0.2, churn_max=1.0, inflation=1.01),
+    DPMSolver(eta=1.5),
     EulerMaruyama(),
     Ancestral(),
     PredictorCorrector(),

@@ -143,3 +143,9 @@ def test_the_dpm_solver_is_that_of_diffusers():
     x, settings = start(4), {"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"}
     scheduler = EDMDPMSolverMultistepScheduler(SMIN, SMAX, 0.5, **settings, final_sigmas_type="zero")
     close(DPMSolver()(score, x, KARRAS), multistep(scheduler, x))
+
+
+def test_the_dpm_solver_with_noise_is_that_of_diffusers():
+    x, settings = start(4), {"solver_order": 2, "algorithm_type": "sde-dpmsolver++", "solver_type": "midpoint"}
+    scheduler = EDMDPMSolverMultistepScheduler(SMIN, SMAX, 0.5, **settings, final_sigmas_type="zero")
+    close(stepwise(DPMSolver(eta=1)(score, x, KARRAS), len(KARRAS)), stepwise(multistep(scheduler, x), len(KARRAS)))

@@ -41,6 +41,8 @@ WALKS = [
     (ProbabilityFlow(order=2), karras(30)),
     (StochasticHeun(churn=10, churn_min=0.05, churn_max=5), karras(40)),
     (DPMSolver(), karras(40)),
+    (DPMSolver(eta=1), karras(60)),
+    (DPMSolver(eta=2), karras(60)),
     (EulerMaruyama(), geometric(400)),
     (Ancestral(), geometric(400)),
     (PredictorCorrector(0.16, 1), geometric(200)),

@@ -91,14 +91,29 @@ class StochasticHeun(Sampler):
 
 @dataclass(frozen=True)
 class DPMSolver(Sampler):
-    """DPM-Solver++(2M) (Lu et al., 2022, Algorithm 2): second order at one score a level.
+    """DPM-Solver++(2M) (Lu et al., 2022, Algorithm 2): second order at one score a level, with noise or without.
 
-    Exact in the linear part of the flow: with D extrapolated from the last two levels, and h = ln(sigma / lower),
+    Exact in the linear part of dx = (1 + eta) (x - D) dsigma / sigma + noise, all of which have the same p_sigma: the
+    probability flow at eta = 0, the reverse diffusion that `Ancestral` walks at 1, nearer to Langevin dynamics beyond.
+    With D extrapolated from the last two levels, and h = ln(sigma / lower),
 
-        (lower / sigma) x + (1 - exp(-h)) D
+        exp(-(1 + eta) h) x + (1 - exp(-(1 + eta) h)) D + lower sqrt(1 - exp(-2 eta h)) z
 
     The first step and the last, to 0, are of first order: the posterior mean at the end.
+
+    Args:
+        eta: how much noise is added and removed on the way; it corrects what a network gets wrong.
+
+    Raises:
+        ValueError: where `eta` is negative or not finite.
     """
+
+    remedy = "lower eta, or take more steps"
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta < math.inf:
+            raise ValueError(f"DPMSolver: eta is {self.eta}, and must be at least 0")
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
@@ -109,10 +124,12 @@ class DPMSolver(Sampler):
             if before is not None and not last:
                 previous, last_h = before
                 target = denoised + h / (2 * last_h) * (denoised - previous)
-            shrink = lower / sigma
+            shrink = (lower / sigma) ** (1 + self.eta)
             x = shrink * x + (1 - shrink) * target
-            before = denoised, h
+            if self.eta and not last:
+                x = x + lower * (1 - (lower / sigma) ** (2 * self.eta)).sqrt() * normal(x)
             yield x
+            before = denoised, h
 
 
 def euler(score: Score, x: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:
