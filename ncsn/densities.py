@@ -59,7 +59,8 @@ class GaussianMixture(Density):
         stds: what broadcasts to (K, ...): () for one width, (K, 1, ...) for one a component.
 
     Raises:
-        ValueError: where the numbers of weights and means differ, a weight is not positive or a width is negative.
+        ValueError: where the numbers of weights and means differ, a weight is not positive, or a width is negative or
+            infinite.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, stds: Tensor) -> None:
@@ -71,8 +72,8 @@ class GaussianMixture(Density):
         numbers(name, "means", means)
         if not (weights > 0).all():
             raise ValueError(f"{name}: weights is {weights.tolist()}, and must be positive")
-        if not (stds >= 0).all():
-            raise ValueError(f"{name}: stds is {stds.tolist()}, and must not be negative")
+        if not ((stds >= 0) & stds.isfinite()).all():
+            raise ValueError(f"{name}: stds is {stds.tolist()}, and must be finite and not negative")
         self.log_weights = (weights / weights.sum()).log()
         self.means = means
         self.stds = stds.expand_as(means)

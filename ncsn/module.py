@@ -35,6 +35,8 @@ class ScoreModule(LightningModule):
         shape: (C, H, W) of a picture, or the shape of whatever an example is.
         optimizer: makes the optimiser from the parameters.
         warmup: the steps over which the learning rate rises from 0 to its value.
+        cooldown: the steps over which it falls to 0 at the end of the run, which `trainer.max_steps` or `max_epochs`
+            sets; a run that is ended before has the less of it.
         label_dropout: the probability of training an example as if it had no label.
 
     Raises:
@@ -51,11 +53,13 @@ class ScoreModule(LightningModule):
         shape: tuple[int, ...],
         optimizer: OptimizerCallable = torch.optim.Adam,
         warmup: int = 0,
+        cooldown: int = 0,
         label_dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if warmup < 0:
-            raise ValueError(f"ScoreModule: warmup is {warmup}, and must be at least 0")
+        for name, steps in (("warmup", warmup), ("cooldown", cooldown)):
+            if steps < 0:
+                raise ValueError(f"ScoreModule: {name} is {steps}, and must be at least 0")
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1")
         for part in (objective, sampler):
@@ -76,6 +80,7 @@ class ScoreModule(LightningModule):
         self.shape = tuple(shape)
         self.optimizer = optimizer
         self.warmup = warmup
+        self.cooldown = cooldown
         self.label_dropout = label_dropout
         self.seed = 0
         self.skipped_steps = 0
@@ -221,12 +226,16 @@ class ScoreModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
-        schedule = LambdaLR(optimizer, self.warmed_up)
+        schedule = LambdaLR(optimizer, self.learning_rate_at)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def warmed_up(self, step: int) -> float:
-        """The fraction of the learning rate at a step."""
-        return min(1.0, (step + 1) / (self.warmup + 1))
+    def learning_rate_at(self, step: int) -> float:
+        """The fraction of the learning rate at a step: it rises, stays, and falls."""
+        rise = (step + 1) / (self.warmup + 1)
+        if not self.cooldown or self._trainer is None:
+            return min(1.0, rise)
+        left = self.trainer.estimated_stepping_batches - step
+        return min(1.0, rise, max(0.0, left / (self.cooldown + 1)))
 
     def on_train_start(self) -> None:
         # A checkpoint brings its learning rate along; the one that was set for this run is what holds.
@@ -235,7 +244,7 @@ class ScoreModule(LightningModule):
             return
         schedule.base_lrs = [group["lr"] for group in self.optimizer(self.parameters()).param_groups]
         for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
-            group["lr"], group["initial_lr"] = rate * self.warmed_up(schedule.last_epoch), rate
+            group["lr"], group["initial_lr"] = rate * self.learning_rate_at(schedule.last_epoch), rate
 
 
 def part_of(denoiser: ScoreModel, user: Objective | Sampler) -> Callable[..., Tensor]:

@@ -107,6 +107,30 @@ def test_the_learning_rate_warms_up(tmp_path):
     assert rates == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.0, 1.0])
 
 
+@pytest.mark.parametrize(
+    "length", [{"max_steps": 6}, {"max_steps": -1, "max_epochs": 3, "limit_train_batches": 2}], ids=str
+)
+def test_the_learning_rate_cools_down_at_the_end_of_the_run(tmp_path, length):
+    module = small_module(warmup=1, cooldown=3, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+    rates = []
+    module.on_train_batch_start = lambda *_: rates.append(module.optimizers().param_groups[0]["lr"])
+    small_trainer(tmp_path, **length).fit(module, Digits())
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
+
+
+def test_a_run_without_an_end_does_not_cool_down(tmp_path):
+    module = small_module(cooldown=3, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+    rates = []
+
+    def noted(*_):
+        rates.append(module.optimizers().param_groups[0]["lr"])
+        module.trainer.should_stop = len(rates) == 5
+
+    module.on_train_batch_end = noted
+    small_trainer(tmp_path, max_steps=-1).fit(module, Digits())
+    assert rates == [1.0] * 5
+
+
 def test_the_start_is_at_the_largest_noise_level():
     start = small_module().start(5000)
     assert start.shape == (5000, 1, 8, 8)
@@ -155,7 +179,10 @@ def test_draw_yields_a_state_a_level_and_takes_another_sampler():
         next(module.draw(module.start(2), sampler=AnnealedLangevin(1.0, 1)))
 
 
-@pytest.mark.parametrize(("settings", "field"), [({"warmup": -1}, "warmup"), ({"label_dropout": 1.5}, "label_dropout")])
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [({"warmup": -1}, "warmup"), ({"cooldown": -1}, "cooldown"), ({"label_dropout": 1.5}, "label_dropout")],
+)
 def test_impossible_settings_are_refused(settings, field):
     with pytest.raises(ValueError, match=field):
         small_module(**settings)
@@ -178,7 +205,7 @@ def test_a_module_made_in_python_is_loaded_with_its_parts_given_again(tmp_path):
     trainer.fit(module, Digits())
     trainer.save_checkpoint(tmp_path / "live.ckpt")
     checkpoint = torch.load(tmp_path / "live.ckpt", weights_only=True)
-    assert checkpoint["hyper_parameters"] == {"shape": (1, 8, 8), "warmup": 3, "label_dropout": 0.1}
+    assert checkpoint["hyper_parameters"] == {"shape": (1, 8, 8), "warmup": 3, "cooldown": 0, "label_dropout": 0.1}
     parts = {name: getattr(small_module(), name) for name in ("denoiser", "schedule", "objective", "sampler")}
     loaded = ScoreModule.load_from_checkpoint(tmp_path / "live.ckpt", weights_only=True, **parts)
     assert loaded.warmup == 3

@@ -1,0 +1,54 @@
+"""What a sampler adds to the network's own time: `python tests/benchmarks/drawing.py`.
+
+A walk of a recipe's network, with its streams of noise, against as many bare calls of the network on the same batch.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from sidebyside import interleaved, median_ratio
+
+from ncsn.noise import KarrasSchedule
+from ncsn.samplers import DPMSolver
+from ncsn.training import build, hush
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    """Measure, and print the ratio."""
+    parser = argparse.ArgumentParser(description="A sampler's walk against bare calls of the network.")
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "mnist.yaml")
+    parser.add_argument("--batch", type=int, default=64, help="pictures in a batch (64)")
+    parser.add_argument("--levels", type=int, default=20, help="and calls of the network (20)")
+    parser.add_argument("--rounds", type=int, default=15, help="(15)")
+    options, others = parser.parse_known_args()
+    hush()
+    sys.argv = ["train.py", "--config", str(options.config), "--trainer.logger", "false", *others]
+    cli = build()
+    module = cli.model.eval()
+    network, forward = module.denoiser.network, cli.trainer.precision_plugin.forward_context
+    sigmas = KarrasSchedule(10, 0.02, options.levels).sigmas()
+    x, level = torch.randn(options.batch, *module.shape), torch.tensor(0.5)
+
+    @torch.no_grad()
+    def bare() -> None:
+        with forward():
+            for _ in range(options.levels):
+                network(x, level)
+
+    def walk() -> None:
+        with forward():
+            for _ in module.samples(range(options.batch), sampler=DPMSolver(eta=1.0), sigmas=sigmas):
+                pass
+
+    seconds = interleaved({"bare": bare, "walk": walk}, options.rounds)
+    rate = options.batch / statistics.median(seconds["walk"])
+    print(f"{rate:.1f} pictures/s; a walk takes {median_ratio(seconds['walk'], seconds['bare']):.3f} of its bare calls")
+
+
+if __name__ == "__main__":
+    main()
