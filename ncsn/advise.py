@@ -31,7 +31,7 @@ from ncsn.noise import (
     num_levels,
     variance_ratio,
 )
-from ncsn.samplers import AnnealedLangevin, Sampler
+from ncsn.samplers import AnnealedLangevin, ConsistentAnnealed, Langevin, Sampler
 from ncsn.training import build, hush
 
 __all__ = ["Advice", "advise", "largest_distance", "main", "objections"]
@@ -42,8 +42,8 @@ MULTIPLICATIONS = 6e12
 """Spent on the distance: two minutes of two cores at most, seconds on real pictures."""
 PIXEL_SIGMA_MIN = 0.01
 FEWEST_STEPS = 3
-USUAL_STEPS = 5
-GEOMETRIC_RHO = 100.0
+USUAL_CALLS = 1160
+"""Of the network, as was published for CIFAR-10: five steps at each of 232 levels."""
 FAR = 1.5
 """The factor from which a step size is objected to: it is a cliff, not a slope."""
 
@@ -107,8 +107,8 @@ def advise(
     reasons["levels"] = f"Technique 2: levels in the ratio {ratio:.4g} overlap in {dimension:,} dimensions."
     ladder: dict[str, Any] = {"sigma_max": sigma_max, "sigma_min": sigma_min, "levels": levels}
     if is_dataclass(schedule) and all(hasattr(schedule, key) for key in ladder):
-        if getattr(schedule, "rho", GEOMETRIC_RHO) < GEOMETRIC_RHO:
-            ladder["rho"] = GEOMETRIC_RHO
+        if getattr(schedule, "rho", AnnealedLangevin.rho) < AnnealedLangevin.rho:
+            ladder["rho"] = AnnealedLangevin.rho
             reasons["rho"] = "So large that the ladder is all but geometric, which the techniques take it to be."
         schedule = replace(schedule, **ladder)
     else:
@@ -126,13 +126,13 @@ def advise(
 
 def affordable(sampler: Sampler, sigmas: Tensor, levels: int) -> tuple[int, str]:
     """The steps a level that a sampler's budget of network calls has for so many levels, and the reason for them."""
-    if not isinstance(sampler, AnnealedLangevin) or len(sigmas) == 1:
-        return USUAL_STEPS, f"As was published for CIFAR-10: {USUAL_STEPS * levels:,} network calls. More is better."
-    calls = len(sigmas) * sampler.steps
+    calls, whose = USUAL_CALLS, "CIFAR-10's were"
+    if isinstance(sampler, AnnealedLangevin) and len(sigmas) > 1:
+        calls, whose = len(sigmas) * sampler.steps, "yours are"
     steps = max(FEWEST_STEPS, round(calls / levels))
-    kept = f"by budget: {steps * levels:,} network calls, yours are {calls:,}"
+    kept = f"by budget: {steps * levels:,} network calls, {whose} {calls:,}"
     if calls < (FEWEST_STEPS - 0.5) * levels:
-        kept = f"the fewest published: {steps * levels:,} network calls, more than your {calls:,}"
+        kept = f"the fewest published: {steps * levels:,} network calls; {whose} {calls:,}"
     return steps, f"T, {kept}. More steps a level beat more levels of one step."
 
 
@@ -154,7 +154,8 @@ def objections(distance: Distance, dimension: int, schedule: NoiseSchedule, samp
             f"distance, {distance.upper:.4g}; at the levels above that there is nothing to learn"
         )
     needed = num_levels(sigma_max, sigma_min, dimension)
-    if 2 * levels < needed:
+    # The others go with the level, and do not need neighbours that overlap.
+    if isinstance(sampler, Langevin | AnnealedLangevin | ConsistentAnnealed) and 2 * levels < needed:
         yield (
             f"model.schedule.levels: {levels} is {levels / needed:.2g} of the {needed} that overlap from "
             f"{sigma_max:.4g} to {sigma_min:.4g} in {dimension:,} dimensions"

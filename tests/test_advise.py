@@ -22,7 +22,7 @@ from ncsn.noise import (
     NoNoise,
     langevin_step_size,
 )
-from ncsn.samplers import AnnealedLangevin, Langevin
+from ncsn.samplers import AnnealedLangevin, ConsistentAnnealed, DPMSolver, Langevin
 from ncsn.training import build
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -79,7 +79,7 @@ def test_each_number_has_its_reason_above_it(small, capsys):
         "sigma_min": "2.5 of 255 grey levels",
         "levels": "Technique 2",
         "epsilon": "Technique 4",
-        "steps": "T, the fewest published: 66 network calls, more than your 6",
+        "steps": "T, the fewest published: 66 network calls; yours are 6",
     }.items():
         above = lines[next(i for i, line in enumerate(lines) if line.strip().startswith(f"{name}:")) - 1]
         assert above.strip().startswith("# ")
@@ -172,6 +172,15 @@ def test_what_is_not_of_the_ladder_is_kept():
     for schedule in (NoNoise(), OneLevel()):
         advice = advise(distance, 3072, True, schedule, Langevin(0.1, 7))
         assert (advice.schedule, advice.sampler.steps) == (GeometricSchedule(50, 0.01, 232), 5)
+
+
+def test_a_sampler_that_goes_with_the_level_needs_no_levels_that_overlap():
+    few = GeometricSchedule(50, 0.01, 20)
+    assert not list(objections(Distance(50, 50), 3072, few, DPMSolver(eta=2)))
+    for sampler in (AnnealedLangevin("auto", 5), ConsistentAnnealed(1e-5)):
+        assert any("levels: 20 is" in line for line in objections(Distance(50, 50), 3072, few, sampler))
+    assert advise(Distance(50, 50), 3072, True, few, DPMSolver(eta=2)).sampler.steps == 5
+    assert advise(Distance(17, 17), 784, True, few, DPMSolver(eta=2)).sampler.steps == 11
 
 
 def test_more_steps_are_advised_where_the_budget_has_them():

@@ -16,6 +16,9 @@ from ncsn.streams import normal, uniform
 
 __all__ = ["AnnealedLangevin", "ConsistentAnnealed", "Langevin", "MetropolisAdjustedLangevin"]
 
+GEOMETRIC_RHO = 100.0
+"""So large that Karras's ladder is all but geometric: a walk that rests at each level needs them all as near."""
+
 
 @dataclass(frozen=True)
 class Langevin(Sampler):
@@ -33,6 +36,7 @@ class Langevin(Sampler):
     """
 
     remedy = "lower epsilon"
+    rho = GEOMETRIC_RHO
     epsilon: float
     steps: int
 
@@ -108,6 +112,7 @@ class AnnealedLangevin(Sampler):
     """
 
     remedy = "lower epsilon"
+    rho = GEOMETRIC_RHO
     epsilon: float | Literal["auto"]
     steps: int
     denoise: bool = True
@@ -168,6 +173,7 @@ class ConsistentAnnealed(Sampler):
     """
 
     remedy = "lower epsilon"
+    rho = GEOMETRIC_RHO
     epsilon: float
 
     def __post_init__(self) -> None:

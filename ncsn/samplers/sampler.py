@@ -16,11 +16,13 @@ class Sampler(ABC):
     """How the score is walked back to data. Subclass it to bring your own.
 
     `takes` says what it is given: the score of a model, or its log-probability (x, sigma) -> (B,). `remedy` is what to
-    try where its walk diverges. Its noise comes from `ncsn.streams`, so that a seed gives the same sample in any batch.
+    try where its walk diverges. `rho` is that of Karras's ladder which it is given where a number of levels is all that
+    is asked for. Its noise comes from `ncsn.streams`, so that a seed gives the same sample in any batch.
     """
 
     takes: ClassVar[Literal["score", "log_prob"]] = "score"
     remedy: ClassVar[str] = "take more steps"
+    rho: ClassVar[float] = 7.0
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
