@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ncsn.data import Examples, to_pixels, to_unit
 
-__all__ = ["are_copies", "nearest", "plainly_more"]
+__all__ = ["COPIES", "are_copies", "nearest", "plainly_more"]
 
+COPIES = "copies"
+"""The name of the figure."""
 NEIGHBOURS = 50
 CHUNK = 4096
 """Training pictures that are compared at a time."""

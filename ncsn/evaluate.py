@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentError
-from rich.console import Console
 from torch import Tensor
 
 from ncsn.checkpoints import load, load_data, newest_checkpoint
@@ -29,7 +28,7 @@ from ncsn.family import family_of, family_table
 from ncsn.judging import Judge, look_at, looks, real_pictures, reference_looks
 from ncsn.metrics import frechet
 from ncsn.module import ScoreModule
-from ncsn.report import Counts, Report, notes, save_report
+from ncsn.report import Counts, Report, Samples, markdown, notes, save_report
 from ncsn.samplers import Sampler
 from ncsn.scores import chosen_judge, figures, held_out_bits, rows
 
@@ -45,8 +44,9 @@ def main() -> None:
     others, of_data = split_options(sys.argv[1:], "--data")
     others, of_sampler = split_options(others, "--sampler")
     options = parser().parse_args(others)
-    if options.json is not None and not options.json.parent.is_dir():
-        fail(2, f"--json: there is no folder {options.json.parent}")
+    if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
+        fail(2, f"--json: {options.json} is not a file in a folder that is there")
+    refuse_unheeded(options, of_sampler)
     hush()
     with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, RuntimeError: 1, OSError: 1}):
         data = evaluated_data(options, of_data)
@@ -79,6 +79,17 @@ def parser() -> OneLineParser:
     kind("--png", type=Path, metavar="FOLDER", help="score the pictures in a folder, in place of drawing")
     kind("--family", action="store_true", help="every sampler at several lengths, by the distance alone")
     return parser
+
+
+def refuse_unheeded(options: Namespace, of_sampler: Sequence[str]) -> None:
+    """End the program where an option was given that what is asked for does not heed."""
+    unheeded = {"png": ("steps", "label", "likelihood"), "family": ("steps", "label", "json")}
+    for kind, names in unheeded.items():
+        if getattr(options, kind):
+            given = [f"--{name}" for name in names if getattr(options, name)] + list(of_sampler[:1])
+            given += ["--seeds"] if options.seeds > 1 else []
+            if given:
+                fail(2, f"{given[0]}: --{kind} does not heed it; leave one of them out")
 
 
 def evaluated_data(options: Namespace, of_data: Sequence[str]) -> ImageData:
@@ -135,19 +146,18 @@ def report_of_checkpoint(options: Namespace, of_sampler: Sequence[str], data: Im
     bits = None
     if options.likelihood and trainer.is_global_zero:
         bits = held_out_bits(module.to(place_of(options.device)), data, options.likelihood)
-    drawn, total = [], Cost(0, 0.0, 0)
-    for seed in range(options.seed, options.seed + options.seeds):
+    drawn, cost, seeds = [], Cost(0, 0.0, 0), list(range(options.seed, options.seed + options.seeds))
+    for seed in seeds:
         walks.seed = seed
-        seen, cost = collect(trainer, collected, walks, counts.judged, options.batch_size)
+        seen, took = collect(trainer, collected, walks, counts.judged, options.batch_size)
         drawn.append(seen)
-        total += cost
+        cost += took
     if not trainer.is_global_zero:
         return None
-    seeds = f"seed {options.seed}" if options.seeds == 1 else f"each of the seeds {options.seed} to {walks.seed}"
-    words = (
-        f"{counts.judged:,} samples of {seeds}, from {checkpoint} by {walks.sampler} over {len(walks.sigmas)} levels"
-    )
-    return judged_report(words, counts, data, judge, drawn, total, bits)
+    samples = Samples(str(checkpoint), seeds, str(walks.sampler), len(walks.sigmas), cost)
+    of = f"seed {seeds[0]}" if len(seeds) == 1 else f"each of the seeds {seeds[0]} to {seeds[-1]}"
+    words = f"{counts.judged:,} samples of {of}, from {checkpoint} by {samples.sampler} over {samples.levels} levels"
+    return judged_report(words, counts, data, judge, drawn, samples, bits)
 
 
 def report_of_folder(options: Namespace, data: ImageData, judge: Judge) -> Report:
@@ -156,8 +166,6 @@ def report_of_folder(options: Namespace, data: ImageData, judge: Judge) -> Repor
     Raises:
         ValueError: where they are not as many as asked for, not of the size of the data's, or not pictures.
     """
-    if options.likelihood:
-        raise ValueError("--likelihood: a folder of pictures gives none; leave --png out")
     pictures = same_pictures(options.png, data.shape)
     count = options.num_samples or len(pictures)
     if count > len(pictures):
@@ -174,7 +182,7 @@ def judged_report(
     data: ImageData,
     judge: Judge,
     seen: list[Tensor],
-    cost: Cost | None = None,
+    samples: Samples | None = None,
     bits: tuple[float, float, int] | None = None,
 ) -> Report:
     """The figures of the rows (N, F + K + 2) of each seed, and those of held-out pictures."""
@@ -184,7 +192,7 @@ def judged_report(
     each = [figures(judge, part, reference) for part in seen]
     by_name = {name: [one[name] for one in each] for name in each[0]}
     floor = figures(judge, torch.cat(held_out), reference)
-    return Report(words, type(data).__name__, judge.source, counts, by_name, floor, cost, bits)
+    return Report(words, type(data).__name__, judge.source, counts, by_name, floor, samples, bits)
 
 
 def compare(options: Namespace, data: ImageData, judge: Judge) -> None:
@@ -207,9 +215,12 @@ def compare(options: Namespace, data: ImageData, judge: Judge) -> None:
     floor = distance(looks(judge, real_pictures(data, "val", counts.floor)).features)
     lines = family_table(family_of(module), draw, distance, floor, f"{judge.figures[0]} of {counts.judged:,}")
     if trainer.is_global_zero:
-        Console(width=200).print(lines)
+        print(markdown(lines))
         words = f"{counts.judged:,} samples of each, of seed {options.seed}, from {checkpoint}"
-        print(notes(words, type(data).__name__, judge.source, counts))
+        print("\n" + notes(words, type(data).__name__, judge.source, counts))
+    if trainer.is_global_zero and options.likelihood:
+        mean, error, count = held_out_bits(module.to(place_of(options.device)), data, options.likelihood)
+        print(f"Likelihood: {mean:.3f} +- {error:.3f} bits/dim, of {count:,} held-out pictures")
 
 
 def model_of(checkpoint: Path, options: Namespace, data: ImageData) -> ScoreModule:
@@ -234,7 +245,7 @@ def in_batches(pictures: FilePictures, count: int, size: int = 100) -> Iterator[
 
 def show(report: Report, options: Namespace) -> None:
     """Print a report, and write it where the options say."""
-    Console(width=140).print(report.table())
+    print(markdown(report.table()) + "\n")
     print(notes(report.judged, report.data, report.features, report.counts))
     if options.json is not None:
         save_report(report, options.json)

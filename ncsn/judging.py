@@ -30,7 +30,7 @@ __all__ = ["Judge", "Looks", "cache_folder", "look_at", "looks", "real_pictures"
 
 
 class Judge(nn.Module, ABC):
-    """A network that pictures are judged by, in evaluation mode.
+    """A network that pictures are judged by.
 
     `num_features` is F; `source` says in words which network it is, and of which file; `figures` are the names of what
     is made with it: of the Frechet distance, the kernel distance, and the score of the classes.
@@ -60,13 +60,18 @@ class Looks(NamedTuple):
 def look_at(judge: Judge, x: Tensor) -> Looks:
     """The features (B, F) and the logits (B, K) of states (B, C, H, W), on the device of the judge's weights.
 
+    The judge looks in evaluation mode, and is left in the mode that it was in.
+
     Raises:
         ValueError: where a state is not finite, or not of a shape that the judge takes.
     """
     if not x.isfinite().all():
         raise ValueError("judged pictures: they have numbers that are not finite")
-    device = next(judge.parameters()).device
-    return Looks(*judge.look(to_unit(to_pixels(x.to(device)))))
+    device, mode = next(judge.parameters()).device, judge.training
+    try:
+        return Looks(*judge.eval().look(to_unit(to_pixels(x.to(device)))))
+    finally:
+        judge.train(mode)
 
 
 def looks(judge: Judge, pictures: Iterable[Tensor]) -> Looks:

@@ -76,8 +76,8 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
         warnings.filterwarnings("ignore", ".*will save all extracted features in buffer")  # they are in memory anyway
         torch.manual_seed(0)
         distance = KernelInceptionDistance(Given(features.shape[1]), subset_size=size, **ALONE)
-        distance.update(reference.double(), real=True)
-        distance.update(features.double(), real=False)
+        distance.update(reference.float(), real=True)
+        distance.update(features.float(), real=False)
         mean, _ = distance.compute()
     return mean.item()
 
@@ -109,7 +109,7 @@ def frechet_distance(judge: Judge, pictures: Iterable[Tensor], reference: Iterab
     """The squared Frechet distance between two streams of batches of states (B, C, H, W).
 
     Args:
-        judge: what the pictures are seen with, in evaluation mode, on the device where its weights are.
+        judge: what the pictures are seen with, on the device where its weights are.
         pictures: what is judged, such as samples.
         reference: what it is judged by, such as `real_pictures(data)`.
 

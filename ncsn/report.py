@@ -2,17 +2,19 @@
 
 import json
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
+from statistics import mean, stdev
 
-import torch
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from ncsn.copies import plainly_more
+from ncsn.copies import COPIES, plainly_more
 from ncsn.drawing import Cost
 from ncsn.files import whole
 
-__all__ = ["Counts", "Report", "notes", "save_report"]
+__all__ = ["Counts", "Report", "Samples", "markdown", "notes", "save_report", "spread"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,17 @@ class Counts:
     judged: int
     reference: int
     floor: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was drawn: from which checkpoint, of which seeds, by which sampler over how many levels, at what cost."""
+
+    checkpoint: str
+    seeds: list[int]
+    sampler: str
+    levels: int
+    cost: Cost
 
 
 @dataclass(frozen=True)
@@ -35,8 +48,8 @@ class Report:
         counts: of pictures.
         figures: by their names, one of each seed.
         floor: the same of held-out pictures.
-        cost: of drawing all of them, where they were drawn.
-        bits_per_dim: of held-out pictures, with its standard error and their number.
+        samples: what was drawn, where it was drawn here.
+        bits_per_dim: of held-out pictures: the mean, its standard error, and their number.
     """
 
     judged: str
@@ -45,30 +58,30 @@ class Report:
     counts: Counts
     figures: dict[str, list[float]]
     floor: dict[str, float]
-    cost: Cost | None = None
+    samples: Samples | None = None
     bits_per_dim: tuple[float, float, int] | None = None
 
     def table(self) -> Table:
         """A row for each figure: its value, with its spread over the seeds, and the floor."""
-        lines = Table("figure", "value", "held-out pictures", box=box.MARKDOWN)
+        seeds = len(next(iter(self.figures.values())))
+        value = "value" if seeds == 1 else f"mean +- std of {seeds} seeds"
+        lines = Table("figure", value, "held-out pictures", box=box.MARKDOWN)
         for name, values in self.figures.items():
             lines.add_row(name, spread(values) + self.verdict(name), f"{self.floor[name]:.4g}")
         if self.bits_per_dim:
-            mean, error, count = self.bits_per_dim
-            lines.add_row(f"bits/dim of {count:,} held-out pictures", f"{mean:.3f} +- {error:.3f}", "")
-        if self.cost:
-            for name, cost in self.cost.named().items():
+            bits, error, count = self.bits_per_dim
+            lines.add_row("bits/dim", "", f"{bits:.3f} +- {error:.3f} (of {count:,})")
+        if self.samples:
+            for name, cost in self.samples.cost.named().items():
                 lines.add_row(name, f"{cost:.4g}", "")
         return lines
 
     def verdict(self, name: str) -> str:
         """Words for a share of copies that is plainly above that of held-out pictures."""
-        if name != "share of copies":
-            return ""
         values, floor = self.figures[name], self.floor[name]
-        share = sum(values) / len(values)
-        more = plainly_more(share, len(values) * self.counts.judged, floor, self.counts.floor)
-        return " (copies of training pictures)" if more else ""
+        share, count = sum(values) / len(values), len(values) * self.counts.judged
+        copied = name == COPIES and plainly_more(share, count, floor, self.counts.floor)
+        return " (copies of training pictures)" if copied else ""
 
 
 def notes(judged: str, data: str, features: str, counts: Counts) -> str:
@@ -84,16 +97,24 @@ def notes(judged: str, data: str, features: str, counts: Counts) -> str:
     )
 
 
+def markdown(table: Table) -> str:
+    """A table as it is pasted, however wide."""
+    text = StringIO()
+    Console(file=text, width=10_000).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
+
+
 def spread(values: list[float]) -> str:
     """The mean of the values, with their standard deviation where there are several."""
-    mean = torch.tensor(values, dtype=torch.float64).mean().item()
     if len(values) == 1:
-        return f"{mean:.4g}"
-    return f"{mean:.4g} +- {torch.tensor(values, dtype=torch.float64).std().item():.2g}"
+        return f"{values[0]:.4g}"
+    return f"{mean(values):.4g} +- {stdev(values):.2g}"
 
 
 def save_report(report: Report, file: Path) -> None:
     """Write a report to `file` as JSON: whole, or not at all."""
     with whole(file) as partial:
-        content = asdict(report) | {"cost": report.cost and report.cost.named()}
+        content = asdict(report)
+        if report.samples:
+            content["samples"]["cost"] = report.samples.cost.named()
         partial.write_text(json.dumps(content, indent=2) + "\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ncsn.copies import are_copies, nearest
+from ncsn.copies import COPIES, are_copies, nearest
 from ncsn.data import Examples, ImageData
 from ncsn.features import default_file, load_features, weights_file
 from ncsn.inception import load_inception
@@ -71,8 +71,8 @@ def figures(judge: Judge, seen: Tensor, reference: Looks) -> dict[str, float]:
         of_classes: class_score(logits),
         "precision": precision,
         "recall": recall,
-        "distance to the nearest training picture": distances[:, 0].median().item(),
-        "share of copies": are_copies(distances).double().mean().item(),
+        "nearest distance (median)": distances[:, 0].median().item(),
+        COPIES: are_copies(distances).double().mean().item(),
     }
 
 

@@ -68,7 +68,7 @@ MAY_IMPORT = {
         *{"samplers", "data", "module", "checkpoints", "errors", "choices", "cli", "drawing"},
         *{"family", "judging", "metrics", "report", "scores"},
     },
-    "results": {"checkpoints", "cli", "errors"},
+    "results": {"checkpoints", "cli", "errors", "report"},
     "cli": {"errors", "training", "sampling"},
     "__init__": set(),
 }
