@@ -1,4 +1,4 @@
-"""Looks are those of the judge, in order; those at the training pictures are kept, and are made anew where they must."""
+"""Looks are those of the judge, in order; those at the training pictures are kept, and made anew where they must."""
 
 import re
 
