@@ -139,16 +139,14 @@ def test_seeds_give_the_spread_and_fewer_are_held_out_than_drawn(checkpoint, cap
 
 @pytest.mark.slow
 def test_two_processes_give_the_figures_of_one(checkpoint):
-    reports = []
-    for devices in ("1", "2"):
-        command = [sys.executable, "-m", "ncsn.evaluate", checkpoint, "--num-samples", "101", "--batch-size", "10"]
-        command += ["--device", "cpu", "--devices", devices, "--seeds", "2", "--json", f"{devices}.json"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert ran.returncode == 0, ran.stderr
-        assert ran.stdout.count("| Frechet distance") == 1
-        reports.append(json.loads(Path(f"{devices}.json").read_text()))
-    one, two = reports
+    options = [checkpoint, "--num-samples", "101", "--batch-size", "10", "--seeds", "2"]
+    one = reported(*options)
+    command = [sys.executable, "-m", "ncsn.evaluate", *options, "--device", "cpu", "--devices", "2", "--json", "2.json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("| Frechet distance") == 1
+    two = json.loads(Path("2.json").read_text())
     for name, values in one["figures"].items():
         assert two["figures"][name] == pytest.approx(values, rel=2e-3, abs=1e-3), name
     assert one["floor"] == two["floor"]
@@ -249,22 +247,14 @@ def test_walks_that_diverge_end_in_one_line(checkpoint, here, capsys):
 def test_a_model_that_was_trained_longer_scores_better(capsys):
     Path("digits.yaml").write_text((REPOSITORY / "configs" / "digits.yaml").read_text())
     network = "--model.denoiser.init_args.network.init_args"
-    options = [
-        f"{network}.width",
-        "16",
-        f"{network}.blocks",
-        "1",
-        "--trainer.max_steps",
-        "1350",
-        "--samples.count",
-        "0",
-    ]
-    options += ["--checkpoint.every", "50", "--checkpoint.keep", "100", "--trainer.limit_val_batches", "0"]
+    options = [f"{network}.width", "16", f"{network}.blocks", "1"]
+    options += ["--trainer.max_steps", "480", "--trainer.limit_val_batches", "0", "--samples.count", "0"]
+    options += ["--checkpoint.every", "60", "--checkpoint.keep", "100"]
     run_train("--config", "digits.yaml", "--trainer.accelerator", "cpu", *options)
     sampler = ["--sampler", "DPMSolver", "--sampler.eta", "1", "--steps", "15"]
     distances = []
-    for step in (50, 150, 450, 1350):
-        report = reported(f"checkpoints/digits/step={step}.ckpt", "--num-samples", "500", *sampler)
+    for step in (60, 120, 240, 480):
+        report = reported(f"checkpoints/digits/step={step}.ckpt", "--num-samples", "300", *sampler)
         distances += report["figures"]["Frechet distance"]
     for earlier, later in pairwise([*distances, report["floor"]["Frechet distance"]]):
         assert later < 0.7 * earlier, distances

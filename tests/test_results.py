@@ -1,9 +1,7 @@
 """The table of results is of what was run."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,15 +21,16 @@ def test_a_config_that_is_not_there_is_refused_before_anything_is_trained(tmp_pa
 
 
 @pytest.mark.slow
-def test_results_are_trained_evaluated_and_put_in_one_table(tmp_path, monkeypatch):
+def test_results_are_trained_evaluated_and_put_in_one_table(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     Path("small.yaml").write_text(SMALL)
-    command = [sys.executable, "-m", "ncsn.results", "small.yaml", "--train", "--trainer.max_steps 3"]
-    command += ["--evaluate", "--num-samples 70 --seeds 2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": "cache"}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    table = ran.stdout[ran.stdout.index("| config") :].splitlines()
+    options = ["small.yaml", "--train", "--trainer.max_steps 3", "--evaluate", "--num-samples 70 --seeds 2"]
+    monkeypatch.setattr(sys, "argv", ["results.py", *options])
+    main()
+    out = capfd.readouterr().out
+    table = out[out.index("| config") :].splitlines()
     head, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table)
     report = json.loads(Path("checkpoints/small_results/report.json").read_text())
     assert report["samples"]["checkpoint"] == "checkpoints/small_results/step=3.ckpt"
