@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -87,7 +88,8 @@ class DrawingProgress(Callback):
             return
         levels = len(pl_module.sigmas)
         columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
-        self.bar = Progress(*columns, TimeRemainingColumn())
+        console = Console(stderr=True)  # standard output is for what is told or measured
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
         task = self.bar.add_task("Drawing", total=self.count, rate="")
         began, done = time.perf_counter(), 0.0
 

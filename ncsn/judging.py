@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -123,10 +124,16 @@ def reference_looks(judge: Judge, data: ImageData) -> Looks:
     file = cache_folder() / f"looks_{sha256(key.encode()).hexdigest()[:32]}.safetensors"
     found = kept(file, key)
     if found is None:
-        size = 100
-        batches = -(-len(data.splits["train"]) // size)
-        pictures = real_pictures(data, batch_size=size)
-        found = looks(judge, track(pictures, "Looking at the training pictures", batches, transient=True))
+        console = Console(stderr=True)
+        pictures = track(
+            real_pictures(data, batch_size=100),
+            "Looking at the training pictures",
+            -(-len(data.splits["train"]) // 100),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        found = looks(judge, pictures)
         try:
             keep(found, file, key)
         except OSError as error:

@@ -90,7 +90,8 @@ def notes(judged: str, data: str, features: str, counts: Counts) -> str:
     return "\n".join(
         [
             f"Judged:     {judged}",
-            f"Reference:  {counts.reference:,} pictures, the training split of {data}",
+            f"Reference:  {counts.reference:,} pictures, the training split of {data}; of them as many as are judged, "
+            "for precision and recall",
             f"Held out:   {counts.floor:,} pictures of its validation split{few}",
             f"Features:   {features}",
         ]
