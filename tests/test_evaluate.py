@@ -192,7 +192,7 @@ def test_one_repeated_picture_half_of_the_classes_noise_and_the_mean_picture_sco
     assert figures["noise"]["precision"] < 0.6 * floor["precision"]
     assert figures["noise"]["recall"] < 0.1
     assert figures["half"]["precision"] > 0.8 * floor["precision"]
-    assert figures["half"]["classifier score"] < 0.65 * floor["classifier score"]
+    assert figures["half"]["classifier score"] < 0.75 * floor["classifier score"]
     assert figures["one"]["Frechet distance"] > figures["half"]["Frechet distance"]
     capsys.readouterr()
 
