@@ -75,7 +75,10 @@ _HOME = {
     "load": "checkpoints",
     "Features": "features",
     "load_features": "features",
-    "FrechetDistance": "metrics",
+    "Inception": "inception",
+    "load_inception": "inception",
+    "Judge": "judging",
+    "real_pictures": "judging",
     "frechet_distance": "metrics",
 }
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ncsn.data import DataModule, to_unit
 from ncsn.data.examples import HeldExamples
-from ncsn.errors import answered, fail
+from ncsn.errors import answered, fail, hush
 from ncsn.noise import (
     Distance,
     GeometricSchedule,
@@ -32,7 +32,7 @@ from ncsn.noise import (
     variance_ratio,
 )
 from ncsn.samplers import AnnealedLangevin, ConsistentAnnealed, Langevin, Sampler
-from ncsn.training import build, hush
+from ncsn.training import build
 
 __all__ = ["Advice", "advise", "largest_distance", "main", "objections"]
 

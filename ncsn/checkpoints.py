@@ -22,8 +22,10 @@ from ncsn.objectives import Corruption, Objective
 from ncsn.samplers import Sampler
 from ncsn.score import ScoreModel
 
-__all__ = ["DurableCheckpointIO", "load", "load_data", "newest_checkpoint", "read"]
+__all__ = ["BEST", "DurableCheckpointIO", "load", "load_data", "newest_checkpoint", "read"]
 
+BEST = "best.ckpt"
+"""The checkpoint of a run whose samples scored best: a copy of an older state, and not what the run goes on from."""
 KINDS: dict[str, type] = {
     "denoiser": ScoreModel,
     "network": nn.Module,
@@ -188,12 +190,12 @@ def check_weights(module: nn.Module, weights: dict[str, Any], path: str | Path) 
 
 
 def newest_checkpoint(folder: str | Path) -> Path:
-    """The checkpoint under `folder` that was written last.
+    """The checkpoint under `folder` that was written last, of those that a run goes on from.
 
     Raises:
         ValueError: where there is none.
     """
-    files = list(Path(folder).rglob("*.ckpt"))
+    files = [file for file in Path(folder).rglob("*.ckpt") if file.name != BEST]
     if not files:
         raise ValueError(f"there is no checkpoint under {folder}/ yet; `python train.py` trains one")
     return max(files, key=lambda file: file.stat().st_mtime_ns)

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from ncsn.errors import fail
 
-__all__ = ["sample", "train"]
+__all__ = ["OneLineParser", "add_drawing_options", "sample", "split_options", "train", "whole"]
 
 DEFAULT_CONFIG = Path("configs/digits.yaml")
 
@@ -72,15 +72,11 @@ class OneLineParser(argparse.ArgumentParser):
 def sample_parser() -> argparse.ArgumentParser:
     """The options of `sample`, but for those of the sampler, which depend on its class."""
     parser = OneLineParser(description="Draw from a trained model, or denoise pictures with it.", allow_abbrev=False)
+    add_drawing_options(parser)
     option = parser.add_argument
-    option("checkpoint", nargs="?", type=Path, help="a checkpoint; the newest under checkpoints/ where none is given")
     option("--num-samples", type=whole(1), metavar="N", help="how many to draw (64 pictures, or 4000 points)")
     option("--out", type=Path, metavar="FILE", help="one picture (samples.png, denoised.png); or a folder, for many")
-    option("--seed", type=whole(0), default=0, metavar="N", help="a sample follows from this and its index (0)")
     option("--start-index", type=whole(0), default=0, metavar="N", help="of the first sample, to go on from others (0)")
-    option("--steps", type=whole(2), metavar="N", help="noise levels, on Karras's ladder; else those of training")
-    option("--label", metavar="CLASS", help="the number of a class, or `all` for a row of each")
-    option("--batch-size", type=whole(1), metavar="N", help="how many at once (256 pictures, or 4096 points)")
     option("--guidance", type=float, metavar="W", help="weight of the class; 1 is none, more exaggerates it")
     given = parser.add_mutually_exclusive_group().add_argument
     given("--inpaint", type=Path, metavar="PICTURE", help="fill in what is white in --mask")
@@ -92,15 +88,25 @@ def sample_parser() -> argparse.ArgumentParser:
     option("--factor", type=whole(2), metavar="N", help="of --super-resolve")
     option("--blur", type=float, metavar="PIXELS", help="of --deblur")
     option("--noise", type=float, default=0.01, metavar="LEVEL", help="the noise that is on such a picture (0.01)")
+    given("--denoise", type=Path, nargs="+", metavar="PICTURE", help="clean these of noise, in place of drawing")
+    option("--sigma", type=float, metavar="LEVEL", help="the width of the noise on them, black to white being 1")
+    return parser
+
+
+def add_drawing_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that draws from a checkpoint."""
+    option = parser.add_argument
+    option("checkpoint", nargs="?", type=Path, help="a checkpoint; the newest under checkpoints/ where none is given")
+    option("--seed", type=whole(0), default=0, metavar="N", help="a sample follows from this and its index (0)")
+    option("--steps", type=whole(2), metavar="N", help="noise levels, on Karras's ladder; else those of training")
+    option("--label", metavar="CLASS", help="the number of a class, or `all` for each in its turn")
+    option("--batch-size", type=whole(1), metavar="N", help="how many at once (256 pictures, or 4096 points)")
     option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, mps ...; auto takes the fastest")
     option("--devices", type=whole(1), default=1, metavar="N", help="how many of them, on each machine (1)")
     option("--num-nodes", type=whole(1), default=1, metavar="N", help="machines, as torchrun or SLURM started them (1)")
     option("--raw", action="store_true", help="use the weights as trained, not their moving average")
-    given("--denoise", type=Path, nargs="+", metavar="PICTURE", help="clean these of noise, in place of drawing")
-    option("--sigma", type=float, metavar="LEVEL", help="the width of the noise on them, black to white being 1")
     option("--sampler", metavar="CLASS", help="another sampler than the checkpoint's, by its class")
     option("--sampler.NAME", metavar="VALUE", help="a number of the sampler, as in --sampler.epsilon 1e-5")
-    return parser
 
 
 def split_options(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]:

@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from ncsn.data import to_pixels
 from ncsn.files import whole
@@ -17,7 +20,17 @@ from ncsn.module import ScoreModule
 from ncsn.samplers import Sampler
 from ncsn.score import Score
 
-__all__ = ["Collected", "DrawingProgress", "Files", "Walks"]
+__all__ = [
+    "Collected",
+    "Cost",
+    "DrawingProgress",
+    "Files",
+    "Walks",
+    "collect",
+    "gathered",
+    "predict",
+    "usual_batch",
+]
 
 
 class Walks(LightningModule):
@@ -51,13 +64,15 @@ class Walks(LightningModule):
         self.label = label
         self.guide = guide
         self.finish = finish
+        self.seconds = 0.0  # spent on walks by this device
         self.level_done: Callable[[int], None] = lambda samples: None
 
     def predict_step(self, indices: Tensor, batch_idx: int) -> Tensor:
-        label = self.label(indices)
+        began, label = time.perf_counter(), self.label(indices)
         for state in self.module.samples(indices.tolist(), self.seed, label, self.sampler, self.sigmas, self.guide):
             x = state
             self.level_done(len(x))
+        self.seconds += time.perf_counter() - began
         return self.finish(x)
 
 
@@ -73,7 +88,8 @@ class DrawingProgress(Callback):
             return
         levels = len(pl_module.sigmas)
         columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
-        self.bar = Progress(*columns, TimeRemainingColumn())
+        console = Console(stderr=True)  # standard output is for what is told or measured
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
         task = self.bar.add_task("Drawing", total=self.count, rate="")
         began, done = time.perf_counter(), 0.0
 
@@ -128,22 +144,93 @@ class Files(Callback):
 
 
 class Collected(Callback):
-    """Keeps the samples for one picture of them all."""
+    """Keeps what comes of the samples, of all devices, for one picture or one table of them all."""
 
-    def __init__(self) -> None:
-        self.kept: dict[int, Tensor] = {}
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.kept: list[tuple[Tensor, Tensor]] = []
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        self.kept |= dict(zip(batch.tolist(), outputs.cpu(), strict=True))
+        self.kept.append((batch.cpu(), outputs.cpu()))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.world_size > 1:
-            shares: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(shares, self.kept)
-            self.kept = {index: x for share in shares for index, x in share.items()}
+        self.kept = gathered(self.kept)
 
     def samples(self, indices: Sequence[int]) -> Tensor:
-        """The samples (N, ...) of `indices`, in their order."""
-        return torch.stack([self.kept[index] for index in indices])
+        """What came of `indices`, in their order: (N, ...)."""
+        drawn, outputs = (torch.cat(parts) for parts in zip(*self.kept, strict=True))
+        place = {index: row for row, index in enumerate(drawn.tolist())}
+        return outputs[[place[index] for index in indices]]
+
+
+def predict(trainer: Trainer, walks: Walks, indices: Sequence[int], batch_size: int | None) -> None:
+    """Draw the samples `indices`, so many at once on each device, for the callbacks of the trainer."""
+    batches: DataLoader[int] = DataLoader(indices, batch_size=batch_size or usual_batch(walks.module))  # type: ignore[arg-type]
+    trainer.predict(walks, batches, return_predictions=False)
+
+
+def usual_batch(module: ScoreModule) -> int:
+    """How many samples are drawn at once, which memory limits."""
+    return 256 if len(module.shape) == 3 else 4096
+
+
+def counted(score: Score, calls: list[int]) -> Score:
+    """A score that adds 1 to `calls[0]` for each example that it is asked about."""
+
+    def counting(x: Tensor, sigma: Tensor) -> Tensor:
+        calls[0] += len(x)
+        return score(x, sigma)
+
+    return counting
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What drawing took: calls of the network, counted for each picture in them, seconds, and how many were drawn."""
+
+    calls: int
+    seconds: float
+    pictures: int
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.calls + other.calls, self.seconds + other.seconds, self.pictures + other.pictures)
+
+    def named(self) -> dict[str, float]:
+        """What a user asks: calls for a picture, seconds for all, and pictures a second."""
+        return {
+            "network calls": self.calls / self.pictures,
+            "seconds": self.seconds,
+            "pictures/s": self.pictures / self.seconds,
+        }
+
+
+def collect(
+    trainer: Trainer, collected: Collected, walks: Walks, count: int, batch_size: int | None
+) -> tuple[Tensor, Cost]:
+    """What comes of the first `count` samples of a seed, and what drawing them took, without what was made of them.
+
+    Args:
+        trainer: predicts, with `collected` among its callbacks.
+        collected: where it comes together.
+        walks: of the samples; its score is counted on the way.
+        count: how many.
+        batch_size: how many at once, on each device.
+
+    Returns:
+        (count, ...) on every rank, with the time of the slowest.
+    """
+    calls = [0]
+    walks.guide, walks.seconds = lambda score: counted(score, calls), 0.0
+    predict(trainer, walks, range(count), batch_size)
+    seconds = max(gathered([walks.seconds]))
+    return collected.samples(range(count)), Cost(sum(gathered(calls)), seconds, count)
+
+
+def gathered(parts: list[Any]) -> list[Any]:
+    """The parts of all processes, one after the other."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return parts
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, parts)
+    return [part for share in shares for part in share]

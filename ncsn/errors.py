@@ -1,12 +1,14 @@
-"""How a command ends that cannot do what it was asked for: in one line."""
+"""What a command says: in one line, where it cannot do what it was asked for; and none of what its libraries add."""
 
+import logging
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
 
-__all__ = ["answered", "fail", "reason"]
+__all__ = ["answered", "fail", "hush", "reason"]
 
 # What jsonargparse says besides the reason: the alternatives that did not fit either, and what it was given.
 _NOISE = re.compile(
@@ -57,3 +59,18 @@ def reason(error: Exception) -> str:
     if alternatives and given and not reasons:
         reasons = [f"expected {' or '.join(alternatives)}, got {given[1]}"]
     return ": ".join([".".join(keys), *reasons[:1]] if keys else reasons[:1]) or str(error)
+
+
+def hush() -> None:
+    """Leave out what Lightning says that a user of this package cannot act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.* is deprecated",  # Lightning's own use of torch
+        ".*You have overridden `on_before_batch_transfer` in `LightningModule`",  # meant so: it seeds the step
+        ".*The number of training batches .* is smaller than the logging interval",  # we log by steps, not by epochs
+        ".*does not have many workers",  # data in memory needs none
+        ".*your dataloader is not resumable",  # it is: see `Batches`
+        ".*Checkpoint directory .* exists and is not empty",  # checkpoints are numbered, and the newest is the last
+    ):
+        warnings.filterwarnings("ignore", message)

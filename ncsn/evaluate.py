@@ -1,164 +1,255 @@
-"""How well a checkpoint draws: `python -m ncsn.evaluate CHECKPOINT --features FILE` prints a table.
+"""How well a checkpoint draws: `python -m ncsn.evaluate` prints one table of figures, with what each of them is of.
 
-Its samples are put beside as many held-out pictures by their Frechet distance to the training set, in the features of a
-classifier (`ncsn.features`). `--family` does so for every sampler at several lengths, from the same seeds, against the
-number of times that each asks for the score: what a picture costs. `--likelihood` adds what held-out pictures take in
-bits per dimension.
+Samples are drawn as the sampling command does, over any number of devices, and are looked at once, as they come
+(`ncsn.scores`): what is kept of them is rows of numbers. Each figure (`ncsn.metrics`, `ncsn.copies`) is put beside the
+same of held-out pictures, as many, which is what a perfect model would reach: the floor. Both are judged by the
+training split. `--seeds 3` gives the spread; `--png` scores pictures that something else has made; `--family` compares
+the samplers; `--likelihood` adds what held-out pictures take in bits per dimension.
 """
 
-import math
 import sys
-import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from jsonargparse import ArgumentError
 from torch import Tensor
 
-from ncsn.checkpoints import load, load_data
-from ncsn.data import ImageData
-from ncsn.errors import answered
-from ncsn.features import Features, load_features
-from ncsn.likelihood import bits_per_dim
-from ncsn.metrics import FrechetDistance, real_pictures
+from ncsn.checkpoints import load, load_data, newest_checkpoint
+from ncsn.choices import chosen_trainer, chosen_walks, place_of
+from ncsn.cli import OneLineParser, add_drawing_options, split_options, whole
+from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
+from ncsn.data.option import chosen_data
+from ncsn.drawing import Collected, Cost, DrawingProgress, Walks, collect
+from ncsn.errors import answered, fail, hush
+from ncsn.family import family_of, family_table
+from ncsn.judging import Judge, look_at, looks, real_pictures, reference_looks
+from ncsn.metrics import frechet
 from ncsn.module import ScoreModule
-from ncsn.noise import KarrasSchedule
-from ncsn.samplers import (
-    Ancestral,
-    ConsistentAnnealed,
-    DPMSolver,
-    EulerMaruyama,
-    PredictorCorrector,
-    ProbabilityFlow,
-    Sampler,
-    StochasticHeun,
-)
-from ncsn.score import Score
+from ncsn.report import Counts, Report, Samples, markdown, notes, save_report
+from ncsn.samplers import Sampler
+from ncsn.scores import chosen_judge, figures, held_out_bits, rows
 
-__all__ = ["FAMILY", "counted", "drawn", "main"]
+__all__ = ["main"]
 
-FAMILY: list[tuple[Sampler, int]] = [
-    (ProbabilityFlow(order=1), 20),
-    (ProbabilityFlow(order=1), 50),
-    (ProbabilityFlow(order=2), 6),
-    (ProbabilityFlow(order=2), 10),
-    (ProbabilityFlow(order=2), 18),
-    (StochasticHeun(churn=5), 10),
-    (StochasticHeun(churn=10), 25),
-    (DPMSolver(), 10),
-    (DPMSolver(), 15),
-    (DPMSolver(), 20),
-    (Ancestral(), 20),
-    (Ancestral(), 100),
-    (EulerMaruyama(), 100),
-    (PredictorCorrector(), 50),
-]
-"""Samplers, and the number of levels of the Karras ladder that each walks."""
-
-
-def counted(score: Score, calls: list[int]) -> Score:
-    """A score that adds 1 to `calls[0]` each time that it is asked."""
-
-    def counting(x: Tensor, sigma: Tensor) -> Tensor:
-        calls[0] += 1
-        return score(x, sigma)
-
-    return counting
-
-
-def drawn(
-    module: ScoreModule, sampler: Sampler, sigmas: Tensor, distance: FrechetDistance, options: Namespace
-) -> tuple[int, float]:
-    """Draw the samples of a seed into `distance`: how often the score was asked for each, and the seconds it took."""
-    began, calls = time.perf_counter(), [0]
-    batches = torch.split(torch.arange(options.num_samples), options.batch_size)
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
-        bar = progress.add_task(str(sampler), total=len(batches) * len(sigmas))
-        for indices in batches:
-            walk = module.samples(
-                indices.tolist(), options.seed, sampler=sampler, sigmas=sigmas, guide=lambda s: counted(s, calls)
-            )
-            for state in walk:
-                x = state
-                progress.advance(bar)
-            distance.update(x, real=False)
-    return calls[0] // len(batches), time.perf_counter() - began
-
-
-def row(name: str, levels: str, calls: str, seconds: float | None, count: int, distance: FrechetDistance) -> list[str]:
-    """A line of the table, and `distance` made ready for the next."""
-    value = f"{distance.compute().item():.2f}"
-    distance.reset()
-    return [name, levels, calls, f"{count / seconds:.2f}" if seconds else "", value]
-
-
-def table(module: ScoreModule, data: ImageData, features: Features, options: Namespace) -> Table:
-    """The figures of the model's own sampler, or of all of them, above those of held-out pictures."""
-    distance = FrechetDistance(features).to(module.device)
-    for x in real_pictures(data):
-        distance.update(x, real=True)
-    trained = module.schedule.sigmas()
-    runs: list[tuple[Sampler, Tensor]] = [(module.sampler, trained)]
-    if options.family:
-        high, low = trained.max().item(), trained.min().item()
-        runs = [(sampler, KarrasSchedule(high, low, levels).sigmas()) for sampler, levels in FAMILY]
-        eta = 1.3 * (1 - (trained[1:] / trained[:-1]).min().item())
-        runs += [(ConsistentAnnealed(eta * low**2), trained), (module.sampler, trained)]
-    lines = Table("sampler", "levels", "score calls", "pictures/s", "Frechet distance", box=box.MARKDOWN)
-    for sampler, sigmas in runs:
-        calls, seconds = drawn(module, sampler, sigmas, distance, options)
-        lines.add_row(*row(str(sampler), str(len(sigmas)), str(calls), seconds, options.num_samples, distance))
-    for x in real_pictures(data, "val", options.num_samples):
-        distance.update(x, real=False)
-    lines.add_row(*row("held-out pictures", "", "", None, options.num_samples, distance))
-    return lines
-
-
-def bits(module: ScoreModule, data: ImageData, count: int) -> str:
-    """A sentence on what held-out pictures take, by the model's likelihood at its lowest noise level."""
-    (x,) = real_pictures(data, "val", count, batch_size=count)
-    sigmas = module.schedule.sigmas()
-    low, high = sigmas.min().item(), sigmas.max().item()
-    mean, std = x.mean().item(), x.std().item()
-    torch.manual_seed(0)
-    parts = [
-        bits_per_dim(module.denoiser.score, part.to(module.device), low, high, (mean, std), rtol=1e-3, atol=1e-3)
-        for part in torch.split(x, 64)
-    ]
-    each = torch.cat(parts)
-    error = each.std().item() / math.sqrt(count)
-    return f"{count} held-out pictures take {each.mean().item():.3f} +- {error:.3f} bits/dim at sigma = {low:g}"
+CHECKPOINTS = Path("checkpoints")
+USUAL_COUNT = 10_000
+"""Samples, where no number is given."""
 
 
 def main() -> None:
-    """Draw, compare and print."""
-    parser = ArgumentParser(description="Compare what a checkpoint draws with held-out pictures.")
+    """Draw, judge and print, as the command line says."""
+    others, of_data = split_options(sys.argv[1:], "--data")
+    others, of_sampler = split_options(others, "--sampler")
+    options = parser().parse_args(others)
+    if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
+        fail(2, f"--json: {options.json} is not a file in a folder that is there")
+    refuse_unheeded(options, of_sampler)
+    hush()
+    with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, RuntimeError: 1, OSError: 1}):
+        data = evaluated_data(options, of_data)
+        judge = chosen_judge(options.features, data).to(place_of(options.device))
+        if options.png is not None:
+            show(report_of_folder(options, data, judge), options)
+        elif options.family:
+            compare(options, data, judge)
+        else:
+            report = report_of_checkpoint(options, of_sampler, data, judge)
+            if report is not None:
+                show(report, options)
+
+
+def parser() -> OneLineParser:
+    """The options, but for those of the sampler and the data, which depend on their classes."""
+    parser = OneLineParser(description="Say how good the samples of a checkpoint are.", allow_abbrev=False)
+    add_drawing_options(parser)
     option = parser.add_argument
-    option("checkpoint", type=Path, help="a checkpoint of the training command")
-    option("--features", type=Path, required=True, help="weights of `python -m ncsn.features`")
-    option("--num-samples", type=int, default=500, help="how many are drawn, and compared with as many held out (500)")
-    option("--batch-size", type=int, default=250, help="how many are drawn at once (250)")
-    option("--seed", type=int, default=0, help="of the samples (0)")
-    option("--family", action="store_true", help="every sampler at several lengths, not the model's own alone")
-    option("--likelihood", type=int, default=0, metavar="N", help="bits per dimension of N held-out pictures (0)")
-    options = parser.parse_args()
-    with answered({ValueError: 2, FloatingPointError: 3, RuntimeError: 1, OSError: 1}):
-        module, data = load(options.checkpoint), load_data(options.checkpoint)
-        if not isinstance(data, ImageData):
+    option("--num-samples", type=whole(1), metavar="N", help=f"how many are drawn ({USUAL_COUNT}), or read of --png")
+    option("--seeds", type=whole(1), default=1, metavar="N", help="draw so often, from --seed on: for the spread (1)")
+    option("--data", metavar="CONFIG", help="a configuration, for its data set; else that of the checkpoint")
+    option("--data.NAME", metavar="VALUE", help="a setting of the data set, as in --data.root DIR")
+    option(
+        "--features", metavar="FILE", help="weights of `python -m ncsn.features`, or `inception`; else the data's own"
+    )
+    option("--likelihood", type=whole(2), metavar="N", help="bits per dimension of N held-out pictures, too")
+    option("--json", type=Path, metavar="FILE", help="write the same there")
+    kind = parser.add_mutually_exclusive_group().add_argument
+    kind("--png", type=Path, metavar="FOLDER", help="score the pictures in a folder, in place of drawing")
+    kind("--family", action="store_true", help="every sampler at several lengths, by the distance alone")
+    return parser
+
+
+def refuse_unheeded(options: Namespace, of_sampler: Sequence[str]) -> None:
+    """End the program where an option was given that what is asked for does not heed."""
+    unheeded = {"png": ("steps", "label", "likelihood"), "family": ("steps", "label", "json")}
+    for kind, names in unheeded.items():
+        if getattr(options, kind):
+            given = [f"--{name}" for name in names if getattr(options, name)] + list(of_sampler[:1])
+            given += ["--seeds"] if options.seeds > 1 else []
+            if given:
+                fail(2, f"{given[0]}: --{kind} does not heed it; leave one of them out")
+
+
+def evaluated_data(options: Namespace, of_data: Sequence[str]) -> ImageData:
+    """The data set of the options, or that of the checkpoint, ready to be read.
+
+    Raises:
+        ArgumentError, ValueError: where a setting is wrong, or the checkpoint is not of pictures.
+        OSError: where the data cannot be had.
+    """
+    if of_data:
+        if not any(argument.partition("=")[0] == "--data" for argument in of_data):
+            raise ValueError(f"{of_data[0]}: a setting of which data set? give --data CONFIG too")
+        data = chosen_data(of_data)
+    else:
+        options.checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
+        trained_on = load_data(options.checkpoint)
+        if not isinstance(trained_on, ImageData):
             raise ValueError(f"checkpoint: {options.checkpoint} was not trained on pictures")
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        module.to(device)
-        data.prepare_data()
-        data.setup()
-        Console(width=140).print(table(module, data, load_features(options.features), options))
-        train = len(data.splits["train"])
-        print(f"{options.num_samples} pictures against {train:,} of training, in the features of {options.features}")
-        if options.likelihood:
-            print(bits(module, data, options.likelihood))
+        data = trained_on
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def counts_of(count: int, data: ImageData, judge: Judge) -> Counts:
+    """How many pictures of each kind there will be.
+
+    Raises:
+        ValueError: where they are too few for the covariance of the features.
+    """
+    least = judge.num_features + 1
+    if count < least:
+        raise ValueError(f"--num-samples: {count}, and {judge.num_features} features take {least} pictures at least")
+    sizes = {name: len(split) for name, split in data.splits.items()}
+    if sizes["train"] < least:
+        raise ValueError(f"--data: it has {sizes['train']} training pictures, and the features take {least} at least")
+    return Counts(count, sizes["train"], min(count, sizes["val"]))
+
+
+def report_of_checkpoint(options: Namespace, of_sampler: Sequence[str], data: ImageData, judge: Judge) -> Report | None:
+    """Draw the samples of each seed and judge them; None on all but the first process.
+
+    Raises:
+        ArgumentError, ValueError: where an option does not fit.
+        FloatingPointError: where a walk diverges.
+    """
+    checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
+    counts = counts_of(options.num_samples or USUAL_COUNT, data, judge)
+    module = model_of(checkpoint, options, data)
+    judged = partial(rows, judge, data.splits["train"])
+    walks = chosen_walks(module, options, of_sampler, None, judged)
+    collected = Collected()
+    trainer = chosen_trainer(options, collected, DrawingProgress(counts.judged))
+    bits = None
+    if options.likelihood and trainer.is_global_zero:
+        bits = held_out_bits(module.to(place_of(options.device)), data, options.likelihood)
+    drawn, cost, seeds = [], Cost(0, 0.0, 0), list(range(options.seed, options.seed + options.seeds))
+    for seed in seeds:
+        walks.seed = seed
+        seen, took = collect(trainer, collected, walks, counts.judged, options.batch_size)
+        drawn.append(seen)
+        cost += took
+    if not trainer.is_global_zero:
+        return None
+    samples = Samples(str(checkpoint), seeds, str(walks.sampler), len(walks.sigmas), cost)
+    of = f"seed {seeds[0]}" if len(seeds) == 1 else f"each of the seeds {seeds[0]} to {seeds[-1]}"
+    words = f"{counts.judged:,} samples of {of}, from {checkpoint} by {samples.sampler} over {samples.levels} levels"
+    return judged_report(words, counts, data, judge, drawn, samples, bits)
+
+
+def report_of_folder(options: Namespace, data: ImageData, judge: Judge) -> Report:
+    """Judge the pictures of a folder.
+
+    Raises:
+        ValueError: where they are not as many as asked for, not of the size of the data's, or not pictures.
+    """
+    pictures = same_pictures(options.png, data.shape)
+    count = options.num_samples or len(pictures)
+    if count > len(pictures):
+        raise ValueError(f"--num-samples: {count}, and {options.png} has {len(pictures)} pictures")
+    counts = counts_of(count, data, judge)
+    place = next(judge.parameters()).device
+    seen = [rows(judge, data.splits["train"], x.to(place)).cpu() for x in in_batches(pictures, count)]
+    return judged_report(f"{count:,} pictures of {options.png}", counts, data, judge, [torch.cat(seen)])
+
+
+def judged_report(
+    words: str,
+    counts: Counts,
+    data: ImageData,
+    judge: Judge,
+    seen: list[Tensor],
+    samples: Samples | None = None,
+    bits: tuple[float, float, int] | None = None,
+) -> Report:
+    """The figures of the rows (N, F + K + 2) of each seed, and those of held-out pictures."""
+    reference = reference_looks(judge, data)
+    place = next(judge.parameters()).device
+    held_out = [rows(judge, data.splits["train"], x.to(place)).cpu() for x in real_pictures(data, "val", counts.floor)]
+    each = [figures(judge, part, reference) for part in seen]
+    by_name = {name: [one[name] for one in each] for name in each[0]}
+    floor = figures(judge, torch.cat(held_out), reference)
+    return Report(words, type(data).__name__, judge.source, counts, by_name, floor, samples, bits)
+
+
+def compare(options: Namespace, data: ImageData, judge: Judge) -> None:
+    """Print the table of samplers."""
+    checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
+    counts = counts_of(options.num_samples or USUAL_COUNT, data, judge)
+    module = model_of(checkpoint, options, data)
+    collected = Collected()
+    trainer = chosen_trainer(options, collected, DrawingProgress(counts.judged))
+    reference = reference_looks(judge, data).features
+
+    def draw(sampler: Sampler, sigmas: Tensor) -> tuple[Tensor, Cost]:
+        walks = Walks(module, options.seed, sampler, sigmas, lambda indices: None, None, features)
+        return collect(trainer, collected, walks, counts.judged, options.batch_size)
+
+    def features(x: Tensor) -> Tensor:
+        return look_at(judge.to(x.device), x).features
+
+    distance: Callable[[Tensor], float] = partial(frechet, reference=reference)
+    floor = distance(looks(judge, real_pictures(data, "val", counts.floor)).features)
+    lines = family_table(family_of(module), draw, distance, floor, f"{judge.figures[0]} of {counts.judged:,}")
+    if trainer.is_global_zero:
+        print(markdown(lines))
+        words = f"{counts.judged:,} samples of each, of seed {options.seed}, from {checkpoint}"
+        print("\n" + notes(words, type(data).__name__, judge.source, counts))
+    if trainer.is_global_zero and options.likelihood:
+        mean, error, count = held_out_bits(module.to(place_of(options.device)), data, options.likelihood)
+        print(f"Likelihood: {mean:.3f} +- {error:.3f} bits/dim, of {count:,} held-out pictures")
+
+
+def model_of(checkpoint: Path, options: Namespace, data: ImageData) -> ScoreModule:
+    """The model of a checkpoint, which must draw pictures of the shape of the data's.
+
+    Raises:
+        ValueError: where it does not, or is no model.
+    """
+    module = load(checkpoint, raw=options.raw)
+    if module.shape != data.shape:
+        raise ValueError(
+            f"--data: its pictures are of shape {data.shape}, but {checkpoint} draws examples of shape {module.shape}"
+        )
+    return module
+
+
+def in_batches(pictures: FilePictures, count: int, size: int = 100) -> Iterator[Tensor]:
+    """The first `count` pictures (B, C, H, W) in [0, 1], in batches."""
+    for start in range(0, count, size):
+        yield to_unit(pictures[range(start, min(start + size, count))][0])
+
+
+def show(report: Report, options: Namespace) -> None:
+    """Print a report, and write it where the options say."""
+    print(markdown(report.table()) + "\n")
+    print(notes(report.judged, report.data, report.features, report.counts))
+    if options.json is not None:
+        save_report(report, options.json)
+        print(f"Wrote {options.json}")
 
 
 if __name__ == "__main__":

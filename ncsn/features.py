@@ -9,7 +9,6 @@ Pictures x are (B, C, H, W) in [0, 1], of any size from 8 pixels. The command pr
 pictures that are named rightly, and keeps it in the file beside the weights.
 """
 
-import json
 import math
 import re
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
@@ -30,11 +29,12 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ncsn.data import ImageData
-from ncsn.errors import answered, fail
+from ncsn.data.option import given_data
+from ncsn.errors import answered, fail, hush
 from ncsn.files import whole
-from ncsn.training import hush
+from ncsn.judging import Judge
 
-__all__ = ["Features", "load_features", "main", "save_features", "train_features"]
+__all__ = ["Features", "default_file", "load_features", "main", "save_features", "train_features", "weights_file"]
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -44,7 +44,7 @@ NUMBERS = ("channels", "classes", "width", "num_features")
 """The arguments of `Features`, as they are kept in a file of weights."""
 
 
-class Features(nn.Module):
+class Features(Judge):
     """A convolutional classifier, whose penultimate activations are what it is for.
 
     Args:
@@ -57,6 +57,8 @@ class Features(nn.Module):
         ValueError: where a number is not positive; of a call, where the pictures are not of its channels or too small.
     """
 
+    figures = ("Frechet distance", "kernel distance", "classifier score")
+
     def __init__(self, channels: int, classes: int, width: int = 32, num_features: int = 64) -> None:
         super().__init__()
         self.channels, self.classes, self.width, self.num_features = channels, classes, width, num_features
@@ -65,6 +67,7 @@ class Features(nn.Module):
                 raise ValueError(f"Features: {name} is {getattr(self, name)}, and must be at least 1")
         self.trained_on = ""  # the data set's name, and the share of its validation pictures that are named rightly
         self.accuracy = math.nan
+        self.source = "a classifier"
         self.body = nn.Sequential(
             *convolution(channels, width),
             nn.MaxPool2d(2),
@@ -91,8 +94,11 @@ class Features(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """The log-probability of each class, but for a constant: (B, classes)."""
-        logits: Tensor = self.head(self(x))
-        return logits
+        return self.look(x)[1]
+
+    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self(x)
+        return features, self.head(features)
 
 
 def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
@@ -179,7 +185,7 @@ def load_features(path: str | Path) -> Features:
     Raises:
         ValueError: in one line, where the file is missing, damaged, or of something else.
     """
-    path = Path(path)
+    path = weights_file(Path(path))
     if not path.is_file():
         raise ValueError(f"features: there is no file {path}")
     try:
@@ -202,33 +208,20 @@ def load_features(path: str | Path) -> Features:
         raise ValueError(f"features: {path} does not hold the weights that it says ({reason})") from error
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ValueError(f"features: {path} has weights that are not finite")
+    features.source = f"{path} (a classifier of {features.trained_on}, {features.accuracy:.2%} right)"
     return features.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def weights_file(path: Path) -> Path:
+    """Where a file of weights is: here, or else beside the package, where some are shipped."""
+    shipped = Path(__file__).parent.parent / path
+    return shipped if not path.exists() and shipped.is_file() else path
 
 
 def default_file(data: ImageData) -> Path:
     """Where the features of a data set are kept: `checkpoints/features_fashion_mnist.safetensors`."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(data).__name__).lower()
     return Path("checkpoints", f"features_{name}.safetensors")
-
-
-def data_section(text: str) -> str:
-    """The `data` section of the configuration that `text` is the path of, as JSON; another text as it is.
-
-    Raises:
-        ValueError: where the file has no such section.
-    """
-    path = Path(text)
-    if path.suffix not in (".yaml", ".yml"):
-        return text
-    if not path.is_file():
-        raise ValueError(f"--data: there is no file {path}")
-    try:
-        config = get_loader("yaml")(path.read_text())
-    except Exception as error:  # of the loader's kinds
-        raise ValueError(f"--data: {path} is not YAML ({error})") from error
-    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
-        raise ValueError(f"--data: {path} has no section `data`")
-    return json.dumps(config["data"])
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -247,12 +240,7 @@ def parse(arguments: Sequence[str]) -> Any:
     parser.add_argument("--accelerator", type=str, default="auto", help="cpu, gpu, ...; auto takes the fastest.")
     parser.add_argument("--precision", type=Precision, default="32-true", help="bf16-mixed is twice as fast on some.")
     parser.add_argument("--out", type=Path | None, default=None, help="checkpoints/features_NAME.safetensors")
-    given: list[str] = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key == "--data" and equals:
-            argument = f"--data={data_section(value)}"
-        given.append(data_section(argument) if given[-1:] == ["--data"] else argument)
+    given = given_data(arguments)
     if any(argument.partition("=")[0] == "--data" for argument in given):
         given.append("--data.labels=true")
     settings: Namespace = parser.parse_args(given)

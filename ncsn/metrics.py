@@ -1,106 +1,120 @@
-"""How far drawn pictures are from real ones, as sets: the Frechet distance in a classifier's features.
+"""How far drawn pictures are from real ones, as sets: figures of the looks at both, by torchmetrics and torch-fidelity.
 
-Each set is summed up by the mean m and the covariance C of its features (`ncsn.features`), and two sets differ by
+Each set is known by what a judge saw in it (`ncsn.judging`): features (N, F), and the logits of classes (N, K).
 
-    d^2 = ||m_1 - m_2||^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)),
+- The Frechet distance sums up each set by the mean m and the covariance C of its features,
 
-the squared Frechet (2-Wasserstein) distance of two Gaussians (Dowson & Landau, 1982; Heusel et al., 2017, equation 6).
-The features are not Inception's: it is no FID, and not comparable with one. It falls as the number of pictures
-rises, and depends on the reference: a figure names both counts, the reference split and the features. Real pictures
-that were held out, as many as were drawn, give the figure that a perfect model would reach: the floor.
+      d^2 = ||m_1 - m_2||^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)),
 
-States x are (B, C, H, W), of which [0, 1] is the visible range, in batches of any sizes. They are judged as the pixels
-that a file would hold: clamped, scaled and rounded. Sums are in float64.
+  the squared 2-Wasserstein distance of two Gaussians (Dowson & Landau, 1982; Heusel et al., 2017, equation 6).
+- The kernel distance is the squared maximum mean discrepancy under a cubic kernel, unbiased (Binkowski et al., 2018).
+- The score of the classes is exp of the mean information that a picture gives of its class (Salimans et al., 2016).
+- Precision is the share of the drawn pictures that lie among the real ones, recall that of the real ones that lie among
+  the drawn: nearer to one of them than its third neighbour is (Kynkaanniemi et al., 2019).
+
+With Inception's features the first three are FID, KID and the inception score of the literature; with others they are
+not, and not comparable with them. All depend on the counts: the Frechet distance falls as there are more pictures. So a
+figure names its counts, its reference and its features; real pictures that were held out, as many as were drawn, give
+what a perfect model would reach: the floor.
 """
 
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
+import warnings
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
-from torchmetrics.image.fid import FrechetInceptionDistance  # `torchmetrics.image` has it only with torch-fidelity
+from torch import Tensor, nn
+from torch_fidelity.metric_prc import prc_features_to_metric
 
-from ncsn.data import ImageData, to_pixels, to_unit
-from ncsn.features import Features
+# `torchmetrics.image` has these only where it was imported after torch-fidelity.
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
 
-__all__ = ["FrechetDistance", "frechet_distance", "real_pictures"]
+from ncsn.judging import Judge, looks
+
+__all__ = ["class_score", "frechet", "frechet_distance", "kernel_distance", "precision_recall"]
+
+ALONE: dict[str, Any] = {"sync_on_compute": False}
+"""What is given to a metric is all that there is: nothing is asked of other processes."""
+CHUNK = 4096
+"""Rows that are turned into float64 at a time."""
 
 
-class FrechetDistance(FrechetInceptionDistance):
-    """The squared Frechet distance in a classifier's features, as a metric of torchmetrics, by whose rules it works.
+class Given(nn.Identity):
+    """In the place of a network: what the metric is given are features already."""
 
-    `update(x, real)` takes a batch, `compute()` gives the distance so far, `reset()` forgets all but the real pictures,
-    which are the reference; ranks are summed over. Keep it in a callback and not in a module, whose checkpoints it
-    would enter.
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
 
-    Args:
-        features: what the pictures are seen with; a copy is kept, so that nobody trains it.
+
+def frechet(features: Tensor, reference: Tensor) -> float:
+    """The squared Frechet distance between features (N, F) and (M, F), in float64.
 
     Raises:
-        ValueError: of `update`, where a state is not finite or not of a shape that the features take; of `compute`,
-            where there are fewer than two pictures of either kind.
+        ValueError: where there are fewer than two of either.
     """
-
-    def __init__(self, features: Features) -> None:
-        frozen = deepcopy(features).eval().requires_grad_(False)
-        super().__init__(feature=frozen, normalize=True, reset_real_features=False)
-
-    def train(self, mode: bool = True) -> "FrechetDistance":
-        """Nothing: the features stay in evaluation, whatever the metric is a part of."""
-        return self
-
-    def update(self, imgs: Tensor, real: bool) -> None:
-        """Take in a batch of states (B, C, H, W): of the reference where it is `real`, and else of what is judged."""
-        if not imgs.isfinite().all():
-            raise ValueError("Frechet distance: the pictures have numbers that are not finite")
-        super().update(to_unit(to_pixels(imgs.to(self.device))), real)
-
-    def compute(self) -> Tensor:
-        """The squared distance, a number."""
-        judged, real = int(self.fake_features_num_samples), int(self.real_features_num_samples)
-        if min(judged, real) < 2:
-            raise ValueError(f"Frechet distance: of {judged} pictures and {real} real ones, and takes two at least")
-        return super().compute()
+    if min(len(features), len(reference)) < 2:
+        raise ValueError(
+            f"Frechet distance: of {len(features)} pictures and {len(reference)} real ones, and takes two at least"
+        )
+    distance = FrechetInceptionDistance(Given(features.shape[1]), **ALONE)
+    for real, rows in ((True, reference), (False, features)):
+        for chunk in torch.split(rows, CHUNK):
+            distance.update(chunk.double(), real=real)
+    return distance.compute().item()
 
 
-def frechet_distance(features: Features, pictures: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
-    """The squared Frechet distance between two streams of batches (B, C, H, W), where the features' weights are.
+def kernel_distance(features: Tensor, reference: Tensor) -> float:
+    """The squared kernel distance between features (N, F) and (M, F): the mean of 100 subsets of up to 1,000 of each.
+
+    The subsets are the same ones every time.
+    """
+    size = min(1000, len(features), len(reference))
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*will save all extracted features in buffer")  # they are in memory anyway
+        torch.manual_seed(0)
+        distance = KernelInceptionDistance(Given(features.shape[1]), subset_size=size, **ALONE)
+        distance.update(reference.float(), real=True)
+        distance.update(features.float(), real=False)
+        mean, _ = distance.compute()
+    return mean.item()
+
+
+def class_score(logits: Tensor) -> float:
+    """The score of the classes of logits (N, K), from 1 to K: the mean of ten parts, the same ones every time."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*will save all extracted features in buffer")
+        torch.manual_seed(0)
+        score = InceptionScore(Given(logits.shape[1]), **ALONE)
+        score.update(logits.double())
+        mean, _ = score.compute()
+    return mean.item()
+
+
+def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Precision and recall, from 0 to 1, of features (N, F) among real ones (M, F), of as many of each: the first.
+
+    Both depend on the counts, which are therefore equal, as in the paper.
+    """
+    count = min(len(features), len(reference))
+    found = prc_features_to_metric(
+        features[:count], reference[:count], prc_neighborhood=3, prc_batch_size=1000, save_cpu_ram=True, verbose=False
+    )
+    return found["precision"], found["recall"]
+
+
+def frechet_distance(judge: Judge, pictures: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
+    """The squared Frechet distance between two streams of batches of states (B, C, H, W).
 
     Args:
-        features: what the pictures are seen with.
+        judge: what the pictures are seen with, on the device where its weights are.
         pictures: what is judged, such as samples.
         reference: what it is judged by, such as `real_pictures(data)`.
 
     Raises:
-        ValueError: as `FrechetDistance` does.
+        ValueError: where there are fewer than two pictures of either kind, where one is not finite, or not of a shape
+            that the judge takes.
     """
-    distance = FrechetDistance(features).to(next(features.parameters()).device)
-    for x in reference:
-        distance.update(x, real=True)
-    for x in pictures:
-        distance.update(x, real=False)
-    return distance.compute().item()
-
-
-def real_pictures(
-    data: ImageData, split: str = "train", count: int | None = None, batch_size: int = 100
-) -> Iterator[Tensor]:
-    """Batches of the pictures of a split, each one once, as they are: not mirrored, and not spread over their 1/256.
-
-    Args:
-        data: pictures, prepared and set up.
-        split: "train" or "val".
-        count: how many, drawn without replacement, the same ones every time; all where it is not given.
-        batch_size: pictures in a batch, but for the last.
-
-    Raises:
-        ValueError: where there are not so many pictures.
-    """
-    examples = data.splits[split]
-    count = len(examples) if count is None else count
-    if not 1 <= count <= len(examples):
-        raise ValueError(f"real pictures: {count} of them, and the split {split} has {len(examples)}")
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))[:count].tolist()
-    for start in range(0, count, batch_size):
-        pixels, _ = examples[order[start : start + batch_size]]
-        yield to_unit(pixels)
+    return frechet(looks(judge, pictures).features, looks(judge, reference).features)

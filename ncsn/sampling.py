@@ -2,29 +2,26 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
-from lightning.pytorch import Trainer
+from jsonargparse import ArgumentError
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ncsn.checkpoints import load, load_data, newest_checkpoint
+from ncsn.choices import chosen_trainer, chosen_walks, ladder, place_of
 from ncsn.data import Points, save_grid
-from ncsn.drawing import Collected, DrawingProgress, Files, Walks
-from ncsn.errors import answered
+from ncsn.drawing import Collected, DrawingProgress, Files, predict, usual_batch
+from ncsn.errors import answered, hush
 from ncsn.guidance import encode, slerp
-from ncsn.module import ScoreModule, part_of
-from ncsn.noise import KarrasSchedule
+from ncsn.module import ScoreModule
 from ncsn.plots import plot, save_figure
-from ncsn.samplers import ProbabilityFlow, Sampler
+from ncsn.samplers import ProbabilityFlow
 from ncsn.score import tweedie
 from ncsn.steering import read_pictures, steering
-from ncsn.training import hush
 
-__all__ = ["draw", "overridden_sampler", "run"]
+__all__ = ["draw", "run"]
 
 CHECKPOINTS = Path("checkpoints")
 
@@ -45,7 +42,7 @@ def run(options: Namespace, of_sampler: Sequence[str]) -> None:
 
 def clean(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
     """Denoise the pictures of the options, and write each beside what came of it."""
-    place(module, options.device)
+    module.to(place_of(options.device))
     pairs = denoised_pairs(module, options.denoise, options.sigma, options.batch_size or usual_batch(module))
     save_grid(pairs, options.out, columns=2 * math.ceil(math.sqrt(len(options.denoise) / 2)))
     print(f"Wrote {options.out}: {len(options.denoise)} at noise level {options.sigma:g}, denoised with {checkpoint}")
@@ -53,7 +50,7 @@ def clean(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
 
 def interpolate(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
     """Write the pictures between the two of the options, by way of their latents of the probability flow."""
-    place(module, options.device)
+    module.to(place_of(options.device))
     if len(module.shape) != 3:
         raise ValueError(f"--interpolate: this model is of examples of shape {module.shape}, not of pictures")
     sigmas = ladder(module, options.steps or 40)
@@ -74,18 +71,10 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
         ValueError: where an option does not fit the model or the machine.
         FloatingPointError: where a walk diverges.
     """
-    sampler = overridden_sampler(module, of_sampler)
-    sigmas = ladder(module, options.steps)
-    sampler.check(sigmas)
-    part_of(module.denoiser, sampler)
-    labels = labels_of(module, options.label)
+    steered = steering(module, options)
+    walks = chosen_walks(module, options, of_sampler, steered.guide, steered.finish)
     rows = module.classes if options.label == "all" else None
     count = options.num_samples or (8 * rows if rows else usual_count(module))
-    indices = range(options.start_index, options.start_index + count)
-    accelerator, devices = chosen_device(options.device)
-    devices = options.devices if isinstance(devices, int) else devices
-    many = options.num_nodes > 1 or (isinstance(devices, int) and devices > 1)
-
     if rows and count % rows:
         raise ValueError(
             f"--num-samples: {count} is no multiple of the {rows} classes that --label all gives a row each"
@@ -95,28 +84,15 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
     if folder and not pictures:
         raise ValueError(f"--out: {options.out} names a folder for pictures, but the model is of shape {module.shape}")
     data = None if pictures else points_of(module, checkpoint)
+    indices = range(options.start_index, options.start_index + count)
     writer = Files(options.out, indices) if folder else Collected()
-    steered = steering(module, options)
-    walks = Walks(module, options.seed, sampler, sigmas, labels, steered.guide, steered.finish)
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=options.num_nodes,
-        strategy="ddp" if many else "auto",
-        callbacks=[writer, DrawingProgress(count)],
-        inference_mode=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
+    trainer = chosen_trainer(options, writer, DrawingProgress(count))
     if trainer.is_global_zero:
-        print(f"Drawing {count:,} from {checkpoint} by {sampler} over {len(sigmas)} levels")
-    batches: DataLoader[int] = DataLoader(indices, batch_size=options.batch_size or usual_batch(module))  # type: ignore[arg-type]
-    trainer.predict(walks, batches, return_predictions=False)
+        print(f"Drawing {count:,} from {checkpoint} by {walks.sampler} over {len(walks.sigmas)} levels")
+    predict(trainer, walks, indices, options.batch_size)
     if trainer.is_global_zero:
         if isinstance(writer, Collected):
-            # With a row for each class, from the first: `labels_of` gives an index the class that it leaves.
+            # With a row for each class, from the first: `chosen_labels` gives an index the class that it leaves.
             order = sorted(indices, key=lambda index: index % rows) if rows else indices
             samples = writer.samples(order)
             if steered.given is not None:
@@ -125,88 +101,9 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
         print(f"Wrote {options.out}")
 
 
-def place(module: ScoreModule, device: str) -> None:
-    """Put the model on the device called `device`.
-
-    Raises:
-        ValueError: where this machine has no such device.
-    """
-    accelerator, devices = chosen_device(device)
-    module.to(accelerator if isinstance(devices, int) else f"{accelerator}:{devices[0]}")
-
-
-def ladder(module: ScoreModule, steps: int | None) -> Tensor:
-    """The ladder that the model was trained on, or one of Karras's with so many levels between its ends.
-
-    Raises:
-        ValueError: where the model knows one level alone, between which there are no others.
-    """
-    trained = module.schedule.sigmas()
-    if steps is None:
-        return trained
-    if len(trained) == 1:
-        raise ValueError(f"--steps: {steps}, but the model was trained at the one noise level {trained.item():g}")
-    return KarrasSchedule(trained.max().item(), trained.min().item(), steps).sigmas()
-
-
-def chosen_device(name: str) -> tuple[str, int | list[int]]:
-    """Lightning's accelerator and devices for the device called `name`, or for the fastest one for "auto".
-
-    Raises:
-        ValueError: where this machine has no such device.
-    """
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if name == "auto":
-        return (accelerator.type if accelerator else "cpu"), 1
-    names = ["cpu"]
-    if accelerator:
-        names += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()))]
-    if name not in names:
-        raise ValueError(f"--device: {name} is not on this machine; it has {', '.join(names)}")
-    kind, _, number = name.partition(":")
-    return kind, [int(number)] if number else 1
-
-
-def labels_of(module: ScoreModule, label: str | None) -> Callable[[Tensor], Tensor | None]:
-    """The classes (B,) of samples by their indices (B,): none, one for all, or each class in its turn for "all".
-
-    Raises:
-        ValueError: where the model knows no classes, or not this one.
-    """
-    if label is None:
-        return lambda indices: None
-    if not module.classes:
-        raise ValueError(f"--label: {label}, but this model was trained without labels (--data.labels true)")
-    if label == "all":
-        return lambda indices: indices % module.classes
-    if not label.isdecimal() or int(label) >= module.classes:
-        raise ValueError(f"--label: {label} is neither `all` nor one of the classes 0 to {module.classes - 1}")
-    return lambda indices: torch.full_like(indices, int(label))
-
-
-def overridden_sampler(module: ScoreModule, options: Sequence[str]) -> Sampler:
-    """The sampler that the checkpoint was saved with, but for what the options say.
-
-    Raises:
-        ArgumentError: where they name a class or a setting that there is not.
-        ValueError: where a setting cannot have the value.
-    """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Sampler, "sampler", required=True)
-    parser.set_defaults(sampler=module.hparams["sampler"])
-    sampler = parser.instantiate_classes(parser.parse_args(list(options))).sampler
-    assert isinstance(sampler, Sampler)
-    return sampler
-
-
 def usual_count(module: ScoreModule) -> int:
     """How many samples show what a model draws: 64 pictures, or a cloud of points."""
     return 64 if len(module.shape) == 3 else 4000
-
-
-def usual_batch(module: ScoreModule) -> int:
-    """How many samples are drawn at once, which memory limits."""
-    return 256 if len(module.shape) == 3 else 4096
 
 
 def points_of(module: ScoreModule, checkpoint: Path) -> Points:

@@ -1,9 +1,7 @@
 """The training command: settings from YAML and the command line, by LightningCLI; a run, by Lightning's Trainer."""
 
-import logging
 import math
 import sys
-import warnings
 from functools import partial
 from inspect import signature
 from itertools import product
@@ -19,10 +17,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
-from ncsn.callbacks import EMA, Checkpoint, GracefulStop, LossPerLevel, RunProgress, SampleGrid, Throughput
+from ncsn.callbacks import (
+    EMA,
+    BestCheckpoint,
+    Checkpoint,
+    GracefulStop,
+    LossPerLevel,
+    RunProgress,
+    SampleGrid,
+    SampleScore,
+    Throughput,
+)
 from ncsn.checkpoints import DurableCheckpointIO, check_weights, newest_checkpoint, read
 from ncsn.data import DataModule
-from ncsn.errors import answered
+from ncsn.errors import answered, hush
 from ncsn.module import ScoreModule
 
 __all__ = ["TrainCLI", "run"]
@@ -56,8 +64,9 @@ class TrainCLI(LightningCLI):
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Go on from this checkpoint, or from the run's `last`."
         )
-        # The order matters: SampleGrid draws while EMA has its weights in place.
+        # The order matters: SampleGrid and SampleScore draw while EMA has its weights in place.
         parser.add_lightning_class_args(SampleGrid, "samples")
+        parser.add_lightning_class_args(SampleScore, "score")
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.link_arguments("name", "checkpoint.dirpath", compute_fn=lambda name: f"checkpoints/{name}")
@@ -124,7 +133,9 @@ class TrainCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger("logs", name=self.config.name, default_hp_metric=False, flush_secs=30)
         self.stop = GracefulStop()
         bar = [RunProgress()] if self.config.trainer.enable_progress_bar is not False else []
-        self.trainer_defaults["callbacks"] = [LossPerLevel(), Throughput(), self.stop, *bar]
+        scored = self.config.score.features is not None
+        best = [BestCheckpoint(f"checkpoints/{self.config.name}")] if scored else []
+        self.trainer_defaults["callbacks"] = [LossPerLevel(), Throughput(), self.stop, *bar, *best]
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
@@ -151,6 +162,7 @@ class TrainCLI(LightningCLI):
             self.datamodule.setup()
             self.datamodule.check_share(self.trainer.world_size)
             self._try_two_examples()
+            self.config_init.score.check(self.model, self.datamodule)
 
     def _try_two_examples(self) -> None:
         """Compute the loss of two examples, before a run's folders are made for one that cannot be.
@@ -197,21 +209,6 @@ class TrainCLI(LightningCLI):
         if self.trainer.logger is not None:  # `trainer.log_dir` would wait for the other ranks
             print(f"Logs:        {self.trainer.logger.log_dir}  (tensorboard --logdir logs)")
         print(f"Draw:        python sample.py {checkpoint}")
-
-
-def hush() -> None:
-    """Leave out what Lightning says that a user of this package cannot act on."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*LeafSpec.* is deprecated",  # Lightning's own use of torch
-        ".*You have overridden `on_before_batch_transfer` in `LightningModule`",  # meant so: it seeds the step
-        ".*The number of training batches .* is smaller than the logging interval",  # we log by steps, not by epochs
-        ".*does not have many workers",  # data in memory needs none
-        ".*your dataloader is not resumable",  # it is: see `Batches`
-        ".*Checkpoint directory .* exists and is not empty",  # checkpoints are numbered, and the newest is the last
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 def build() -> TrainCLI:

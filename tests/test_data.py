@@ -15,6 +15,7 @@ from ncsn.data import (
     FashionMNIST,
     ImageFolder,
     pixel_grid,
+    same_pictures,
     save_grid,
     to_pixels,
     to_unit,
@@ -305,3 +306,32 @@ def test_the_real_jpeg_folder_is_read(real_data):
     # The known mean of CIFAR-10's colours.
     mean = to_unit(data.splits["train"].values).mean((0, 2, 3))
     assert (mean - torch.tensor([0.494, 0.485, 0.450])).abs().max() < 0.01
+
+
+def streamed(folder, **settings) -> str:
+    """The fingerprint of the pictures of a folder, read as they are asked for."""
+    data = ImageFolder(str(folder), size=8, batch_size=1, memory=0, **settings)
+    data.setup()
+    return data.splits["train"].fingerprint()
+
+
+def test_the_fingerprint_of_streamed_pictures_is_of_their_files_and_of_what_they_are_made_into(tmp_path):
+    for i in range(6):
+        Image.new("L", (9, 9), 40 * i).save(tmp_path / f"{i}.png")
+    first = streamed(tmp_path)
+    assert streamed(tmp_path) == first
+    assert streamed(tmp_path, channels=1) != first
+    for file in tmp_path.iterdir():
+        file.rename(file.with_name(f"a{file.name}"))
+    assert streamed(tmp_path) != first
+
+
+def test_pictures_of_one_shape_are_read_as_they_are_and_others_refused(tmp_path):
+    pixels = torch.randint(256, (3, 8, 8)).to(torch.uint8)
+    for i, one in enumerate(pixels):
+        Image.fromarray(one.numpy()).save(tmp_path / f"{i}.png")
+    pictures = same_pictures(tmp_path, (1, 8, 8))
+    assert torch.equal(pictures[range(3)][0], pixels.unsqueeze(1))
+    Image.new("L", (8, 9)).save(tmp_path / "z.png")
+    with pytest.raises(ValueError, match=r"z\.png is of 8x9 pixels, and must be of 8x8, as the data"):
+        same_pictures(tmp_path, (1, 8, 8))

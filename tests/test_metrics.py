@@ -1,4 +1,4 @@
-"""The Frechet distance against another computation of it, and against what it should say of pictures."""
+"""Figures against other computations of them, and against what they should say of pictures."""
 
 from pathlib import Path
 
@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ncsn.data import MNIST, Digits, ImageData, to_pixels, to_unit
+from ncsn.data import MNIST, to_pixels, to_unit
 from ncsn.features import Features, load_features
-from ncsn.metrics import FrechetDistance, frechet_distance, real_pictures
+from ncsn.judging import looks, real_pictures
+from ncsn.metrics import class_score, frechet, frechet_distance, kernel_distance, precision_recall
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
@@ -20,37 +23,43 @@ def features() -> Features:
     return Features(1, 10, width=4, num_features=6).eval()
 
 
-@pytest.fixture(scope="module")
-def digits() -> ImageData:
-    data = Digits()
-    data.setup()
-    return data
-
-
-@pytest.fixture(scope="module")
-def mnist(real_data) -> ImageData:
-    data = MNIST(root=str(real_data))
-    data.setup()
-    return data
-
-
-def by_square_root(features: Features, x, y) -> float:
-    """The distance by a square root of a matrix in float64, of features that are computed by themselves."""
-    with torch.no_grad():
-        a, b = (
-            torch.cat([features(to_unit(to_pixels(p))) for p in part.split(100)]).double().numpy() for part in (x, y)
-        )
+def by_square_root(a, b) -> float:
+    """The distance of features by a square root of a matrix in float64."""
+    a, b = a.double().numpy(), b.double().numpy()
     c, d = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = scipy.linalg.sqrtm(c @ d).real
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c + d - 2 * root))
 
 
+def seen(features: Features, x):
+    """The features of pictures, computed by themselves."""
+    with torch.no_grad():
+        return torch.cat([features(to_unit(to_pixels(part))) for part in x.split(100)])
+
+
 def test_it_is_the_distance_that_a_matrix_square_root_gives(features):
     x, y = torch.rand(400, 1, 12, 12), torch.rand(300, 1, 12, 12) ** 2
     found = frechet_distance(features, x.split(64), y.split(7))
-    assert found == pytest.approx(by_square_root(features, x, y), rel=1e-3)
+    assert found == pytest.approx(by_square_root(seen(features, x), seen(features, y)), rel=1e-3)
     assert found == pytest.approx(frechet_distance(features, y.split(50), x.split(33)), rel=1e-3)  # symmetric
     assert found > 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 8), st.integers(20, 60), st.integers(20, 60), st.integers(0, 1000))
+def test_it_is_that_distance_of_any_features_and_of_more_than_a_chunk(dimension, n, m, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(n, dimension, generator=generator)
+    b = torch.randn(m, dimension, generator=generator) @ torch.randn(dimension, dimension, generator=generator) + 1
+    assert frechet(a, b) == pytest.approx(by_square_root(a, b), rel=1e-3)
+    many = torch.cat([a] * 300)
+    assert frechet(many, b) == pytest.approx(by_square_root(many, b), rel=1e-3)
+
+
+def test_of_gaussians_it_is_the_closed_form():
+    # N(0, I) and N(mean, diag(s^2)): ||mean||^2 + sum of (s - 1)^2.
+    x, y = torch.randn(200_000, 3), torch.randn(200_000, 3) * torch.tensor([1.0, 2.0, 0.5]) + torch.tensor([1.0, 0, 0])
+    assert frechet(x, y) == pytest.approx(1 + 1 + 0.25, rel=0.02)
 
 
 def test_a_set_is_at_no_distance_from_itself_in_any_order_and_batches(features):
@@ -69,70 +78,114 @@ def test_pictures_are_judged_as_the_pixels_that_a_file_holds(features):
     assert frechet_distance(features, [x + 1 / 255], [y]) != exact
 
 
-def test_the_features_that_are_given_stay_as_they_are_and_the_metric_s_are_not_trained(features):
-    features.train()
-    metric = FrechetDistance(features).train()
-    for real in (True, False):
-        metric.update(torch.rand(20, 1, 8, 8), real=real)
-    assert features.training
-    assert all(parameter.requires_grad for parameter in features.parameters())
-    assert features.body[1].num_batches_tracked == metric.inception.body[1].num_batches_tracked == 0
-
-
-def test_reset_keeps_the_reference(features):
-    x, y, z = torch.rand(50, 1, 8, 8), torch.rand(50, 1, 8, 8) ** 2, torch.rand(50, 1, 8, 8) ** 3
-    metric = FrechetDistance(features)
-    metric.update(y, real=True)
-    metric.update(z, real=False)
-    metric.reset()
-    metric.update(x, real=False)
-    assert metric.compute().item() == frechet_distance(features, [x], [y])
-
-
 def test_what_cannot_be_judged_is_refused(features):
     x = torch.rand(5, 1, 8, 8)
     with pytest.raises(ValueError, match="not finite"):
         frechet_distance(features, [x, x * torch.nan], [x])
     with pytest.raises(ValueError, match="of 1 pictures and 5 real ones"):
         frechet_distance(features, [x[:1]], [x])
-    with pytest.raises(ValueError, match="of 5 pictures and 0 real ones"):
+    with pytest.raises(ValueError, match="there are none"):
         frechet_distance(features, [x], [])
     with pytest.raises(ValueError, match="must be \\(B, 1, H, W\\)"):
         frechet_distance(features, [x.expand(-1, 3, -1, -1)], [x])
 
 
-def test_real_pictures_are_each_given_once_and_as_they_are(digits):
-    values = digits.splits["train"].values
-    drawn = torch.cat(list(real_pictures(digits, batch_size=100)))
-    assert len(drawn) == len(values)  # the last batch is not dropped
-    assert torch.equal(to_pixels(drawn).flatten(1).unique(dim=0), values.flatten(1).unique(dim=0))
-    assert torch.equal(to_unit(to_pixels(drawn)), drawn)
-    some = torch.cat(list(real_pictures(digits, "val", 50, batch_size=20)))
-    assert torch.equal(some, torch.cat(list(real_pictures(digits, "val", 50, batch_size=50))))
-    for count in (0, len(values) + 1):
-        with pytest.raises(ValueError, match="real pictures"):
-            next(real_pictures(digits, "train", count))
+def cubic(a, b):
+    a, b = a.double(), b.double()
+    return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def test_of_real_digits_it_is_small_and_of_others_large(mnist):
-    features = load_features(CHECKPOINTS / "features_mnist.safetensors")
-    reference = torch.cat(list(real_pictures(mnist, "train", 2000)))
-    held_out = torch.cat(list(real_pictures(mnist, "val", 2000)))
+def test_the_kernel_distance_is_the_unbiased_discrepancy_of_a_cubic_kernel():
+    a, b = torch.randn(50, 4), torch.randn(50, 4) + 1
+    off = 1 - torch.eye(50)
+    n = 50
+    expected = ((cubic(a, a) + cubic(b, b)) * off).sum() / (n * (n - 1)) - 2 * cubic(a, b).mean()
+    assert kernel_distance(a, b) == pytest.approx(expected.item(), rel=1e-4)  # every subset is the whole set
+    # Of subsets of 1,000 it is the same but for chance: about 0 for one distribution, far from it for two.
+    c, d, e = torch.randn(3000, 4), torch.randn(2000, 4), torch.randn(2000, 4) + 1
+    assert abs(kernel_distance(c, d)) < 0.02 * kernel_distance(c, e)
 
-    metric = FrechetDistance(features)
-    for batch in reference.split(100):
-        metric.update(batch, real=True)
 
-    def of(x):
-        metric.reset()  # but for the reference
-        for batch in x.split(100):
-            metric.update(batch, real=False)
-        return metric.compute().item()
+def test_the_score_of_classes_is_from_1_to_their_number():
+    sure = 100 * torch.eye(5).repeat(400, 1)
+    assert class_score(sure) == pytest.approx(5, rel=0.02)
+    assert class_score(sure[torch.arange(2000) % 5 < 2]) == pytest.approx(2, rel=0.02)
+    assert class_score(sure[:1].expand(500, -1)) == pytest.approx(1)
+    assert class_score(torch.zeros(500, 5)) == pytest.approx(1)
+    # Half sure of one of two classes each: exp of KL(p || mean), p = (3/4, 1/4) or the other way round.
+    p = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).repeat(5000, 1)
+    kl = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
+    assert class_score(p.log()) == pytest.approx(np.exp(kl), rel=1e-3)
 
-    floor = of(held_out)
-    assert floor == pytest.approx(by_square_root(features, held_out, reference), rel=1e-3)
-    assert abs(of(reference)) < 1e-3 * floor
-    assert of(held_out + 0.1 * torch.randn_like(held_out)) > 2 * floor
-    assert of(held_out.flip(-2)) > 20 * floor
-    assert of(torch.rand_like(held_out)) > 1000 * floor
-    assert of(held_out.mean(0, keepdim=True).expand_as(held_out)) > 100 * floor
+
+def by_balls(a, b) -> float:
+    """The share of `a` in the balls about `b` that reach the third neighbour."""
+    radius = torch.cdist(b, b).sort(1).values[:, 3]
+    return (torch.cdist(a, b) <= radius).any(1).double().mean().item()
+
+
+def test_precision_and_recall_are_shares_in_balls_of_as_many_of_each():
+    drawn, real = 0.5 * torch.randn(150, 3) + 0.3, torch.randn(400, 3)
+    precision, recall = precision_recall(drawn, real)
+    assert precision == pytest.approx(by_balls(drawn, real[:150]))
+    assert recall == pytest.approx(by_balls(real[:150], drawn))
+    assert precision > recall + 0.1
+    few = real[:100]
+    assert precision_recall(drawn, few) == pytest.approx((by_balls(drawn[:100], few), by_balls(few, drawn[:100])))
+
+
+def test_precision_and_recall_of_planted_sets():
+    real = torch.randn(500, 4)
+    assert precision_recall(real, real) == (1, 1)
+    one = torch.zeros(500, 4)
+    precision, recall = precision_recall(one, real)
+    assert precision == 1  # a likely picture
+    assert recall < 0.01
+    away, _ = precision_recall(real + 20, real)
+    assert away == 0
+
+
+def test_figures_leave_the_random_generator_alone():
+    x = torch.randn(100, 4)
+    state = torch.random.get_rng_state()
+    first = kernel_distance(x, x + 1), class_score(x)
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.rand(5)
+    assert (kernel_distance(x, x + 1), class_score(x)) == first
+
+
+def test_of_real_digits_they_are_good_and_of_others_bad(real_data):
+    data = MNIST(root=str(real_data), labels=True)
+    data.setup()
+    judge = load_features(CHECKPOINTS / "features_mnist.safetensors")
+    pictures = torch.cat(list(real_pictures(data, "val", 1000)))
+    held_out = looks(judge, pictures.split(100))
+    reference = looks(judge, real_pictures(data, "train", 1000))
+
+    def distance(x):
+        return frechet(looks(judge, x.split(100)).features, reference.features)
+
+    floor = frechet(held_out.features, reference.features)
+    assert floor == pytest.approx(by_square_root(held_out.features, reference.features), rel=1e-3)
+    assert abs(frechet(reference.features, reference.features)) < 1e-3 * floor
+    assert distance(pictures + 0.1 * torch.randn_like(pictures)) > 2 * floor
+    assert distance(pictures.flip(-2)) > 20 * floor
+    assert distance(torch.rand_like(pictures)) > 1000 * floor
+
+    mean, one = pictures.mean(0, keepdim=True), pictures[:1]
+    for x in (mean, one):  # over and over
+        found = looks(judge, x.expand_as(pictures).split(100))
+        assert frechet(found.features, reference.features) > 100 * floor
+        assert class_score(found.logits) < 1.01
+        assert precision_recall(found.features, reference.features)[1] < 0.05
+
+    half = held_out.logits.argmax(1) < 5  # half of the classes are missing
+    features = held_out.features[half]
+    assert frechet(features, reference.features) > 10 * floor
+    assert class_score(held_out.logits[half]) < 0.6 * class_score(held_out.logits)
+    kernel = kernel_distance(held_out.features, reference.features)
+    assert kernel_distance(features, reference.features) > 10 * abs(kernel)
+    precision, recall = precision_recall(held_out.features, reference.features)
+    precision_of_half, recall_of_half = precision_recall(features, reference.features)
+    assert precision_of_half > 0.9 * precision
+    assert recall_of_half < 0.7 * recall

@@ -5,7 +5,8 @@ A data module of pictures holds (or streams) them as uint8 and gives batches `(x
 dequantisation run once a batch, on the device. The order of the training examples follows from (seed, epoch) alone.
 """
 
-from ncsn.data.folder import FilePictures, ImageFolder
+from ncsn.data.examples import Examples
+from ncsn.data.folder import FilePictures, ImageFolder, same_pictures
 from ncsn.data.module import DataModule, ImageData
 from ncsn.data.pixels import pixel_grid, save_grid, to_pixels, to_unit
 from ncsn.data.points import Points
@@ -17,12 +18,14 @@ __all__ = [
     "BinaryDigits",
     "DataModule",
     "Digits",
+    "Examples",
     "FashionMNIST",
     "FilePictures",
     "ImageData",
     "ImageFolder",
     "Points",
     "pixel_grid",
+    "same_pictures",
     "save_grid",
     "to_pixels",
     "to_unit",

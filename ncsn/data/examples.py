@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Sized
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ class Examples(Dataset[tuple[Tensor, Tensor]], Sized, ABC):
     @abstractmethod
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]: ...
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A sha256 by which the examples are known again; labels do not count."""
+
 
 class HeldExamples(Examples):
     """Examples held in memory as one tensor (N, ...), uint8 for pictures, with labels (N,)."""
@@ -31,6 +36,13 @@ class HeldExamples(Examples):
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         return self.values[indices], self.labels[indices]
+
+    def fingerprint(self) -> str:
+        """sha256 over the kind, the shape and all of the values."""
+        digest = sha256(f"{self.values.dtype} {tuple(self.values.shape)}".encode())
+        for chunk in torch.split(self.values, 4096):
+            digest.update(chunk.contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 class Batches(DistributedSampler[Any]):

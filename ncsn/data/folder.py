@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from ncsn.data.examples import Examples, HeldExamples, held_out_last
 from ncsn.data.module import ImageData
 
-__all__ = ["FilePictures", "ImageFolder"]
+__all__ = ["FilePictures", "ImageFolder", "same_pictures"]
 
 
 class ImageFolder(ImageData):
@@ -94,6 +95,13 @@ class FilePictures(Examples):
         except ValueError as error:  # in the middle of a run: a failure of the world, no more a wrong setting
             raise OSError(error) from error
 
+    def fingerprint(self) -> str:
+        """sha256 over the names and the sizes of the files, and what they are made into: none of them is read."""
+        digest = sha256(f"{self.channels} {self.size}".encode())
+        for file in self.files:
+            digest.update(f"\0{file.name}\0{file.stat().st_size}".encode())
+        return digest.hexdigest()
+
     def read(self, file: Path) -> Tensor:
         """The picture in `file`, uint8 (C, size, size).
 
@@ -133,14 +141,33 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def picture_files(root: Path) -> list[Path]:
+def same_pictures(root: Path, shape: tuple[int, ...]) -> FilePictures:
+    """The pictures under `root`, none of which is resized: of the height and width of `shape` (C, H, W), H = W.
+
+    Raises:
+        ValueError: where there are none, one cannot be read, or is of another size.
+    """
+    channels, height, width = shape
+    files = picture_files(root, "the folder of pictures")
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                size = picture.size
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"cannot read {file} as a picture ({error}); repair or remove it") from error
+        if size != (width, height):
+            raise ValueError(f"{file} is of {size[0]}x{size[1]} pixels, and must be of {width}x{height}, as the data")
+    return FilePictures(files, torch.zeros(len(files)), channels, height)
+
+
+def picture_files(root: Path, name: str = "ImageFolder: root") -> list[Path]:
     """The files under `root` whose names end as a format that Pillow reads does, hidden ones left out, sorted.
 
     Raises:
         ValueError: where there is no such folder, or no such file in it.
     """
     if not root.is_dir():
-        raise ValueError(f"ImageFolder: root is {root}, which is not a folder")
+        raise ValueError(f"{name} is {root}, which is not a folder")
     Image.init()
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files = [
@@ -151,5 +178,5 @@ def picture_files(root: Path) -> list[Path]:
         and file.is_file()
     ]
     if not files:
-        raise ValueError(f"ImageFolder: root is {root}, which has no pictures in it")
+        raise ValueError(f"{name} is {root}, which has no pictures in it")
     return sorted(files)

@@ -1,0 +1,70 @@
+"""Averaged weights, which validate, draw and are stored as the model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+__all__ = ["EMA"]
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights (Song & Ermon, 2020, Technique 5).
+
+    It validates, draws and is stored as the model: a checkpoint's `state_dict` is the average, `current_model_state`
+    the weights that the optimiser works on. Early on, when there is little to average, the decay is (1 + n) / (10 + n)
+    after n steps.
+
+    Args:
+        decay: the weight of the past in each step; 0.999 averages over about the last 1,000 steps.
+
+    Raises:
+        ValueError: where `decay` is not from 0 to below 1.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"EMA: decay is {decay}, and must be from 0 to below 1")
+        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        self.decay = decay
+        self._swapped = False
+
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
+        step = self._latest_update_step
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self._swapped = not self._swapped
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._swapped = False
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._swapped:  # as it is when the run has ended
+            super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Swapped, not overwritten as by the parent: what is saved after the end has both sets of weights, too.
+        self._swap_models(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # The validation that was broken off would have swapped back.
+        if self._swapped:
+            self._swap_models(pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._swapped:
+            average, current = checkpoint["current_model_state"], checkpoint["state_dict"]
+            checkpoint["state_dict"], checkpoint["current_model_state"] = average, current

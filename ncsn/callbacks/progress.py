@@ -1,0 +1,106 @@
+"""How a run gets on: loss per noise level, speed, a bar."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from ncsn.module import ScoreModule
+
+__all__ = ["LossPerLevel", "RunProgress", "Throughput"]
+
+
+class LossPerLevel(Callback):
+    """The training loss in bins of log sigma, on one chart: where does the model still learn?
+
+    Args:
+        bins: how many, evenly spaced in log sigma over the schedule's ladder.
+    """
+
+    def __init__(self, bins: int = 10) -> None:
+        if bins < 1:
+            raise ValueError(f"LossPerLevel: bins is {bins}, and must be at least 1")
+        self.bins = bins
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        ladder = pl_module.schedule.sigmas()
+        middles = ladder
+        self.edges = ladder.new_zeros(0).to(pl_module.device)
+        if len(ladder) > 1:
+            edges = torch.linspace(ladder.log().min().item(), ladder.log().max().item(), self.bins + 1)
+            middles = ((edges[1:] + edges[:-1]) / 2).exp()
+            self.edges = edges[1:-1].to(pl_module.device)
+        # The middle of the bin names its curve; padded, so that the names sort as the numbers do.
+        self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
+        self.totals = torch.zeros(2, len(self.tags), device=pl_module.device)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_custom_scalars_multilinechart(self.tags, "loss", "loss per noise level")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        bins = torch.bucketize(outputs["sigma"].log(), self.edges)
+        counted = torch.stack([outputs["losses"], torch.ones_like(outputs["losses"])])
+        self.totals.index_add_(1, bins, counted.to(self.totals))
+        if is_logging_step(trainer, batch_idx):
+            sums, counts = self.totals.tolist()
+            means = {tag: s / n for tag, s, n in zip(self.tags, sums, counts, strict=True) if n}
+            for logger in trainer.loggers:
+                logger.log_metrics(means, trainer.global_step)
+            self.totals.zero_()
+
+
+class Throughput(Callback):
+    """Training pictures a second, over all devices, in the progress bar and in the log."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.images, self.began = 0, time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.images, self.began = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.images += len(batch[0]) * trainer.world_size
+        if is_logging_step(trainer, batch_idx):
+            now = time.perf_counter()
+            pl_module.log("images/s", self.images / (now - self.began), prog_bar=True)
+            self.images, self.began = 0, now
+
+
+class RunProgress(RichProgressBar):
+    """One bar over the steps of the whole run, in place of one an epoch."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        return self.trainer.estimated_stepping_batches
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.train_progress_bar_id is None:
+            super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
+
+
+def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a step whose figures are logged has just ended, with the last of the batches that it accumulates."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    ended = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+    return every > 0 and ended and trainer.global_step % every == 0

@@ -1,0 +1,140 @@
+"""What the options of the commands that draw choose: the sampler, the ladder, the classes, the devices."""
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from ncsn.drawing import Walks
+from ncsn.module import ScoreModule, part_of
+from ncsn.noise import KarrasSchedule
+from ncsn.samplers import Sampler
+from ncsn.score import Score
+
+__all__ = [
+    "chosen_device",
+    "chosen_sampler",
+    "chosen_trainer",
+    "chosen_walks",
+    "ladder",
+    "place_of",
+]
+
+
+def chosen_walks(
+    module: ScoreModule,
+    options: Namespace,
+    of_sampler: Sequence[str],
+    guide: Callable[[Score], Score] | None,
+    finish: Callable[[Tensor], Tensor],
+) -> Walks:
+    """The walks that the options describe: by their sampler, down their ladder, with their classes and seed.
+
+    Raises:
+        ArgumentError, ValueError: where an option does not fit the model.
+    """
+    sampler = chosen_sampler(module, of_sampler)
+    sigmas = ladder(module, options.steps)
+    sampler.check(sigmas)
+    part_of(module.denoiser, sampler)
+    return Walks(module, options.seed, sampler, sigmas, chosen_labels(module, options.label), guide, finish)
+
+
+def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
+    """What predicts on the devices of the options.
+
+    Raises:
+        ValueError: where this machine does not have them.
+    """
+    accelerator, devices = chosen_device(options.device)
+    devices = options.devices if isinstance(devices, int) else devices
+    many = options.num_nodes > 1 or (isinstance(devices, int) and devices > 1)
+    return Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=options.num_nodes,
+        strategy="ddp" if many else "auto",
+        callbacks=list(callbacks),
+        inference_mode=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+
+
+def ladder(module: ScoreModule, steps: int | None) -> Tensor:
+    """The ladder that the model was trained on, or one of Karras's with so many levels between its ends.
+
+    Raises:
+        ValueError: where the model knows one level alone, between which there are no others.
+    """
+    trained = module.schedule.sigmas()
+    if steps is None:
+        return trained
+    if len(trained) == 1:
+        raise ValueError(f"--steps: {steps}, but the model was trained at the one noise level {trained.item():g}")
+    return KarrasSchedule(trained.max().item(), trained.min().item(), steps).sigmas()
+
+
+def chosen_device(name: str) -> tuple[str, int | list[int]]:
+    """Lightning's accelerator and devices for the device called `name`, or for the fastest one for "auto".
+
+    Raises:
+        ValueError: where this machine has no such device.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return (accelerator.type if accelerator else "cpu"), 1
+    names = ["cpu"]
+    if accelerator:
+        names += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()))]
+    if name not in names:
+        raise ValueError(f"--device: {name} is not on this machine; it has {', '.join(names)}")
+    kind, _, number = name.partition(":")
+    return kind, [int(number)] if number else 1
+
+
+def place_of(name: str) -> torch.device:
+    """The device called `name`, for what one device does.
+
+    Raises:
+        ValueError: where this machine has no such device.
+    """
+    accelerator, devices = chosen_device(name)
+    return torch.device(accelerator if isinstance(devices, int) else f"{accelerator}:{devices[0]}")
+
+
+def chosen_labels(module: ScoreModule, label: str | None) -> Callable[[Tensor], Tensor | None]:
+    """The classes (B,) of samples by their indices (B,): none, one for all, or each class in its turn for "all".
+
+    Raises:
+        ValueError: where the model knows no classes, or not this one.
+    """
+    if label is None:
+        return lambda indices: None
+    if not module.classes:
+        raise ValueError(f"--label: {label}, but this model was trained without labels (--data.labels true)")
+    if label == "all":
+        return lambda indices: indices % module.classes
+    if not label.isdecimal() or int(label) >= module.classes:
+        raise ValueError(f"--label: {label} is neither `all` nor one of the classes 0 to {module.classes - 1}")
+    return lambda indices: torch.full_like(indices, int(label))
+
+
+def chosen_sampler(module: ScoreModule, options: Sequence[str]) -> Sampler:
+    """The sampler that the checkpoint was saved with, but for what the options say.
+
+    Raises:
+        ArgumentError: where they name a class or a setting that there is not.
+        ValueError: where a setting cannot have the value.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Sampler, "sampler", required=True)
+    parser.set_defaults(sampler=module.hparams["sampler"])
+    sampler = parser.instantiate_classes(parser.parse_args(list(options))).sampler
+    assert isinstance(sampler, Sampler)
+    return sampler

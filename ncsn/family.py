@@ -1,0 +1,76 @@
+"""Samplers side by side: the Frechet distance of each at several lengths, against the calls that a picture costs."""
+
+from collections.abc import Callable
+
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from ncsn.drawing import Cost
+from ncsn.module import ScoreModule
+from ncsn.noise import KarrasSchedule
+from ncsn.samplers import (
+    Ancestral,
+    ConsistentAnnealed,
+    DPMSolver,
+    EulerMaruyama,
+    PredictorCorrector,
+    ProbabilityFlow,
+    Sampler,
+    StochasticHeun,
+)
+
+__all__ = ["FAMILY", "family_of", "family_table"]
+
+FAMILY: list[tuple[Sampler, int]] = [
+    (ProbabilityFlow(order=1), 20),
+    (ProbabilityFlow(order=1), 50),
+    (ProbabilityFlow(order=2), 6),
+    (ProbabilityFlow(order=2), 10),
+    (ProbabilityFlow(order=2), 18),
+    (StochasticHeun(churn=5), 10),
+    (StochasticHeun(churn=10), 25),
+    (DPMSolver(), 10),
+    (DPMSolver(), 15),
+    (DPMSolver(), 20),
+    (Ancestral(), 20),
+    (Ancestral(), 100),
+    (EulerMaruyama(), 100),
+    (PredictorCorrector(), 50),
+]
+"""Samplers, and the number of levels of the Karras ladder that each walks."""
+
+
+def family_of(module: ScoreModule) -> list[tuple[Sampler, Tensor]]:
+    """The samplers and the ladders (L,) between the ends of the model's own; last, those that walk its own."""
+    trained = module.schedule.sigmas()
+    high, low = trained.max().item(), trained.min().item()
+    eta = 1.3 * (1 - (trained[1:] / trained[:-1]).min().item())
+    karras = [(sampler, KarrasSchedule(high, low, levels).sigmas()) for sampler, levels in FAMILY]
+    return [*karras, (ConsistentAnnealed(eta * low**2), trained), (module.sampler, trained)]
+
+
+def family_table(
+    samplers: list[tuple[Sampler, Tensor]],
+    draw: Callable[[Sampler, Tensor], tuple[Tensor, Cost]],
+    distance: Callable[[Tensor], float],
+    floor: float,
+    name: str,
+) -> Table:
+    """A row for each sampler and ladder: what it costs, and how far it comes.
+
+    Args:
+        samplers: with their ladders.
+        draw: gives what is seen in the samples of both, and what they took.
+        distance: of what is seen.
+        floor: the distance of held-out pictures.
+        name: of the distance.
+    """
+    lines = Table("sampler", "levels", "network calls", "pictures/s", name, box=box.MARKDOWN)
+    for sampler, sigmas in samplers:
+        seen, cost = draw(sampler, sigmas)
+        calls, _, rate = cost.named().values()
+        numbers = f"{calls:g}", f"{rate:.2f}", f"{distance(seen):.2f}"
+        lines.add_row(str(sampler), str(len(sigmas)), *numbers)
+    lines.add_row("held-out pictures", "", "", "", f"{floor:.2f}")
+    return lines

@@ -1,0 +1,95 @@
+"""Inception-v3 as the literature has it: the network by which FID, KID and the inception score are defined.
+
+It is that of Heusel et al. (2017), of 2015, with its weights and its way of resizing, as torch-fidelity ported it. It
+knows photographs: of pictures in colour, and nothing of digits. The weights (95 MB) are looked for in torch's own
+folder, and downloaded into it on first use.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from hashlib import sha256
+from pathlib import Path
+from sys import stderr
+
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+from ncsn.data import to_pixels
+from ncsn.judging import Judge
+
+__all__ = ["Inception", "load_inception"]
+
+
+class Inception(Judge):
+    """The judge of pictures in colour: 2,048 features, and the logits of 1,008 classes without their bias.
+
+    Args:
+        weights: the file of torch-fidelity's weights, in which nothing but tensors is read.
+
+    Raises:
+        OSError: where it is not such a file.
+    """
+
+    num_features = 2048
+    figures = ("FID", "KID", "inception score")
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        try:
+            with tensors_alone():
+                self.network = FeatureExtractorInceptionV3(
+                    "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
+                )
+        except Exception as error:  # of many kinds, depending on where a broken file stops making sense
+            raise OSError(f"Inception: {weights} does not hold its weights, or is damaged; remove it") from error
+        found, published = sha256(weights.read_bytes()).hexdigest(), weights.stem.rpartition("-")[2]
+        other = "" if found.startswith(published) else ", which are not the published weights"
+        self.source = f"Inception-v3 ({weights}, sha256 {found[:8]}{other})"
+        self.eval()
+
+    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(
+                f"Inception: pictures have shape {tuple(x.shape[1:])}, and must be in colour (3, H, W); "
+                "for grey ones `python -m ncsn.features` trains other features"
+            )
+        features, logits = self.network(to_pixels(x))
+        return features, logits
+
+
+@contextmanager
+def tensors_alone() -> Iterator[None]:
+    """Have torch.load read tensors only, even where a library tells it to run what a file says."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def load_inception() -> Inception:
+    """Inception with its weights on the CPU, from torch's folder of checkpoints, or else from where they are published.
+
+    Raises:
+        OSError: where they cannot be had, with what to download and where to put it; or are damaged.
+    """
+    # torch.hub serves as a downloader, with a checked hash, of a file that is read as tensors. It runs no code of it.
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(URL_INCEPTION_V3).name)
+    if not file.is_file():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with redirect_stdout(stderr):
+                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=file.stem.rpartition("-")[2])
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"Inception: its weights could not be downloaded ({error}); download {URL_INCEPTION_V3} and put it at "
+                f"{file}"
+            ) from error
+    return Inception(file)

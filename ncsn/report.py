@@ -1,0 +1,121 @@
+"""What was measured, as one table in Markdown and as JSON: each figure with its spread, its floor and its reference."""
+
+import json
+from dataclasses import asdict, dataclass
+from io import StringIO
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ncsn.copies import COPIES, plainly_more
+from ncsn.drawing import Cost
+from ncsn.files import whole
+
+__all__ = ["Counts", "Report", "Samples", "markdown", "notes", "save_report", "spread"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many pictures a figure is of: judged, of the training split that they are judged by, and held out."""
+
+    judged: int
+    reference: int
+    floor: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was drawn: from which checkpoint, of which seeds, by which sampler over how many levels, at what cost."""
+
+    checkpoint: str
+    seeds: list[int]
+    sampler: str
+    levels: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation.
+
+    Args:
+        judged: what was judged, in words.
+        data: the name of the data set.
+        features: the network and its file.
+        counts: of pictures.
+        figures: by their names, one of each seed.
+        floor: the same of held-out pictures.
+        samples: what was drawn, where it was drawn here.
+        bits_per_dim: of held-out pictures: the mean, its standard error, and their number.
+    """
+
+    judged: str
+    data: str
+    features: str
+    counts: Counts
+    figures: dict[str, list[float]]
+    floor: dict[str, float]
+    samples: Samples | None = None
+    bits_per_dim: tuple[float, float, int] | None = None
+
+    def table(self) -> Table:
+        """A row for each figure: its value, with its spread over the seeds, and the floor."""
+        seeds = len(next(iter(self.figures.values())))
+        value = "value" if seeds == 1 else f"mean +- std of {seeds} seeds"
+        lines = Table("figure", value, "held-out pictures", box=box.MARKDOWN)
+        for name, values in self.figures.items():
+            lines.add_row(name, spread(values) + self.verdict(name), f"{self.floor[name]:.4g}")
+        if self.bits_per_dim:
+            bits, error, count = self.bits_per_dim
+            lines.add_row("bits/dim", "", f"{bits:.3f} +- {error:.3f} (of {count:,})")
+        if self.samples:
+            for name, cost in self.samples.cost.named().items():
+                lines.add_row(name, f"{cost:.4g}", "")
+        return lines
+
+    def verdict(self, name: str) -> str:
+        """Words for a share of copies that is plainly above that of held-out pictures."""
+        values, floor = self.figures[name], self.floor[name]
+        share, count = sum(values) / len(values), len(values) * self.counts.judged
+        copied = name == COPIES and plainly_more(share, count, floor, self.counts.floor)
+        return " (copies of training pictures)" if copied else ""
+
+
+def notes(judged: str, data: str, features: str, counts: Counts) -> str:
+    """What figures are of, a line for each, as `Report` has it."""
+    few = f", fewer than the {counts.judged:,} that are judged" if counts.floor < counts.judged else ""
+    return "\n".join(
+        [
+            f"Judged:     {judged}",
+            f"Reference:  {counts.reference:,} pictures, the training split of {data}; of them as many as are judged, "
+            "for precision and recall",
+            f"Held out:   {counts.floor:,} pictures of its validation split{few}",
+            f"Features:   {features}",
+        ]
+    )
+
+
+def markdown(table: Table) -> str:
+    """A table as it is pasted, however wide."""
+    text = StringIO()
+    Console(file=text, width=10_000).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
+
+
+def spread(values: list[float]) -> str:
+    """The mean of the values, with their standard deviation where there are several."""
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    return f"{mean(values):.4g} +- {stdev(values):.2g}"
+
+
+def save_report(report: Report, file: Path) -> None:
+    """Write a report to `file` as JSON: whole, or not at all."""
+    with whole(file) as partial:
+        content = asdict(report)
+        if report.samples:
+            content["samples"]["cost"] = report.samples.cost.named()
+        partial.write_text(json.dumps(content, indent=2) + "\n")

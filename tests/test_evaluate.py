@@ -1,0 +1,260 @@
+"""One command says how good samples are: what it prints is what is so, and what it cannot do it says beforehand."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_cli import REPOSITORY, refusal, run_train, train_small
+from test_metrics import by_square_root
+
+from ncsn.checkpoints import load
+from ncsn.copies import are_copies, nearest
+from ncsn.data import Digits, to_pixels
+from ncsn.evaluate import main
+from ncsn.features import load_features
+from ncsn.judging import looks, real_pictures
+from ncsn.metrics import class_score, kernel_distance, precision_recall
+from ncsn.noise import KarrasSchedule
+from ncsn.samplers import Ancestral, EulerMaruyama
+
+DIGITS = ["--data", "ncsn.data.Digits"]
+JUDGE = load_features("checkpoints/features_digits.safetensors")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    return str(train_small(tmp_path_factory.mktemp("digits"), "--samples.count", "0"))
+
+
+@pytest.fixture(scope="module")
+def data() -> Digits:
+    digits = Digits()
+    digits.setup()
+    return digits
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """One for all tests, so that the training pictures are looked at once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch, cache) -> Path:
+    """A folder of its own for each test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def evaluate(*options: str) -> None:
+    """`python -m ncsn.evaluate OPTIONS` in this process and folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["evaluate.py", "--device", "cpu", *options])
+        main()
+
+
+def reported(*options: str) -> dict:
+    """What it writes as JSON."""
+    evaluate(*options, "--json", "report.json")
+    return json.loads(Path("report.json").read_text())
+
+
+def write(folder: str, x) -> str:
+    """A folder of PNGs of the pictures (N, C, H, W) in [0, 1]."""
+    Path(folder).mkdir()
+    for i, pixels in enumerate(to_pixels(x)):
+        Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()).save(f"{folder}/{i:05d}.png")
+    return folder
+
+
+def training_pictures(data, count):
+    return torch.cat(list(real_pictures(data, "train", count)))
+
+
+def test_the_figures_are_those_of_the_samples_beside_those_of_held_out_pictures(checkpoint, data, capsys):
+    options = ["--num-samples", "120", "--seed", "3", "--batch-size", "50", "--steps", "8", "--sampler", "Ancestral"]
+    report = reported(checkpoint, *options)
+    out = capsys.readouterr().out
+    module = load(checkpoint)
+    x = module.sample(120, seed=3, sampler=Ancestral(), sigmas=KarrasSchedule(2, 0.1, 8).sigmas())
+    held_out = torch.cat(list(real_pictures(data, "val", 120)))
+    reference = looks(JUDGE, real_pictures(data))
+    for pictures, found in ((x, report["figures"]), (held_out, report["floor"])):
+        one = {name: value if isinstance(value, float) else value[0] for name, value in found.items()}
+        seen = looks(JUDGE, pictures.split(60))
+        assert one["Frechet distance"] == pytest.approx(by_square_root(seen.features, reference.features), rel=1e-3)
+        assert one["kernel distance"] == pytest.approx(kernel_distance(seen.features, reference.features), rel=1e-2)
+        assert one["classifier score"] == pytest.approx(class_score(seen.logits), rel=1e-3)
+        assert (one["precision"], one["recall"]) == pytest.approx(
+            precision_recall(seen.features, reference.features), abs=0.01
+        )
+        distances = nearest(pictures, data.splits["train"])
+        assert one["nearest distance (median)"] == pytest.approx(distances[:, 0].median().item(), rel=1e-3)
+        assert one["copies"] == pytest.approx(are_copies(distances).float().mean().item(), abs=0.01)
+    assert report["counts"] == {"judged": 120, "reference": 1617, "floor": 120}
+    samples = report["samples"]
+    assert (samples["checkpoint"], samples["seeds"], samples["levels"]) == (checkpoint, [3], 8)
+    assert samples["sampler"] == str(Ancestral())
+    cost = samples["cost"]
+    assert cost["network calls"] == 8
+    assert cost["pictures/s"] == pytest.approx(120 / cost["seconds"])
+    for name, (value,) in report["figures"].items():
+        assert re.search(rf"\| {re.escape(name)} +\| {re.escape(f'{value:.4g}')} ", out), name
+        floor = f"{report['floor'][name]:.4g}"
+        assert re.search(rf"\| {re.escape(name)} .*\| {re.escape(floor)} ", out), name
+    for line in (
+        f"120 samples of seed 3, from {checkpoint} by {Ancestral()} over 8 levels",
+        "1,617 pictures, the training split of Digits",
+        "120 pictures of its validation split",
+        "features_digits.safetensors (a classifier of Digits, 99.44% right)",
+    ):
+        assert line in out
+    assert "FID" not in out
+
+
+def test_seeds_give_the_spread_and_fewer_are_held_out_than_drawn(checkpoint, capsys):
+    options = ["--num-samples", "200", "--sampler", "EulerMaruyama"]
+    report = reported(checkpoint, *options, "--seeds", "3", "--seed", "5")
+    out = capsys.readouterr().out
+    alone = reported(checkpoint, *options, "--seed", "6")
+    values = torch.tensor(report["figures"]["Frechet distance"], dtype=torch.float64)
+    assert report["samples"]["seeds"] == [5, 6, 7]
+    assert values[1].item() == pytest.approx(alone["figures"]["Frechet distance"][0], rel=1e-5)
+    assert f"| Frechet distance          | {values.mean():.4g} +- {values.std():.2g} " in out
+    assert "mean +- std of 3 seeds" in out
+    assert values.std() > 0
+    assert report["counts"]["floor"] == 180
+    assert "180 pictures of its validation split, fewer than the 200 that are judged" in out
+    assert report["samples"]["cost"]["network calls"] == 6  # a picture, of all seeds
+    assert report["samples"]["cost"]["pictures/s"] == pytest.approx(600 / report["samples"]["cost"]["seconds"])
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_figures_of_one(checkpoint):
+    options = [checkpoint, "--num-samples", "101", "--batch-size", "10", "--seeds", "2"]
+    one = reported(*options)
+    command = [sys.executable, "-m", "ncsn.evaluate", *options, "--device", "cpu", "--devices", "2", "--json", "2.json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("| Frechet distance") == 1
+    two = json.loads(Path("2.json").read_text())
+    for name, values in one["figures"].items():
+        assert two["figures"][name] == pytest.approx(values, rel=2e-3, abs=1e-3), name
+    assert one["floor"] == two["floor"]
+    assert one["samples"]["cost"]["network calls"] == two["samples"]["cost"]["network calls"]
+
+
+def test_copies_of_training_pictures_are_called_so(data, capsys):
+    report = reported("--png", write("copies", training_pictures(data, 300)), *DIGITS)
+    assert report["figures"]["nearest distance (median)"] == [0]
+    assert report["figures"]["copies"] == [1]
+    assert report["figures"]["precision"] == report["figures"]["recall"] == [1]
+    assert re.search(r"\| copies +\| 1 \(copies of training pictures\)", capsys.readouterr().out)
+
+
+def test_held_out_pictures_are_no_copies_and_score_at_the_floor(data, capsys):
+    report = reported("--png", write("real", torch.cat(list(real_pictures(data, "val")))), *DIGITS)
+    for name, floor in report["floor"].items():
+        assert report["figures"][name] == [pytest.approx(floor, rel=1e-3)], name
+    assert "(copies" not in capsys.readouterr().out
+
+
+def test_one_repeated_picture_half_of_the_classes_noise_and_the_mean_picture_score_as_they_should(data, capsys):
+    real = torch.cat(list(real_pictures(data, "val")))
+    low = looks(JUDGE, [real]).logits.argmax(1) < 5
+    sets = {
+        "one": real[:1].expand(100, -1, -1, -1),
+        "half": real[low],
+        "noise": torch.rand(100, 1, 8, 8),
+        "mean": real.mean(0, keepdim=True).expand(100, -1, -1, -1),
+    }
+    figures = {}
+    for name, x in sets.items():
+        report = reported("--png", write(name, x), *DIGITS)
+        figures[name] = {key: values[0] for key, values in report["figures"].items()}
+    floor = report["floor"]
+    for name in sets:
+        assert figures[name]["Frechet distance"] > 5 * floor["Frechet distance"], name
+        assert figures[name]["recall"] < 0.8 * floor["recall"], name
+    for name in ("one", "mean"):
+        assert figures[name]["recall"] < 0.05
+        assert figures[name]["classifier score"] == pytest.approx(1, abs=0.01)
+        assert figures[name]["Frechet distance"] > 50 * floor["Frechet distance"]
+    assert figures["noise"]["precision"] < 0.6 * floor["precision"]
+    assert figures["noise"]["recall"] < 0.1
+    assert figures["half"]["precision"] > 0.8 * floor["precision"]
+    assert figures["half"]["classifier score"] < 0.75 * floor["classifier score"]
+    assert figures["one"]["Frechet distance"] > figures["half"]["Frechet distance"]
+    capsys.readouterr()
+
+
+def test_a_folder_is_read_as_far_as_is_asked_for(data):
+    report = reported("--png", write("many", training_pictures(data, 130)), *DIGITS, "--num-samples", "100")
+    assert report["counts"]["judged"] == 100
+    assert report["samples"] is None
+
+
+def test_the_newest_checkpoint_is_what_is_evaluated_but_not_the_best(checkpoint, capsys):
+    for name in ("old.ckpt", "new.ckpt", "best.ckpt"):
+        Path("checkpoints").mkdir(exist_ok=True)
+        Path("checkpoints", name).write_bytes(Path(checkpoint).read_bytes())
+    for seconds, name in enumerate(("old.ckpt", "new.ckpt", "best.ckpt")):
+        os.utime(f"checkpoints/{name}", (seconds, seconds))
+    assert reported("--num-samples", "70")["samples"]["checkpoint"] == "checkpoints/new.ckpt"
+
+
+def test_the_family_is_a_row_for_each_sampler_and_the_floor(checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr("ncsn.family.FAMILY", [(EulerMaruyama(), 3), (Ancestral(), 5)])
+    evaluate(checkpoint, "--family", "--num-samples", "80", "--likelihood", "4")
+    out = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
+    assert rows[0] == ["sampler", "levels", "network calls", "pictures/s", "Frechet distance of 80"]
+    assert [row[0].split("(")[0] for row in rows[2:]] == [
+        *("EulerMaruyama", "Ancestral", "ConsistentAnnealed", "AnnealedLangevin", "held-out pictures")
+    ]
+    assert [row[1:3] for row in rows[2:]] == [["3", "3"], ["5", "5"], ["6", "7"], ["6", "7"], ["", ""]]
+    one = reported(checkpoint, "--num-samples", "80", "--sampler", "Ancestral", "--steps", "5")
+    assert float(rows[3][4]) == pytest.approx(one["figures"]["Frechet distance"][0], abs=0.02)
+    assert float(rows[6][4]) == pytest.approx(one["floor"]["Frechet distance"], abs=0.006)
+    assert re.search(r"Likelihood: \d+\.\d+ \+- \d+\.\d+ bits/dim, of 4 held-out pictures", out)
+
+
+def test_the_likelihood_is_a_row_of_the_same_table(checkpoint, capsys):
+    report = reported(checkpoint, "--num-samples", "70", "--likelihood", "6")
+    mean, error, count = report["bits_per_dim"]
+    assert count == 6
+    assert 0 < error < abs(mean)
+    assert re.search(rf"\| bits/dim +\| +\| {mean:.3f} \+- {error:.3f} \(of 6\)", capsys.readouterr().out)
+
+
+def test_walks_that_diverge_end_in_one_line(checkpoint, here, capsys):
+    options = ["--sampler", "test_drawing.Fading", "--sampler.until", "3", "--num-samples", "70", "--json", "a.json"]
+    status, line = refusal(capsys, lambda: evaluate(checkpoint, *options))
+    assert (status, "Fading diverged at noise level" in line) == (3, True)
+    assert not list(here.iterdir())
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_longer_scores_better(capsys):
+    Path("digits.yaml").write_text((REPOSITORY / "configs" / "digits.yaml").read_text())
+    network = "--model.denoiser.init_args.network.init_args"
+    options = [f"{network}.width", "16", f"{network}.blocks", "1"]
+    options += ["--trainer.max_steps", "480", "--trainer.limit_val_batches", "0", "--samples.count", "0"]
+    options += ["--checkpoint.every", "60", "--checkpoint.keep", "100"]
+    run_train("--config", "digits.yaml", "--trainer.accelerator", "cpu", *options)
+    sampler = ["--sampler", "DPMSolver", "--sampler.eta", "1", "--steps", "15"]
+    distances = []
+    for step in (60, 120, 240, 480):
+        report = reported(f"checkpoints/digits/step={step}.ckpt", "--num-samples", "300", *sampler)
+        distances += report["figures"]["Frechet distance"]
+    for earlier, later in pairwise([*distances, report["floor"]["Frechet distance"]]):
+        assert later < 0.7 * earlier, distances

@@ -1,0 +1,184 @@
+"""The score of a run's samples is that of its averaged weights, keeps the best of them, and changes nothing else."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from test_callbacks import Copies, averaged, events
+from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
+from test_metrics import by_square_root
+from test_module import small_module, small_trainer
+from test_sampling import CONFIGS, SHORT
+
+from ncsn.callbacks import EMA, SampleScore
+from ncsn.checkpoints import load, newest_checkpoint
+from ncsn.data import Digits
+from ncsn.features import load_features
+from ncsn.judging import looks, real_pictures
+from ncsn.noise import KarrasSchedule
+from ncsn.samplers import DPMSolver, EulerMaruyama
+
+FEATURES = "checkpoints/features_digits.safetensors"
+SCORED = ["--score.features", FEATURES, "--score.count", "70", "--score.levels", "4", "--samples.count", "0"]
+FIGURE = "val/frechet_distance"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """One for all tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def curve(folder) -> dict[int, float]:
+    """What was logged of the score after how many steps; Lightning counts them from 0."""
+    return {point.step + 1: point.value for point in events(folder).Scalars(FIGURE)}
+
+
+def by_hand(module, count, levels, sampler) -> float:
+    """The distance of the first samples of seed 0 to the training pictures."""
+    sigmas = module.schedule.sigmas()
+    ladder = KarrasSchedule(sigmas.max().item(), sigmas.min().item(), levels).sigmas()
+    data, judge = Digits(), load_features(FEATURES)
+    data.setup()
+    drawn = looks(judge, module.eval().sample(count, sampler=sampler, sigmas=ladder).split(50))
+    return by_square_root(drawn.features, looks(judge, real_pictures(data)).features)
+
+
+def test_the_averaged_weights_are_scored_in_batches_of_any_size(tmp_path):
+    found = []
+    for size in (30, 250):
+        logger = TensorBoardLogger(tmp_path, name=f"run{size}", default_hp_metric=False)
+        validation = {"check_val_every_n_epoch": None, "val_check_interval": 3, "limit_val_batches": 1}
+        copies, module = Copies(), small_module(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.02))
+        score = SampleScore(FEATURES, count=70, sampler=EulerMaruyama(), levels=5, batch_size=size)
+        callbacks = [copies, score, EMA(0.5)]
+        torch.manual_seed(0)
+        small_trainer(tmp_path, max_steps=6, callbacks=callbacks, logger=logger, **validation).fit(
+            module, Digits(batch_size=64)
+        )
+        found.append(curve(logger.log_dir))
+    assert list(found[0]) == [3, 6]
+    trained = small_module()
+    torch.nn.utils.vector_to_parameters(averaged(copies.weights, 0.5), trained.parameters())
+    expected = by_hand(trained, 70, 5, EulerMaruyama())
+    assert found[1][6] == pytest.approx(expected, rel=1e-3)
+    raw = small_module()
+    torch.nn.utils.vector_to_parameters(copies.weights[-1], raw.parameters())
+    assert by_hand(raw, 70, 5, EulerMaruyama()) != pytest.approx(expected, rel=1e-2)
+    assert found[0] == pytest.approx(found[1], rel=1e-2)
+
+
+def test_a_run_is_the_same_to_the_bit_with_and_without_it(tmp_path):
+    ends, losses = [], []
+    for name, options in (("with", SCORED), ("without", ["--samples.count", "0"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        train_small(folder, *options, "--trainer.max_steps", "9", "--trainer.log_every_n_steps", "1")
+        ends.append(torch.load(folder / "checkpoints/small/step=9.ckpt", weights_only=True))
+        logged = events(folder / "logs/small/version_0")
+        losses.append([(p.step, p.value) for tag in ("train/loss", "val/loss") for p in logged.Scalars(tag)])
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 9 + 2
+    for weights in ("state_dict", "current_model_state"):
+        assert ends[0][weights].keys() == ends[1][weights].keys()  # nothing of the judge is in it
+        assert all(torch.equal(value, ends[1][weights][name]) for name, value in ends[0][weights].items())
+
+
+def test_the_best_is_kept_and_the_run_goes_on_from_the_newest(tmp_path, monkeypatch, capsys):
+    values = iter([5.0, 3.0, 4.0, 2.0])
+    monkeypatch.setattr("ncsn.callbacks.score.frechet", lambda features, reference: next(values))
+    train_small(tmp_path, *SCORED, "--trainer.max_steps", "12")
+    monkeypatch.chdir(tmp_path)
+    folder = Path("checkpoints/small")
+    assert {file.name for file in folder.iterdir()} == {"best.ckpt", "step=10.ckpt", "step=12.ckpt"}
+    best = torch.load(folder / "best.ckpt", weights_only=True)
+    assert best["global_step"] == 8
+    assert curve("logs/small/version_0") == {4: 5, 8: 3, 12: 4}
+    later = (folder / "step=12.ckpt").stat().st_mtime + 100
+    os.utime(folder / "best.ckpt", (later, later))
+    assert newest_checkpoint("checkpoints") == folder / "step=12.ckpt"
+    run_train("--config", "small.yaml", "--ckpt_path", "last", *SCORED, "--trainer.max_steps", "16")
+    assert "Going on from checkpoints/small/step=12.ckpt" in capsys.readouterr().out
+    assert torch.load(folder / "best.ckpt", weights_only=True)["global_step"] == 16
+    assert not list(folder.glob(".*"))  # written as durably as the others
+    load(folder / "best.ckpt")
+
+
+def test_the_best_has_the_averaged_weights_that_were_scored(tmp_path):
+    train_small(tmp_path, *SCORED, "--trainer.max_steps", "4")
+    one, best = (load(tmp_path / f"checkpoints/small/{name}.ckpt") for name in ("step=4", "best"))
+    assert all(torch.equal(value, best.state_dict()[name]) for name, value in one.state_dict().items())
+    value = curve(tmp_path / "logs/small/version_0")[4]
+    assert value == pytest.approx(by_hand(best, 70, 4, DPMSolver(eta=1.0)), rel=1e-3)
+
+
+def test_without_features_it_is_off(tmp_path):
+    train_small(tmp_path, "--samples.count", "0", "--trainer.max_steps", "4")
+    assert {file.name for file in (tmp_path / "checkpoints/small").iterdir()} == {"step=4.ckpt"}
+    assert FIGURE not in events(tmp_path / "logs/small/version_0").Tags()["scalars"]
+
+
+def test_samples_that_diverge_have_no_score_and_do_not_end_the_run(tmp_path):
+    options = ["--score.sampler", "test_drawing.Fading", "--score.sampler.until", "2"]
+    with pytest.warns(UserWarning, match="samples at step 4 diverged, and have no score"):
+        train_small(tmp_path, *SCORED, *options)
+    assert curve(tmp_path / "logs/small/version_0") == {4: math.inf}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--score.features", "absent.safetensors"], "features: there is no file absent.safetensors"),
+        (["--score.features", "small.yaml"], "small.yaml is not a safetensors file, or is damaged"),
+        (["--score.features", FEATURES, "--score.count", "64"], "SampleScore: count is 64, and must be above .* 64"),
+        (["--score.features", FEATURES, "--score.levels", "1"], "SampleScore: levels is 1, and must be at least 2"),
+        (["--score.batch_size", "0"], "SampleScore: batch_size is 0, and must be at least 1"),
+        (
+            ["--score.features", FEATURES, "--score.sampler", "Gibbs", "--score.sampler.sweeps", "1"],
+            "Gibbs takes the log-probability of binary data",
+        ),
+    ],
+)
+def test_a_wrong_wish_is_refused_before_the_run(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert status == 2
+    assert re.search(message, line), line
+    assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_points_have_no_features(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["--config", str(CONFIGS / "denoising.yaml"), *SHORT, "--score.features", FEATURES]
+    assert refusal(capsys, lambda: run_train(*options)) == (2, "error: score.features: Points is not of pictures")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_it_is_on_in_the_recipes_by_the_shipped_features(name):
+    text = (REPOSITORY / "configs" / f"{name}.yaml").read_text()
+    assert f"score:\n  features: checkpoints/features_{name}.safetensors\n" in text
+    assert (REPOSITORY / "checkpoints" / f"features_{name}.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_log_the_score_of_one(tmp_path):
+    (tmp_path / "small.yaml").write_text(SMALL)
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--config", "small.yaml", *SCORED]
+    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_steps", "8"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    logged = curve(tmp_path / "logs/small/version_0")
+    assert list(logged) == [4, 8]
+    module = load(tmp_path / "checkpoints/small/step=8.ckpt")
+    assert logged[8] == pytest.approx(by_hand(module, 70, 4, DPMSolver(eta=1.0)), rel=1e-3)
+    best = torch.load(tmp_path / "checkpoints/small/best.ckpt", weights_only=True)
+    assert best["global_step"] == min(logged, key=logged.get)
