@@ -37,7 +37,7 @@ def chosen_walks(
         ArgumentError, ValueError: where an option does not fit the model.
     """
     sampler = chosen_sampler(module, of_sampler)
-    sigmas = ladder(module, options.steps)
+    sigmas = ladder(module, options.steps, sampler.rho)
     sampler.check(sigmas)
     part_of(module.denoiser, sampler)
     return Walks(module, options.seed, sampler, sigmas, chosen_labels(module, options.label), guide, finish)
@@ -66,8 +66,8 @@ def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
     )
 
 
-def ladder(module: ScoreModule, steps: int | None) -> Tensor:
-    """The ladder that the model was trained on, or one of Karras's with so many levels between its ends.
+def ladder(module: ScoreModule, steps: int | None, rho: float) -> Tensor:
+    """The model's own ladder, or one of Karras's with so many levels between its ends, spaced by `rho`.
 
     Raises:
         ValueError: where the model knows one level alone, between which there are no others.
@@ -77,7 +77,7 @@ def ladder(module: ScoreModule, steps: int | None) -> Tensor:
         return trained
     if len(trained) == 1:
         raise ValueError(f"--steps: {steps}, but the model was trained at the one noise level {trained.item():g}")
-    return KarrasSchedule(trained.max().item(), trained.min().item(), steps).sigmas()
+    return KarrasSchedule(trained.max().item(), trained.min().item(), steps, rho).sigmas()
 
 
 def chosen_device(name: str) -> tuple[str, int | list[int]]:

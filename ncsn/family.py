@@ -1,5 +1,6 @@
 """Samplers side by side: the Frechet distance of each at several lengths, against the calls that a picture costs."""
 
+import math
 from collections.abc import Callable
 
 from rich import box
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from ncsn.drawing import Cost
 from ncsn.module import ScoreModule
-from ncsn.noise import KarrasSchedule
+from ncsn.noise import GeometricSchedule, KarrasSchedule, num_levels
 from ncsn.samplers import (
     Ancestral,
+    AnnealedLangevin,
     ConsistentAnnealed,
     DPMSolver,
     EulerMaruyama,
@@ -33,6 +35,9 @@ FAMILY: list[tuple[Sampler, int]] = [
     (DPMSolver(), 10),
     (DPMSolver(), 15),
     (DPMSolver(), 20),
+    (DPMSolver(eta=1), 20),
+    (DPMSolver(eta=2), 10),
+    (DPMSolver(eta=2), 20),
     (Ancestral(), 20),
     (Ancestral(), 100),
     (EulerMaruyama(), 100),
@@ -40,14 +45,22 @@ FAMILY: list[tuple[Sampler, int]] = [
 ]
 """Samplers, and the number of levels of the Karras ladder that each walks."""
 
+CALLS = 1000
+"""Of the network, for annealed Langevin."""
+
 
 def family_of(module: ScoreModule) -> list[tuple[Sampler, Tensor]]:
-    """The samplers and the ladders (L,) between the ends of the model's own; last, those that walk its own."""
+    """The samplers and their ladders (L,), between the ends of the model's own; last, those of Langevin.
+
+    They walk the levels of Technique 2, annealed Langevin in about a thousand steps.
+    """
     trained = module.schedule.sigmas()
     high, low = trained.max().item(), trained.min().item()
-    eta = 1.3 * (1 - (trained[1:] / trained[:-1]).min().item())
+    near = GeometricSchedule(high, low, num_levels(high, low, math.prod(module.shape))).sigmas()
+    eta = 1.3 * (1 - (near[1] / near[0]).item())
     karras = [(sampler, KarrasSchedule(high, low, levels).sigmas()) for sampler, levels in FAMILY]
-    return [*karras, (ConsistentAnnealed(eta * low**2), trained), (module.sampler, trained)]
+    annealed = AnnealedLangevin("auto", max(1, round(CALLS / len(near))))
+    return [*karras, (ConsistentAnnealed(eta * low**2), near), (annealed, near)]
 
 
 def family_table(

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from sidebyside import interleaved, median_ratio
 
+from ncsn.errors import hush
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver
-from ncsn.training import build, hush
+from ncsn.training import build
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from sidebyside import interleaved
 
-from ncsn.training import build, hush
+from ncsn.errors import hush
+from ncsn.training import build
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,8 +1,9 @@
 """What a budget of compute buys: `python tests/benchmarks/quality.py`, some 30 minutes on two cores.
 
-Two configurations train from nothing for as many CPU-seconds, by the training command: the recipe of Fashion-MNIST, and
-EDM as it was published, with a plain U-Net of 0.45 million parameters on whole pixels (edm_baseline.yaml). Each draws by
-its own sampler, and is scored by the Frechet distance to the training set in the features of the shipped classifier.
+Two configurations train from nothing for as many CPU-seconds, by the training command: the recipe of Fashion-MNIST,
+and EDM as it was published, with a plain U-Net of 0.45 million parameters on whole pixels (edm_baseline.yaml). Each
+draws by its own sampler, and is scored by the Frechet distance to the training set in the features of the shipped
+classifier.
 """
 
 import argparse
@@ -15,10 +16,11 @@ from typing import Any
 
 from sidebyside import show
 
-from ncsn.choices import chosen_judge
+from ncsn.errors import hush
 from ncsn.judging import looks, real_pictures, reference_looks
 from ncsn.metrics import frechet
-from ncsn.training import TrainCLI, build, hush
+from ncsn.scores import chosen_judge
+from ncsn.training import TrainCLI, build
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

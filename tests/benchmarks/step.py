@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ncsn.training import build, hush
+from ncsn.errors import hush
+from ncsn.training import build
 
 ROOT = Path(__file__).parents[2]
 
