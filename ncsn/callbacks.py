@@ -1,5 +1,6 @@
 """What a training run shows and keeps: averaged weights, checkpoints, grids of samples, loss per noise level, speed."""
 
+import os
 import signal
 import time
 import warnings
@@ -14,7 +15,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Weight
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from ncsn.checkpoints import numbered
 from ncsn.data import pixel_grid, save_grid
+from ncsn.errors import SIGNALS
 from ncsn.module import ScoreModule
 from ncsn.plots import plot, save_figure
 
@@ -107,6 +110,22 @@ class Checkpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # What the folder has is what there is; a file is not believed what it says of others, which would be removed.
+        pass
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # A resumed run saves its first step no more: it is in the file that it was resumed from.
+        step = self._last_global_step_saved = trainer.global_step
+        known = {file: number for file, number in numbered(str(self.dirpath)).items() if number <= step}
+        kept = list(known.items())[: self.save_top_k]
+        for file in known.keys() - dict(kept).keys():  # a run that was killed between writing and removing left it
+            file.unlink(missing_ok=True)
+        self.best_k_models = {str(file): torch.tensor(number) for file, number in kept}
+        if kept:
+            self.kth_best_model_path, self.kth_value = str(kept[-1][0]), torch.tensor(kept[-1][1])
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # `every` need not divide the run: where it ends, whatever ended it, its last step is saved too.
         if trainer.fit_loop.done and self._last_global_step_saved != trainer.global_step:
@@ -114,28 +133,33 @@ class Checkpoint(ModelCheckpoint):
 
 
 class GracefulStop(Callback):
-    """The first SIGINT or SIGTERM ends the run after its step, with a checkpoint; the second ends it at once."""
+    """The first SIGINT, SIGTERM or SIGHUP ends the run after its step, with a checkpoint; a second one at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)  # files are whole or absent, whenever that is
         self.signal = number
-        self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         # All ranks end at the same step; they ask each other now and then, since asking costs them time.
         asking = trainer.world_size == 1 or trainer.global_step % 10 == 0
-        if asking and trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
+        if not (asking and has_stepped(trainer, batch_idx)):
+            return
+        if trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -168,11 +192,14 @@ class SampleGrid(Callback):
             return
         with torch.random.fork_rng([pl_module.device] if pl_module.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
-            with trainer.precision_plugin.forward_context():
-                *_, x = pl_module.draw(pl_module.start(self.count))
-        if not x.isfinite().all():
-            warnings.warn(f"the samples at step {trainer.global_step} diverged, and are not shown", stacklevel=2)
-            return
+            try:
+                with trainer.precision_plugin.forward_context():
+                    *_, x = pl_module.draw(pl_module.start(self.count))
+            except FloatingPointError as error:  # as of a model that has yet to learn
+                warnings.warn(
+                    f"the samples at step {trainer.global_step} diverged, and are not shown: {error}", stacklevel=2
+                )
+                return
         figure = plot(x.cpu(), pl_module, trainer.datamodule)  # type: ignore[attr-defined]
         for logger in loggers:
             file = Path(logger.log_dir, "samples", f"step={trainer.global_step:07d}.png")
@@ -273,5 +300,9 @@ class RunProgress(RichProgressBar):
 def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:
     """Whether a step whose figures are logged has just ended, with the last of the batches that it accumulates."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    ended = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-    return every > 0 and ended and trainer.global_step % every == 0
+    return every > 0 and has_stepped(trainer, batch_idx) and trainer.global_step % every == 0
+
+
+def has_stepped(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a batch was the last of those whose gradients are accumulated for a step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch

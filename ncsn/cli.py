@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ncsn.errors import fail
+from ncsn.errors import fail, stopped_by_signals
 
 __all__ = ["sample", "train"]
 
@@ -25,9 +25,10 @@ def train() -> None:
             fail(2, f"--config: none given, and there is no {DEFAULT_CONFIG} here; give the path of a YAML file")
         sys.argv[1:1] = ["--config", str(DEFAULT_CONFIG)]
 
-    from ncsn.training import run  # takes seconds to import
+    with stopped_by_signals():
+        from ncsn.training import run  # takes seconds to import
 
-    run()
+        run()
 
 
 def sample(arguments: Sequence[str] | None = None) -> None:
@@ -57,9 +58,10 @@ def sample(arguments: Sequence[str] | None = None) -> None:
     if not options.out.parent.is_dir():
         parser.error(f"--out: there is no folder {options.out.parent}")
 
-    from ncsn.sampling import run  # takes seconds to import
+    with stopped_by_signals():
+        from ncsn.sampling import run  # takes seconds to import
 
-    run(options, of_sampler)
+        run(options, of_sampler)
 
 
 class OneLineParser(argparse.ArgumentParser):

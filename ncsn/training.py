@@ -4,6 +4,8 @@ import logging
 import math
 import sys
 import warnings
+from contextlib import ExitStack
+from copy import deepcopy
 from functools import partial
 from inspect import signature
 from itertools import product
@@ -19,11 +21,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from ncsn.archive import read
 from ncsn.callbacks import EMA, Checkpoint, GracefulStop, LossPerLevel, RunProgress, SampleGrid, Throughput
-from ncsn.checkpoints import DurableCheckpointIO, check_weights, newest_checkpoint, read
+from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint, newest_whole, numbered
 from ncsn.data import DataModule
 from ncsn.errors import answered
+from ncsn.files import locked
 from ncsn.module import ScoreModule
+from ncsn.resume import Record, check_resumed, recorded
+from ncsn.settings import check_weights
 
 __all__ = ["TrainCLI", "run"]
 
@@ -70,6 +76,7 @@ class TrainCLI(LightningCLI):
         # For the checkpoint, Lightning notes what each link gave, in settings that must be there: even of the networks
         # that there are not.
         self._dump_config()
+        self.settings = deepcopy(self.config_dump)
         settings = self.config_dump["model"]["denoiser"].setdefault("init_args", {})
         for name in NETWORKS:
             settings.setdefault(name, {}).setdefault("init_args", {})
@@ -122,11 +129,11 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger("logs", name=self.config.name, default_hp_metric=False, flush_secs=30)
-        self.stop = GracefulStop()
+        self.stop, self.record, self.files = GracefulStop(), Record(), PatientCheckpointIO()
         bar = [RunProgress()] if self.config.trainer.enable_progress_bar is not False else []
-        self.trainer_defaults["callbacks"] = [LossPerLevel(), Throughput(), self.stop, *bar]
+        self.trainer_defaults["callbacks"] = [LossPerLevel(), Throughput(), self.stop, self.record, *bar]
         plugins = self.config_init.trainer.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self.files]
         return super().instantiate_trainer(**kwargs)
 
     def prepare(self) -> None:
@@ -137,11 +144,8 @@ class TrainCLI(LightningCLI):
                 settings, or where the data is not what it should be.
             OSError: where the data cannot be had.
         """
-        self.ckpt_path = self.config.ckpt_path
-        if self.ckpt_path == "last":
-            self.ckpt_path = newest_checkpoint(Path("checkpoints", self.config.name))
-        if self.ckpt_path is not None:
-            check_weights(self.model, read(self.ckpt_path)["state_dict"], self.ckpt_path)
+        checkpoint = self._find_checkpoint()
+        self.finished = checkpoint is not None and 0 < self.trainer.max_steps <= checkpoint["global_step"]
         try:
             self.model.configure_optimizers()
         except ValueError as error:
@@ -151,6 +155,41 @@ class TrainCLI(LightningCLI):
             self.datamodule.setup()
             self.datamodule.check_share(self.trainer.world_size)
             self._try_two_examples()
+            self.record.run = recorded(self.settings, self.datamodule, self.trainer.world_size)
+            if checkpoint is not None:
+                check_resumed(self.record.run, checkpoint, str(self.ckpt_path))
+                check_weights(self.model, checkpoint["state_dict"], str(self.ckpt_path))
+
+    def _find_checkpoint(self) -> dict[str, Any] | None:
+        """The content of the checkpoint to go on from, or None; its path is `ckpt_path` from here on.
+
+        Raises:
+            ValueError: where there is none, or the run's folder has others that would be mixed with it.
+        """
+        self.ckpt_path: str | Path | None = self.config.ckpt_path
+        newest = next(iter(numbered(self.folder)), None)
+        if self.ckpt_path is None:
+            if newest:
+                raise ValueError(
+                    f"name: {self.folder} has checkpoints already; go on from them with --ckpt_path last, give another "
+                    "--name, or remove them"
+                )
+            return None
+        if self.ckpt_path == "last":
+            self.ckpt_path, damaged = newest_whole(self.folder)
+            if damaged:
+                rank_zero_only(print)(f"{damaged[0]}; going on from {self.ckpt_path}", file=sys.stderr)
+        elif newest and Path(self.ckpt_path).resolve() != newest.resolve():
+            raise ValueError(
+                f"--ckpt_path: {self.ckpt_path}, but {self.folder} has newer checkpoints or those of another run; give "
+                "another --name, or remove them"
+            )
+        return read(self.ckpt_path)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's checkpoints are."""
+        return Path("checkpoints", self.config.name)
 
     def _try_two_examples(self) -> None:
         """Compute the loss of two examples, before a run's folders are made for one that cannot be.
@@ -181,9 +220,19 @@ class TrainCLI(LightningCLI):
             print(f"Going on from {self.ckpt_path}")
 
     def fit(self) -> None:
-        """Train, say where the results are, and end as a signal asked for."""
+        """Train, say where the results are, and end as a signal asked for.
+
+        Raises:
+            FloatingPointError: where too many steps in a row have no finite gradient.
+            OSError: where the last checkpoint could not be written.
+        """
+        if self.finished:
+            print(f"{self.ckpt_path} is of the end of the run: trainer.max_steps is {self.trainer.max_steps}.")
+            return
         self.announce()
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        if self.files.failure is not None:
+            raise self.files.failure
         self.report()
         if self.stop.signal is not None:
             sys.exit(128 + self.stop.signal)
@@ -241,8 +290,13 @@ def build() -> TrainCLI:
 def run() -> None:
     """Parse, build and train."""
     hush()
-    with answered({ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}):
+    wrong = {ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}
+    with answered(wrong):
         cli = build()
-        cli.prepare()
-    with answered({OSError: 1}):
-        cli.fit()
+    with ExitStack() as held:
+        with answered(wrong):
+            if rank_zero_only(lambda: True)():
+                held.enter_context(locked(cli.folder))
+            cli.prepare()
+        with answered({OSError: 1, FloatingPointError: 3}):
+            cli.fit()

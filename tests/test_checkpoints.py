@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_cli import train_small
 
+from ncsn.archive import write
 from ncsn.checkpoints import DurableCheckpointIO, load, newest_checkpoint
 from ncsn.module import ScoreModule
 
@@ -21,7 +22,7 @@ def altered(checkpoint: Path, folder: Path, change) -> Path:
     """A copy of the checkpoint, changed."""
     content = torch.load(checkpoint, weights_only=True)
     change(content)
-    torch.save(content, folder / "altered.ckpt")
+    write(content, folder / "altered.ckpt")
     return folder / "altered.ckpt"
 
 

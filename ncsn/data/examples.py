@@ -1,5 +1,6 @@
 """Examples that are read a batch at a time, and the order in which they are."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any
@@ -17,6 +18,10 @@ class Examples(Dataset[tuple[Tensor, Tensor]], Sized, ABC):
     @abstractmethod
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]: ...
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that other examples, or the same in another order, do not have."""
+
 
 class HeldExamples(Examples):
     """Examples held in memory as one tensor (N, ...), uint8 for pictures, with labels (N,)."""
@@ -31,6 +36,14 @@ class HeldExamples(Examples):
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         return self.values[indices], self.labels[indices]
+
+    def fingerprint(self) -> str:
+        """The sha256 of shape and type, values and labels."""
+        sha = hashlib.sha256(repr((tuple(self.values.shape), self.values.dtype)).encode())
+        for tensor in (self.values, self.labels):
+            for part in torch.split(tensor, 4096):
+                sha.update(part.contiguous().numpy().tobytes())
+        return sha.hexdigest()
 
 
 class Batches(DistributedSampler[Any]):

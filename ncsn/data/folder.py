@@ -1,5 +1,6 @@
 """Your own pictures, from a folder of files."""
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,6 +94,12 @@ class FilePictures(Examples):
             return torch.stack([self.read(self.files[i]) for i in indices]), self.labels[indices]
         except ValueError as error:  # in the middle of a run: a failure of the world, no more a wrong setting
             raise OSError(error) from error
+
+    def fingerprint(self) -> str:
+        """The sha256 of what is known without reading them: names, lengths and labels, and the size that they get."""
+        files = [(file.name, file.stat().st_size) for file in self.files]
+        known = repr((files, self.labels.tolist(), self.channels, self.size))
+        return hashlib.sha256(known.encode()).hexdigest()
 
     def read(self, file: Path) -> Tensor:
         """The picture in `file`, uint8 (C, size, size).

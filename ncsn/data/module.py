@@ -1,5 +1,6 @@
 """The data modules that the others are made from."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -69,6 +70,11 @@ class DataModule(LightningDataModule, ABC):
             return
         self.splits = self.load()
         self.check_share(self.trainer.world_size if self.trainer else 1)
+
+    def fingerprint(self) -> str:
+        """The sha256 of the fingerprints of the splits, once they are loaded."""
+        known = {name: examples.fingerprint() for name, examples in self.splits.items()}
+        return hashlib.sha256(repr(known).encode()).hexdigest()
 
     def check_share(self, ranks: int) -> None:
         """Refuse a batch size that leaves a rank without a single batch.
