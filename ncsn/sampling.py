@@ -1,5 +1,6 @@
 """The sampling command: pictures, or whatever the model is of, drawn from a checkpoint or cleaned of noise."""
 
+import json
 import math
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ncsn.archive import digest
 from ncsn.checkpoints import load, load_data, newest_checkpoint
 from ncsn.data import Points, save_grid
 from ncsn.drawing import Collected, DrawingProgress, Files, Walks
@@ -95,9 +97,12 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
     if folder and not pictures:
         raise ValueError(f"--out: {options.out} names a folder for pictures, but the model is of shape {module.shape}")
     data = None if pictures else points_of(module, checkpoint)
-    writer = Files(options.out, indices) if folder else Collected()
+    drawn_with = folder and drawing(checkpoint, sampler, options)
+    writer = Files(options.out, indices, drawn_with) if drawn_with else Collected()
     steered = steering(module, options)
     walks = Walks(module, options.seed, sampler, sigmas, labels, steered.guide, steered.finish)
+    if isinstance(writer, Files):
+        walks.is_drawn = writer.is_drawn
     trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
@@ -123,6 +128,14 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
                 samples = torch.cat([steered.given.unsqueeze(0), samples])
             write(samples, module, data, options.out, columns=count // rows if rows else None)
         print(f"Wrote {options.out}")
+
+
+def drawing(checkpoint: Path, sampler: Sampler, options: Namespace) -> str:
+    """All that a sample follows from but its index: the weights, the sampler, and the options that tell on it."""
+    telling = ["seed", "steps", "label", "raw", "guidance", "inpaint", "mask", "super_resolve", "factor", "deblur"]
+    telling += ["blur", "colourise", "noise"]
+    given = {name: str(getattr(options, name)) for name in telling if getattr(options, name) is not None}
+    return json.dumps({"weights": digest(checkpoint), "sampler": str(sampler), **given})
 
 
 def place(module: ScoreModule, device: str) -> None:

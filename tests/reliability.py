@@ -23,7 +23,7 @@ import ncsn.sampling
 import ncsn.training  # noqa: F401 - what the forks would otherwise import again and again
 from ncsn import archive
 from ncsn.checkpoints import numbered
-from ncsn.cli import train
+from ncsn.cli import sample, train
 from ncsn.errors import stopped_by_signals
 
 REPOSITORY = Path(__file__).parent.parent
@@ -226,8 +226,35 @@ def signals(folder: Path, count: int) -> str:
     return f"{sent} signals: 0 of {saved} checkpoints torn, exit 128 + signal; {finished} runs ended as one left alone"
 
 
+def sampling(folder: Path, count: int) -> str:
+    """Kill -9 while pictures are drawn into a folder: each is whole, and the finished set is that of one call."""
+    options = ["--num-samples", "60", "--batch-size", "4", "--seed", "3", "--sampler.steps", "20"]
+    whole = Folder(folder / "whole")
+    whole.run()
+    began = time.monotonic()
+    whole.run(*options, "--out", "pictures", command=sample)
+    duration, killed, sets, seen = time.monotonic() - began, 0, 0, 0
+    expected = {file.name: file.read_bytes() for file in (whole.path / "pictures").iterdir()}
+    while killed < count or sets == 0:
+        out, status = f"set{sets}", 1
+        while status:
+            process = whole.start(*options, "--out", out, command=sample)
+            if killed < count:
+                time.sleep(random.uniform(0, duration))
+                os.kill(process, signal.SIGKILL)
+            status = ended(process)
+            assert status in (0, -signal.SIGKILL), whole.errors()
+            killed += status != 0
+            for file in (whole.path / out).glob("*.png"):
+                seen += 1
+                assert file.read_bytes() == expected[file.name], file
+        assert {file.name for file in (whole.path / out).iterdir()} == set(expected)
+        sets += 1
+    return f"{killed} kills: {seen} pictures seen, all whole; {sets} finished sets are that of one call, bit for bit"
+
+
 EXPERIMENTS: dict[str, Callable[[Path, int], str]] = {
-    one.__name__: one for one in (kills, resume, accumulated, streamed, ranks, signals)
+    one.__name__: one for one in (kills, resume, accumulated, streamed, ranks, signals, sampling)
 }
 
 

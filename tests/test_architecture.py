@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "steering": {"score", "guidance", "data", "module"},
     "sampling": {
         *{"noise", "score", "samplers", "guidance", "data", "module", "checkpoints", "plots", "errors"},
-        *{"drawing", "steering", "training"},
+        *{"archive", "drawing", "steering", "training"},
     },
     "evaluate": {
         *{"noise", "score", "samplers", "likelihood", "data", "module", "checkpoints", "errors"},
