@@ -51,6 +51,8 @@ def write(content: dict[str, Any], path: Path) -> None:
     with whole(path) as partial:
         try:
             torch.save({**content, "format": FORMAT}, partial)
+        except RecursionError:
+            raise
         except RuntimeError as error:  # of torch's own writer, which does not say what the disk said
             raise OSError(f"cannot write {path}; is the disk full?") from error
         checksum = digest(partial)

@@ -4,16 +4,19 @@ A training checkpoint (.ckpt) has all that a run goes on from; `ncsn.archive` ha
 model there is safetensors: its weights, and its settings as JSON, and nothing else.
 """
 
+import hashlib
 import json
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ncsn.archive import DamagedError, local_file, read, write
 from ncsn.data import DataModule
@@ -151,8 +154,18 @@ def save_safetensors(module: ScoreModule, file: str | Path, data: DataModule | N
     if data is not None and data.hparams:
         about[DataModule.CHECKPOINT_HYPER_PARAMS_KEY] = dict(data.hparams)
     weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in module.state_dict().items()}
+    text = json.dumps(about)
     with whole(Path(file)) as partial:
-        save_file(weights, partial, metadata={"ncsn": json.dumps(about)})
+        save_file(weights, partial, metadata={"ncsn": text, "sha256": checksum(text, weights)})
+
+
+def checksum(text: str, weights: dict[str, Tensor]) -> str:
+    """The sha256 of a published model: of its settings, and of the names, shapes and numbers of its weights."""
+    sha = hashlib.sha256(text.encode())
+    for name, weight in sorted(weights.items()):
+        sha.update(repr((name, tuple(weight.shape), weight.dtype)).encode())
+        sha.update(weight.flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
 
 
 def read_safetensors(path: str | Path) -> dict[str, Any]:
@@ -164,8 +177,11 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
     path = local_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["ncsn"])
+            metadata = file.metadata() or {}
+            about = json.loads(metadata["ncsn"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["sha256"] != checksum(metadata["ncsn"], weights):
+            raise ValueError("it is not what its checksum is of")
         content = {key: about[key] for key in PUBLISHED if key in about}
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise DamagedError(

@@ -4,6 +4,7 @@
 data, a level `sigma` for each from the schedule, the objective's loss of the denoiser's score there.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,6 +25,9 @@ from ncsn.settings import rebuilt
 from ncsn.streams import Streams, mixed_seed, normal, uniform
 
 __all__ = ["ScoreModule", "part_of"]
+
+MOST_NUMBERS = 100_000_000
+"""In an example: more is a mistake, or a file that would fill the memory."""
 
 MOST_SKIPPED = 20
 """Steps in a row without a finite loss and gradient, after which training ends: the weights will not come back."""
@@ -63,6 +67,8 @@ class ScoreModule(LightningModule):
             raise ValueError(f"ScoreModule: warmup is {warmup}, and must be at least 0")
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1")
+        if not 0 < math.prod(shape) <= MOST_NUMBERS:
+            raise ValueError(f"ScoreModule: shape is {tuple(shape)}, and must be of 1 to {MOST_NUMBERS:,} numbers")
         for part in (objective, sampler):
             part_of(denoiser, part)
         sampler.check(schedule.sigmas())

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import sysconfig
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningModule
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ncsn.data import DataModule
 from ncsn.densities import Density
@@ -59,10 +61,11 @@ def rebuilt(kind: type[Module], content: dict[str, Any], path: str | Path, **par
     settings = {key: value for key, value in content["hyper_parameters"].items() if key not in left_out}
     weights = content["state_dict"]
     if "denoiser" in settings:
-        # First without memory for its weights: the settings may claim a network that no memory holds.
+        # First without memory for its weights, and no more of them than the file bears out: the settings may claim a
+        # network that no memory holds, or that takes days to make.
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(ScoreModel, "denoiser")
-        with torch.device("meta"):
+        with torch.device("meta"), at_most_parameters(4 * len(weights)):
             denoiser = built(parser, {"denoiser": settings["denoiser"]}, "model", path).denoiser
         check_weights(nn.ModuleDict({"denoiser": denoiser}), weights, path)
     parser = ArgumentParser(exit_on_error=False)
@@ -76,6 +79,28 @@ def rebuilt(kind: type[Module], content: dict[str, Any], path: str | Path, **par
     check_weights(module, weights, path)
     module.load_state_dict(weights)
     return module
+
+
+@contextmanager
+def at_most_parameters(most: int) -> Iterator[None]:
+    """Refuse, meanwhile, to make modules of more parameters than so many.
+
+    Raises:
+        ValueError: at the first that is too many.
+    """
+    made = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal made
+        made += 1
+        if made > most:
+            raise ValueError("they describe a larger network than its weights are of")
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        counting.remove()
 
 
 def check_weights(module: nn.Module, weights: dict[str, Any], path: str | Path) -> None:

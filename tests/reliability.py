@@ -215,7 +215,8 @@ def signals(folder: Path, count: int) -> str:
             os.kill(process, number)
             status = ended(process)
             assert status in (0, 128 + number), f"{status} for {number}: {run.errors()}"
-            assert "Traceback" not in run.errors(), run.errors()
+            # jsonargparse asks another Python for its path, which complains where nobody waits for the answer.
+            assert '.py"' not in run.errors(), run.errors()
             sent += 1
             for file in numbered(run.path / "checkpoints/run"):
                 saved += 1
@@ -228,7 +229,7 @@ def signals(folder: Path, count: int) -> str:
 
 def sampling(folder: Path, count: int) -> str:
     """Kill -9 while pictures are drawn into a folder: each is whole, and the finished set is that of one call."""
-    options = ["--num-samples", "60", "--batch-size", "4", "--seed", "3", "--sampler.steps", "20"]
+    options = ["--num-samples", "40", "--batch-size", "4", "--seed", "3", "--sampler.steps", "4"]
     whole = Folder(folder / "whole")
     whole.run()
     began = time.monotonic()

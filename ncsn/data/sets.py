@@ -87,9 +87,20 @@ class TorchvisionData(ImageData):
         return {"train": self._held(train=True), "val": self._held(train=False)}
 
     def _held(self, train: bool) -> HeldExamples:
-        data = self.source(self.root, train=train)
-        pixels = torch.as_tensor(data.data).reshape(len(data), *self.shape[1:], self.shape[0])
-        return HeldExamples(pixels.permute(0, 3, 1, 2).contiguous(), torch.as_tensor(data.targets))
+        try:
+            data = self.source(self.root, train=train)
+            pixels, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
+            if pixels.dtype != torch.uint8 or labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < 10:
+                raise ValueError("they are not bytes with labels from 0 to 9")
+            pixels = pixels.reshape(len(pixels), *self.shape[1:], self.shape[0])
+            return HeldExamples(pixels.permute(0, 3, 1, 2).contiguous(), labels)
+        # Of many kinds, depending on where a broken file stops making sense; some have no text.
+        except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, EOFError) as error:
+            what = str(error) or "its header is not that of such a file"
+            raise ValueError(
+                f"{type(self).__name__}: the {'training' if train else 'test'} files under {self.root} are damaged "
+                f"({what}); remove them, and they are downloaded again"
+            ) from error
 
 
 class MNIST(TorchvisionData):
