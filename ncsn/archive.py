@@ -138,12 +138,14 @@ def check_zip(path: Path) -> None:
             parts = archive.infolist()
             size = sum(part.file_size for part in parts)
             if size > path.stat().st_size or any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-                raise ValueError(f"checkpoint: {path} claims to hold {size:,} bytes, more than it has")
+                raise _UnwantedError(f"checkpoint: {path} claims to hold {size:,} bytes, more than it has")
             for part in parts:
                 if part.filename.endswith("/data.pkl"):
                     with archive.open(part) as pickled:
                         check_globals(pickled, path)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+    except _UnwantedError:
+        raise
+    except Exception as error:  # of many kinds, depending on where a broken file stops making sense
         raise _no_checkpoint(path) from error
 
 
@@ -151,27 +153,18 @@ def check_globals(pickled: IO[bytes], path: Path) -> None:
     """Refuse a pickle that calls anything but what is `KNOWN`, without unpickling it.
 
     Raises:
-        DamagedError: where it is no pickle.
-        ValueError: with the name of what it would call.
+        ValueError: with the name of what it would call, or where it is no pickle.
     """
-    try:
-        for operation, argument, _ in pickletools.genops(pickled):
-            if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-                raise _holds_code(path, operation.name)
-            if operation.name == "GLOBAL" and argument not in KNOWN:
-                raise _holds_code(path, str(argument).replace(" ", "."))
-    except (DamagedError, _CodeError):
-        raise
-    except (ValueError, IndexError, zipfile.BadZipFile, OSError) as error:
-        raise _no_checkpoint(path) from error
+    for operation, argument, _ in pickletools.genops(pickled):
+        if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+            raise _UnwantedError(f"checkpoint: {path} holds code, which is not run: it has {operation.name}")
+        if operation.name == "GLOBAL" and argument not in KNOWN:
+            name = str(argument).replace(" ", ".")
+            raise _UnwantedError(f"checkpoint: {path} holds code, which is not run: it would call {name}")
 
 
-class _CodeError(ValueError):
-    """A file that would run code."""
-
-
-def _holds_code(path: Path, name: str) -> _CodeError:
-    return _CodeError(f"checkpoint: {path} holds code, which is not run: it would call {name}")
+class _UnwantedError(ValueError):
+    """A file that makes sense, and would run code or fill the memory."""
 
 
 def _no_checkpoint(path: Path) -> DamagedError:

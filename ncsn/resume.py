@@ -58,13 +58,13 @@ def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) ->
         raise ValueError(f"--ckpt_path: {path} was not made by the training command, and cannot be gone on from")
     before = checkpoint["run"]
     ours, theirs = dict(fixed(run["config"])), dict(fixed(before["config"]))
-    ours |= {"trainer.devices": run["devices"], "data": run["fingerprint"][:12]}
-    theirs |= {"trainer.devices": before["devices"], "data": before["fingerprint"][:12]}
+    ours |= {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
+    theirs |= {"trainer.devices": before["devices"], "examples": before["fingerprint"][:12]}
     for key in ours:
         # What one of them does not have is new in this version, or goes with a class that differs, which is named.
         if key in theirs and ours[key] != theirs[key]:
-            what = "its examples have the fingerprint " if key == "data" else ""
-            raise ValueError(f"{key}: {what}{ours[key]}, but {theirs[key]} in {path}; a run goes on as it began")
+            named = "data: its examples have the fingerprint" if key == "examples" else f"{key}:"
+            raise ValueError(f"{named} {ours[key]}, but {theirs[key]} in {path}; a run goes on as it began")
 
 
 def fixed(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -74,4 +74,5 @@ def fixed(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
         if isinstance(value, dict):
             yield from fixed(value, key)
         elif key not in FREE and any(key == one or key.startswith(f"{one}.") for one in FIXED):
-            yield key, value
+            # A class goes by several paths, of the package and of the module that it is in.
+            yield (key.removesuffix(".class_path"), value.rpartition(".")[2]) if name == "class_path" else (key, value)

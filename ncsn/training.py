@@ -150,6 +150,11 @@ class TrainCLI(LightningCLI):
             self.model.configure_optimizers()
         except ValueError as error:
             raise ValueError(f"model.optimizer: {error}") from error
+        rate = self.model.optimizer(self.model.parameters()).param_groups[0]["lr"]
+        if not 0 < rate < math.inf:
+            raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
+        if self.config.trainer.precision == "16-mixed" and self.trainer.strategy.root_device.type == "cpu":
+            raise ValueError("trainer.precision: 16-mixed is not there on a CPU; bf16-mixed is")
         if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
             self.datamodule.prepare_data()
             self.datamodule.setup()

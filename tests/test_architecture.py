@@ -21,6 +21,7 @@ FRAMEWORK = THEORY | {
     "numpy",
     "sklearn",
     "matplotlib",
+    "yaml",
 }
 
 # module: the modules of the package that it may import
@@ -62,7 +63,8 @@ MAY_IMPORT = {
         *{"noise", "score", "samplers", "likelihood", "data", "module", "checkpoints", "errors"},
         *{"features", "metrics"},
     },
-    "cli": {"errors", "training", "sampling"},
+    "preflight": set(),
+    "cli": {"errors", "preflight", "training", "sampling"},
     "__init__": set(),
 }
 THEORY_MODULES = {

@@ -287,7 +287,7 @@ def test_a_wrong_setting_is_answered_in_one_line_and_leaves_nothing(tmp_path, mo
     [
         (SMALL.replace("sigma_max", "sigma_mxa"), "model.schedule: .*sigma_mxa"),
         ("modle: {warmup: 3}", "modle"),
-        ("model: {", "line 2"),
+        ("model: {", "line 1"),
     ],
 )
 def test_a_wrong_file_is_answered_in_one_line(tmp_path, monkeypatch, capsys, text, message):
