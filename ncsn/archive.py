@@ -48,16 +48,17 @@ def write(content: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: where the disk does not take it, as when it is full.
     """
-    with whole(path) as partial:
-        try:
+    try:
+        with whole(path) as partial:
             torch.save({**content, "format": FORMAT}, partial)
-        except RecursionError:
-            raise
-        except RuntimeError as error:  # of torch's own writer, which does not say what the disk said
-            raise OSError(f"cannot write {path}; is the disk full?") from error
-        checksum = digest(partial)
-        with partial.open("ab") as file:
-            file.write(SEAL + checksum.encode())
+            checksum = digest(partial)
+            with partial.open("ab") as file:
+                file.write(SEAL + checksum.encode())
+    except RecursionError:
+        raise
+    except (OSError, RuntimeError) as error:  # torch's own writer does not say what the disk said
+        what = error if isinstance(error, OSError) else "is the disk full?"
+        raise OSError(f"cannot write {path}: {what}") from error
 
 
 def read(path: str | Path) -> dict[str, Any]:

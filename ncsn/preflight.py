@@ -91,6 +91,8 @@ def mistakes(node: Node, where: str, known: set[str] | None, seen: set[int]) -> 
                 yield f"line {line}: {where or 'there'}: no setting {name!r}{hint}"
             of = named["class_path"].value if name == "init_args" and "class_path" in named else None
             of = of or (SECTIONS.get(name) if not where else None)
+            if not where and SECTIONS.get(name) and not isinstance(value, MappingNode):
+                yield f"line {line}: {name}: expected settings, got {value.value!r}"
             inside = where if name in CLASS else f"{where}.{name}".strip(".")
             yield from mistakes(value, inside, parameters(str(of)) if of else None, seen)
 

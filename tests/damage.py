@@ -1,18 +1,12 @@
-"""Files that are damaged, evil or mutated: `python tests/damage.py evil`.
+"""Files that are damaged, evil or mutated: experiments of `tests/reliability.py`."""
 
-Each experiment ends with one line of what was measured, or at the first thing that should not be.
-"""
-
-import argparse
 import io
 import json
 import os
 import pickle
 import random
 import resource
-import shutil
 import struct
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,7 +16,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from reliability import CONFIG, Folder, same
+from runs import CONFIG, Folder, same
 from safetensors.torch import save_file
 from torch import nn
 
@@ -270,25 +264,3 @@ def mutations(folder: Path, count: int) -> str:
         assert time.monotonic() - began < 5
         file.write_bytes(content)
     return f"{count} mutated files: {refusals} refused in one line, the others as they were; 0 crashes, 0 hangs"
-
-
-EXPERIMENTS: dict[str, Callable[[Path, int], str]] = {one.__name__: one for one in (damage, evil, mutations)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure what docs/reliability.md states.")
-    parser.add_argument("experiment", choices=EXPERIMENTS)
-    parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    random.seed(given.seed)
-    torch.set_num_threads(1)
-    folder = Path(tempfile.mkdtemp(prefix="damage-"))
-    try:
-        print(EXPERIMENTS[given.experiment](folder, given.count))
-    finally:
-        shutil.rmtree(folder)
-
-
-if __name__ == "__main__":
-    main()

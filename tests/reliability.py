@@ -1,140 +1,41 @@
-"""Runs that are killed, stopped, and gone on with: `python tests/reliability.py kills --count 200`.
+"""What docs/reliability.md states, measured: `python tests/reliability.py kills --count 200`.
 
-Each experiment ends with one line of what was measured, or at the first thing that should not be. torch is imported
-once: a run is a fork of this process, in a folder of its own, with TMPDIR on another file system where there is one.
+Each experiment ends with one line of what was measured, or at the first thing that should not be. Runs have TMPDIR on
+another file system, where there is one.
 """
 
 import argparse
 import os
 import random
+import re
+import resource
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from configurations import configurations
+from damage import damage, evil, mutations
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from runs import CONFIG, Folder, ended, same, undisturbed
+from torch import nn
 
-import ncsn.sampling
-import ncsn.training  # noqa: F401 - what the forks would otherwise import again and again
 from ncsn import archive
 from ncsn.checkpoints import numbered
 from ncsn.cli import sample, train
 from ncsn.errors import stopped_by_signals
-
-REPOSITORY = Path(__file__).parent.parent
-CONFIG = """
-name: run
-seed_everything: 0
-data: {class_path: ncsn.data.Digits, init_args: {batch_size: 256, dequantise: true}}
-model:
-  denoiser:
-    class_path: ncsn.score.EDMDenoiser
-    init_args:
-      network: {class_path: ncsn.networks.UNet, init_args: {width: 4, multipliers: [1], blocks: 1, dropout: 0.1}}
-  schedule: {class_path: ncsn.noise.GeometricSchedule, init_args: {sigma_max: 2, sigma_min: 0.1, levels: 6}}
-  objective: {class_path: ncsn.objectives.EDMScoreMatching}
-  sampler: {class_path: ncsn.samplers.AnnealedLangevin, init_args: {epsilon: 1.0e-3, steps: 1}}
-  optimizer: {class_path: torch.optim.Adam, init_args: {lr: 2.0e-3}}
-  warmup: 4
-trainer:
-  {max_steps: 18, val_check_interval: 4, limit_val_batches: 1, accelerator: cpu, log_every_n_steps: 1,
-   enable_progress_bar: false}
-samples: {count: 0}
-ema: {decay: 0.9}
-checkpoint: {every: 1}
-"""
-"""18 steps are three epochs of six batches."""
-STATE = ("state_dict", "current_model_state", "optimizer_states", "averaging_state", "lr_schedulers", "skipped_steps")
-STATE += ("global_step", "epoch")
-
-
-class Folder:
-    """A folder in which runs are started, as processes of their own."""
-
-    def __init__(self, path: Path, config: str = CONFIG) -> None:
-        self.path = path
-        path.mkdir(parents=True)
-        (path / "run.yaml").write_text(config)
-
-    def start(self, *options: str, command: Callable[[], object] = train) -> int:
-        """Start `train.py --config run.yaml OPTIONS` here, or another command; its process id."""
-        sys.stdout.flush()
-        process = os.fork()
-        if process:
-            return process
-        status = 70
-        try:
-            os.chdir(self.path)
-            for number, name in ((1, "out"), (2, "err")):
-                os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
-            sys.argv = [str(REPOSITORY / "train.py"), *options]
-            if command is train:
-                sys.argv[1:1] = ["--config", "run.yaml"]
-            command()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else 1
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-
-    def run(self, *options: str, command: Callable[[], object] = train) -> None:
-        """Run to the end, which must be a good one."""
-        status = ended(self.start(*options, command=command))
-        assert status == 0, f"{self.path} ended with {status}: {self.errors()}"
-
-    def go_on(self) -> list[str]:
-        """The options with which a run is started again."""
-        return ["--ckpt_path", "last"] if numbered(self.path / "checkpoints/run") else []
-
-    def errors(self) -> str:
-        """The end of what was written to standard error."""
-        return (self.path / "err").read_text()[-2000:] if (self.path / "err").exists() else ""
-
-    def final(self, step: int = 18) -> dict[str, object]:
-        """All that a run goes on from, at its end."""
-        content = archive.read(self.path / f"checkpoints/run/step={step}.ckpt")
-        return {key: content[key] for key in STATE} | {"ema": content["callbacks"]["EMA"]}
-
-    def losses(self) -> dict[int, float]:
-        """The training loss by step, as it was logged last."""
-        logged: dict[int, float] = {}
-        for version in sorted((self.path / "logs/run").glob("version_*"), key=lambda path: int(path.name[8:])):
-            scalars = EventAccumulator(str(version), size_guidance={"scalars": 0}).Reload()
-            if "train/loss" in scalars.Tags()["scalars"]:
-                logged |= {point.step: point.value for point in scalars.Scalars("train/loss")}
-        return logged
-
-
-def ended(process: int) -> int:
-    """The exit status of a process, once it has ended; minus the signal where one ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def same(one: object, other: object) -> bool:
-    """Whether nested values are equal, to the bit."""
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict):
-        return isinstance(other, dict) and list(one) == list(other) and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return isinstance(other, type(one)) and len(one) == len(other) and all(map(same, one, other))
-    return one == other
-
-
-def undisturbed(folder: Path, config: str = CONFIG, *options: str) -> tuple[Folder, float]:
-    """A run that was left alone, and how long it took."""
-    whole, began = Folder(folder / "whole", config), time.monotonic()
-    whole.run(*options)
-    return whole, time.monotonic() - began
+from ncsn.module import ScoreModule
+from ncsn.networks import UNet
+from ncsn.noise import GeometricSchedule
+from ncsn.objectives import EDMScoreMatching
+from ncsn.samplers import AnnealedLangevin
+from ncsn.score import EDMDenoiser
 
 
 def kills(folder: Path, count: int) -> str:
@@ -254,9 +155,79 @@ def sampling(folder: Path, count: int) -> str:
     return f"{killed} kills: {seen} pictures seen, all whole; {sets} finished sets are that of one call, bit for bit"
 
 
-EXPERIMENTS: dict[str, Callable[[Path, int], str]] = {
-    one.__name__: one for one in (kills, resume, accumulated, streamed, ranks, signals, sampling)
-}
+def disk(folder: Path, count: int) -> str:
+    """A file may not grow past so many bytes, as on a disk that is full: what was saved before stays, and is said."""
+    config = CONFIG.replace("every: 1}", "every: 3}").replace("max_steps: 18", "max_steps: 6")
+    whole, _ = undisturbed(folder, config, "--trainer.logger", "false")
+    expected = whole.final(6)
+    size = (whole.path / "checkpoints/run/step=6.ckpt").stat().st_size
+    for i in range(count):
+        run = Folder(folder / f"{i}", config)
+        (run.path / "checkpoints/run").mkdir(parents=True)
+        shutil.copy(whole.path / "checkpoints/run/step=3.ckpt", run.path / "checkpoints/run")
+        options = [*run.go_on(), "--trainer.logger", "false"]
+        limit = 4096 + (size - 4096) * i // count  # what is said takes less than the first page
+        status = ended(run.start(*options, command=partial(limited, limit)))
+        assert status == 1, f"{status}, {run.errors()}"
+        assert "no checkpoint was written, and the run goes on" in run.errors()
+        assert re.search("\nerror: cannot write .*/checkpoints/run/step=6.ckpt: ", run.errors()), run.errors()
+        assert "Traceback" not in run.errors()
+        archive.read(run.path / "checkpoints/run/step=3.ckpt")
+        assert [file.name for file in (run.path / "checkpoints/run").iterdir()] == ["step=3.ckpt"]
+        run.run(*options)
+        assert same(run.final(6), expected)
+        shutil.rmtree(run.path)
+    return (
+        f"a full disk at {count} positions: said each time, the checkpoint before stayed, and the run went on from it"
+    )
+
+
+def limited(size: int) -> None:
+    """`train`, where no file may be larger than so many bytes."""
+    sys.argv[1:1] = ["--config", "run.yaml"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    train()
+
+
+def guard(folder: Path, count: int) -> str:
+    """What it costs to look for a loss or a gradient that is not finite: steps with and without it, in turn."""
+    denoiser = EDMDenoiser(UNet(1, width=32, multipliers=(1, 2), blocks=2))
+    schedule, walk = GeometricSchedule(2, 0.1, 6), AnnealedLangevin(1e-3, 1)
+    module = ScoreModule(denoiser, schedule, EDMScoreMatching(), walk, (1, 8, 8))
+    optimizer, x = torch.optim.Adam(module.parameters()), torch.rand(64, 1, 8, 8)
+
+    def step(guarded: bool) -> float:
+        began = time.perf_counter()
+        loss = module.losses(x, schedule.sample(x)).mean()
+        loss = loss * (1 + 0 * loss.detach()) if guarded else loss
+        optimizer.zero_grad()
+        loss.backward()
+        if guarded:
+            assert nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]).isfinite()
+        optimizer.step()
+        return time.perf_counter() - began
+
+    pairs = [(step(True), step(False)) if i % 2 else (step(False), step(True))[::-1] for i in range(count)][5:]
+    guarded, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return f"{len(pairs)} pairs of steps of {1000 * bare:.0f} ms: the guard takes {100 * (guarded / bare - 1):.1f} %"
+
+
+ALL = (
+    kills,
+    resume,
+    accumulated,
+    streamed,
+    ranks,
+    signals,
+    damage,
+    evil,
+    configurations,
+    mutations,
+    disk,
+    sampling,
+    guard,
+)
+EXPERIMENTS: dict[str, Callable[[Path, int], str]] = {one.__name__: one for one in ALL}
 
 
 def main() -> None:
@@ -269,7 +240,7 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ["TMPDIR"] = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=REPOSITORY.parent, prefix="reliability-") as folder:
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="reliability-") as folder:
         print(EXPERIMENTS[given.experiment](Path(folder), given.count), f"({time.monotonic() - began:.0f} s)")
 
 
