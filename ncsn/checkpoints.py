@@ -119,6 +119,7 @@ def load_data(path: str | Path) -> DataModule:
     parser.add_subclass_arguments(DataModule, "data")
     data = built(parser, {"data": settings}, "data", path).data
     assert isinstance(data, DataModule)
+    data.save_hyperparameters(settings, logger=False)
     return data
 
 
