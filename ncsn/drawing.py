@@ -122,7 +122,8 @@ class Files(Callback):
     def __init__(self, folder: Path, indices: Sequence[int], drawn_with: str) -> None:
         self.folder = folder
         self.drawn_with = drawn_with
-        self.drawn = {index for index in indices if self.file(index).exists()}
+        numbers = {int(file.stem) for file in folder.glob("*.png") if file.stem.isdecimal()}
+        self.drawn = {index for index in numbers if index in indices and self.file(index).exists()}
         for index in sorted(self.drawn):
             if said_of(self.file(index)) != drawn_with:
                 raise ValueError(

@@ -25,7 +25,7 @@ from ncsn.archive import read
 from ncsn.callbacks import EMA, Checkpoint, GracefulStop, LossPerLevel, RunProgress, SampleGrid, Throughput
 from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint, newest_whole, numbered
 from ncsn.data import DataModule
-from ncsn.errors import answered
+from ncsn.errors import answered, fail
 from ncsn.files import locked
 from ncsn.module import ScoreModule
 from ncsn.resume import Record, check_resumed, recorded
@@ -174,7 +174,8 @@ class TrainCLI(LightningCLI):
         self.ckpt_path: str | Path | None = self.config.ckpt_path
         newest = next(iter(numbered(self.folder)), None)
         if self.ckpt_path is None:
-            if newest:
+            requeued = any(Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))  # by SLURM: Lightning goes on
+            if newest and not requeued:
                 raise ValueError(
                     f"name: {self.folder} has checkpoints already; go on from them with --ckpt_path last, give another "
                     "--name, or remove them"
@@ -303,5 +304,10 @@ def run() -> None:
             if rank_zero_only(lambda: True)():
                 held.enter_context(locked(cli.folder))
             cli.prepare()
-        with answered({OSError: 1, FloatingPointError: 3}):
-            cli.fit()
+        try:
+            with answered({OSError: 1, FloatingPointError: 3}):
+                cli.fit()
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader"):
+                raise
+            fail(1, f"data.workers: {error}")  # as where one was killed for want of memory, or waits for a dead disk

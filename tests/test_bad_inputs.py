@@ -1,7 +1,9 @@
 """Wrong input is answered in one line that names it, with the right exit status, and leaves nothing behind."""
 
+import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -12,8 +14,11 @@ import pytest
 import torch
 from PIL import Image
 from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
+from test_files import HOLDER
+from torch.utils.data import get_worker_info
 
 from ncsn.cli import sample
+from ncsn.data import FilePictures
 from ncsn.preflight import SECTIONS, check_config, parameters
 from ncsn.training import TrainCLI, build
 
@@ -266,3 +271,33 @@ def test_a_file_in_the_place_of_the_folder_is_a_failure_of_the_world(tmp_path, m
         Path(name).write_text(SMALL)
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
     assert (status, "checkpoints" in line) == (1, True)
+
+
+def test_a_second_run_into_the_same_folder_is_refused_with_the_first_one_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    command = [sys.executable, "-c", HOLDER, "checkpoints/small"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(REPOSITORY)})
+    assert process.stdout.readline() == "held\n"
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
+    assert (status, f"checkpoints/small is in use by process {process.pid} on " in line) == (2, True), line
+    process.kill()
+    process.wait()
+    run_train("--config", "small.yaml", "--trainer.max_steps", "1", "--samples.count", "0")
+    assert [file.name for file in Path("checkpoints/small").iterdir()] == ["step=1.ckpt"]
+
+
+def test_a_worker_that_dies_is_a_failure_of_the_world(tmp_path, monkeypatch, capsys):
+    pictures(tmp_path / "pictures")
+    read = FilePictures.read
+
+    def killed(self, file):
+        return read(self, file) if get_worker_info() is None else os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(FilePictures, "read", killed)
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    data = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.batch_size", "4"]
+    options = [*data, "--data.memory", "0", "--data.workers", "1"]
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert (status, "data.workers: DataLoader worker" in line) == (1, True), line

@@ -16,6 +16,9 @@ from ncsn.data.pixels import to_unit
 
 __all__ = ["DataModule", "ImageData"]
 
+PATIENCE = 600
+"""Seconds for which a batch is waited for that worker processes read."""
+
 Batch = tuple[Tensor, Tensor | None]
 
 
@@ -105,7 +108,12 @@ class DataModule(LightningDataModule, ABC):
             batches.given = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
         workers = 0 if isinstance(examples, HeldExamples) else self.workers
         return DataLoader(
-            examples, sampler=batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+            examples,
+            sampler=batches,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            timeout=PATIENCE if workers else 0,
         )
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> Batch:
