@@ -39,7 +39,7 @@ MOST_VALUES = 1_000_000
 
 
 class DamagedError(ValueError):
-    """A file that is not what was once written."""
+    """A file that is not one that `write` wrote, or no more."""
 
 
 def write(content: dict[str, Any], path: Path) -> None:
@@ -70,8 +70,13 @@ def read(path: str | Path) -> dict[str, Any]:
             nor a plain value, claims more memory than it fills, or has weights that are not finite.
     """
     path = local_file(path)
+    sealed = check_seal(path)
     check_zip(path)
-    check_seal(path)
+    if not sealed:
+        raise DamagedError(
+            f"checkpoint: {path} has no checksum at its end: it is damaged, or was not written with "
+            "Trainer(plugins=[ncsn.DurableCheckpointIO()])"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds; torch's own advice is to turn the protection off
@@ -109,22 +114,20 @@ def digest(path: Path, sealed: bool = False) -> str:
     return sha.hexdigest()
 
 
-def check_seal(path: Path) -> None:
-    """Refuse a file that is not, to the bit, what was written.
+def check_seal(path: Path) -> bool:
+    """Whether a file ends with a checksum, which must be of what is before it, to the bit.
 
     Raises:
-        DamagedError: where its checksum is missing or of something else.
+        DamagedError: where it is of something else.
     """
     with path.open("rb") as file:
-        file.seek(-SEALED, 2)
+        file.seek(max(0, path.stat().st_size - SEALED))
         seal = file.read()
     if not seal.startswith(SEAL):
-        raise DamagedError(
-            f"checkpoint: {path} has no checksum at its end: it is damaged, or was not written with "
-            "Trainer(plugins=[ncsn.DurableCheckpointIO()])"
-        )
+        return False
     if seal[len(SEAL) :].decode(errors="replace") != digest(path, sealed=True):
         raise DamagedError(f"checkpoint: {path} is damaged: it is not what its checksum is of")
+    return True
 
 
 def check_zip(path: Path) -> None:
@@ -164,7 +167,7 @@ def check_globals(pickled: IO[bytes], path: Path) -> None:
             raise _UnwantedError(f"checkpoint: {path} holds code, which is not run: it would call {name}")
 
 
-class _UnwantedError(ValueError):
+class _UnwantedError(DamagedError):
     """A file that makes sense, and would run code or fill the memory."""
 
 

@@ -111,8 +111,7 @@ class Checkpoint(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # What the folder has is what there is; a file is not believed what it says of others, which would be removed.
-        pass
+        """Believe nothing that a file says of others, which would be removed: what the folder has is what there is."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

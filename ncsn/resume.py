@@ -5,14 +5,19 @@ No state of a random generator is saved: the order of the examples follows from 
 learning rate, the length of the run, the sampler, and what is logged, drawn and kept may change.
 """
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ncsn.archive import local_file
+from ncsn.checkpoints import newest_whole, numbered
 from ncsn.data import DataModule
 
-__all__ = ["Record", "check_resumed", "recorded"]
+__all__ = ["Record", "check_resumed", "checkpoint_of", "recorded"]
 
 FIXED = (
     "seed_everything",
@@ -36,6 +41,36 @@ class Record(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.run
+
+
+def checkpoint_of(asked: str | None, folder: Path) -> Path | None:
+    """The checkpoint that a run goes on from: `asked` for by its path or as `last`, or none.
+
+    A folder is of one run: its newest checkpoint is gone on from, or none is there.
+
+    Raises:
+        ValueError: where there is no such checkpoint, or the run's folder has others that would be mixed with it.
+    """
+    newest = next(iter(numbered(folder)), None)
+    if asked is None:
+        if newest:
+            raise ValueError(
+                f"name: {folder} has checkpoints already; go on from them with --ckpt_path last, give another --name, "
+                "or remove them"
+            )
+        return None
+    if asked != "last":
+        local_file(asked)
+        if newest and Path(asked).resolve() != newest.resolve():
+            raise ValueError(
+                f"--ckpt_path: {asked}, but {folder} has newer checkpoints or those of another run; give another "
+                "--name, or remove them"
+            )
+        return Path(asked)
+    file, wrong = newest_whole(folder)
+    if wrong:
+        rank_zero_only(print)(f"{wrong[0]}; going on from {file}", file=sys.stderr)
+    return file
 
 
 def recorded(config: dict[str, Any], data: DataModule, devices: int) -> dict[str, Any]:

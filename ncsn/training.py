@@ -23,12 +23,12 @@ from torch import nn
 
 from ncsn.archive import read
 from ncsn.callbacks import EMA, Checkpoint, GracefulStop, LossPerLevel, RunProgress, SampleGrid, Throughput
-from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint, newest_whole, numbered
+from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint
 from ncsn.data import DataModule
 from ncsn.errors import answered, fail
 from ncsn.files import locked
 from ncsn.module import ScoreModule
-from ncsn.resume import Record, check_resumed, recorded
+from ncsn.resume import Record, check_resumed, checkpoint_of, recorded
 from ncsn.settings import check_weights
 
 __all__ = ["TrainCLI", "run"]
@@ -144,7 +144,10 @@ class TrainCLI(LightningCLI):
                 settings, or where the data is not what it should be.
             OSError: where the data cannot be had.
         """
-        checkpoint = self._find_checkpoint()
+        # Where SLURM started the job again, Lightning finds its own checkpoint.
+        requeued = any(Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
+        self.ckpt_path = None if requeued else checkpoint_of(self.config.ckpt_path, self.folder)
+        checkpoint = read(self.ckpt_path) if self.ckpt_path else None
         self.finished = checkpoint is not None and 0 < self.trainer.max_steps <= checkpoint["global_step"]
         try:
             self.model.configure_optimizers()
@@ -164,33 +167,6 @@ class TrainCLI(LightningCLI):
             if checkpoint is not None:
                 check_resumed(self.record.run, checkpoint, str(self.ckpt_path))
                 check_weights(self.model, checkpoint["state_dict"], str(self.ckpt_path))
-
-    def _find_checkpoint(self) -> dict[str, Any] | None:
-        """The content of the checkpoint to go on from, or None; its path is `ckpt_path` from here on.
-
-        Raises:
-            ValueError: where there is none, or the run's folder has others that would be mixed with it.
-        """
-        self.ckpt_path: str | Path | None = self.config.ckpt_path
-        newest = next(iter(numbered(self.folder)), None)
-        if self.ckpt_path is None:
-            requeued = any(Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))  # by SLURM: Lightning goes on
-            if newest and not requeued:
-                raise ValueError(
-                    f"name: {self.folder} has checkpoints already; go on from them with --ckpt_path last, give another "
-                    "--name, or remove them"
-                )
-            return None
-        if self.ckpt_path == "last":
-            self.ckpt_path, damaged = newest_whole(self.folder)
-            if damaged:
-                rank_zero_only(print)(f"{damaged[0]}; going on from {self.ckpt_path}", file=sys.stderr)
-        elif newest and Path(self.ckpt_path).resolve() != newest.resolve():
-            raise ValueError(
-                f"--ckpt_path: {self.ckpt_path}, but {self.folder} has newer checkpoints or those of another run; give "
-                "another --name, or remove them"
-            )
-        return read(self.ckpt_path)
 
     @property
     def folder(self) -> Path:

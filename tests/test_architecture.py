@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "callbacks": {"module", "data", "plots", "checkpoints", "errors"},
     "checkpoints": {"archive", "settings", "data", "module", "files"},
     "errors": set(),
-    "resume": {"data"},
+    "resume": {"archive", "checkpoints", "data"},
     "training": {
         *{"module", "data", "callbacks", "checkpoints", "archive", "settings", "resume", "files", "errors"},
     },

@@ -66,7 +66,7 @@ def test_another_version_is_refused_and_is_no_damage(tmp_path, content, message)
     checksum = digest(tmp_path / "a.ckpt")
     with (tmp_path / "a.ckpt").open("ab") as end:
         end.write(SEAL + checksum.encode())
-    check_seal(tmp_path / "a.ckpt")
+    assert check_seal(tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match=message) as refusal:
         read(tmp_path / "a.ckpt")
     assert not isinstance(refusal.value, DamagedError)
@@ -106,3 +106,11 @@ def test_a_disk_that_takes_nothing_leaves_what_was_there(file, monkeypatch):
         write(CONTENT, file)
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.iterdir()] == ["a.ckpt"]
+
+
+def test_a_bit_that_is_flipped_in_the_name_of_a_function_is_damage_and_no_code(file):
+    content = bytearray(file.read_bytes())
+    content[content.index(b"_rebuild_tensor_v2")] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DamagedError, match="is damaged: it is not what its checksum is of"):
+        read(file)
