@@ -163,7 +163,7 @@ def check_globals(pickled: IO[bytes], path: Path) -> None:
         if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
             raise _UnwantedError(f"checkpoint: {path} holds code, which is not run: it has {operation.name}")
         if operation.name == "GLOBAL" and argument not in KNOWN:
-            name = str(argument).replace(" ", ".")
+            name = ascii(str(argument).replace(" ", "."))[1:80].rstrip("'")
             raise _UnwantedError(f"checkpoint: {path} holds code, which is not run: it would call {name}")
 
 
