@@ -50,7 +50,7 @@ def check_config(path: str | Path) -> None:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if not isinstance(root, MappingNode):
             raise ValueError(f"--config: {path} has no sections, such as `model: ...`")
-        for wrong in mistakes(root, "", set(SECTIONS), set()):
+        for wrong in mistakes(root, "", dict.fromkeys(SECTIONS, True), set()):
             raise ValueError(f"--config: {path}, {wrong}")
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -59,13 +59,13 @@ def check_config(path: str | Path) -> None:
         raise ValueError(f"--config: {path} is not a text of YAML ({' '.join(str(error).split())})") from error
 
 
-def mistakes(node: Node, where: str, known: set[str] | None, seen: set[int]) -> Iterator[str]:
+def mistakes(node: Node, where: str, known: dict[str, bool] | None, seen: set[int]) -> Iterator[str]:
     """What is wrong at a node of a configuration and below it, each as one line.
 
     Args:
         node: what stands there.
         where: its dotted name.
-        known: the settings that there are, or None where that is not known here.
+        known: the settings that there are, and whether each may be null; or None where that is not known here.
         seen: the nodes that were looked at: an alias of YAML leads to one of them again.
     """
     if id(node) in seen:
@@ -73,12 +73,14 @@ def mistakes(node: Node, where: str, known: set[str] | None, seen: set[int]) -> 
     seen.add(id(node))
     if node.tag not in PLAIN:
         yield f"line {node.start_mark.line + 1}: {where or node.tag}: a value of the kind {node.tag} is not read"
+    elif node.tag.endswith(":int") and len(node.value) > 18:
+        yield f"line {node.start_mark.line + 1}: {where}: {node.value} is larger than any that makes sense"
     elif isinstance(node, SequenceNode):
         for value in node.value:
             yield from mistakes(value, where, None, seen)
     elif isinstance(node, MappingNode):
         named = {str(key.value): value for key, value in node.value}
-        known = set(CLASS) if "class_path" in named else known
+        known = dict.fromkeys(CLASS, True) if "class_path" in named else known
         lines: dict[str, int] = {}
         for key, value in node.value:
             line, name = key.start_mark.line + 1, str(key.value)
@@ -89,6 +91,8 @@ def mistakes(node: Node, where: str, known: set[str] | None, seen: set[int]) -> 
                 close = difflib.get_close_matches(name, known, 1)
                 hint = f", did you mean {close[0]!r}?" if close else f"; it has {', '.join(sorted(known))}"
                 yield f"line {line}: {where or 'there'}: no setting {name!r}{hint}"
+            if known and not known.get(name, True) and value.tag.endswith(":null"):
+                yield f"line {line}: {f'{where}.{name}'.strip('.')}: null, and must have a value"
             of = named["class_path"].value if name == "init_args" and "class_path" in named else None
             of = of or (SECTIONS.get(name) if not where else None)
             if not where and SECTIONS.get(name) and not isinstance(value, MappingNode):
@@ -98,8 +102,11 @@ def mistakes(node: Node, where: str, known: set[str] | None, seen: set[int]) -> 
 
 
 @cache
-def parameters(path: str) -> set[str] | None:
-    """The arguments of the class with an import path, read from its source; None where that does not show them."""
+def parameters(path: str) -> dict[str, bool] | None:
+    """The arguments of the class with an import path, read from its source, and whether each may be null.
+
+    None where the source does not show them.
+    """
     module, _, name = path.rpartition(".")
     for file in sources(module):
         for node in ast.parse(file.read_text("utf-8")).body:
@@ -118,14 +125,15 @@ def sources(module: str) -> list[Path]:
     return [base.with_suffix(".py")] if base.with_suffix(".py").is_file() else sorted(base.glob("*.py"))
 
 
-def arguments(node: ast.ClassDef, module: str) -> set[str] | None:
+def arguments(node: ast.ClassDef, module: str) -> dict[str, bool] | None:
     """The arguments of a class: of its own `__init__`, or else its fields as a dataclass and those of its bases."""
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and method.name == "__init__":
             taken = method.args
-            names = {argument.arg for argument in (*taken.posonlyargs, *taken.args[1:], *taken.kwonlyargs)}
-            return None if taken.kwarg or taken.vararg else names
-    fields: set[str] = set()
+            every = (*taken.posonlyargs, *taken.args[1:], *taken.kwonlyargs)
+            named = {argument.arg: may_be_null(argument.annotation) for argument in every}
+            return None if taken.kwarg or taken.vararg else named
+    fields: dict[str, bool] = {}
     for base in node.bases:
         if isinstance(base, ast.Name) and base.id == "ABC":
             continue
@@ -134,5 +142,11 @@ def arguments(node: ast.ClassDef, module: str) -> set[str] | None:
             return None
         fields |= inherited
     noted = [field for field in node.body if isinstance(field, ast.AnnAssign)]
-    own = [field.target for field in noted if not ast.unparse(field.annotation).startswith("ClassVar")]
-    return fields | {target.id for target in own if isinstance(target, ast.Name)}
+    own = [field for field in noted if not ast.unparse(field.annotation).startswith("ClassVar")]
+    targets = [(field.target, may_be_null(field.annotation)) for field in own]
+    return fields | {target.id: null for target, null in targets if isinstance(target, ast.Name)}
+
+
+def may_be_null(annotation: ast.expr | None) -> bool:
+    """Whether a value of the annotated kind may be None."""
+    return annotation is None or any(word in ast.unparse(annotation) for word in ("None", "Optional", "Any"))

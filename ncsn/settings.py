@@ -22,7 +22,7 @@ from ncsn.objectives import Corruption, Objective
 from ncsn.samplers import Sampler
 from ncsn.score import ScoreModel
 
-__all__ = ["built", "check_weights", "rebuilt"]
+__all__ = ["at_most_parameters", "built", "check_weights", "rebuilt"]
 
 Module = TypeVar("Module", bound=LightningModule)
 
@@ -94,7 +94,9 @@ def at_most_parameters(most: int) -> Iterator[None]:
         nonlocal made
         made += 1
         if made > most:
-            raise ValueError("they describe a larger network than its weights are of")
+            raise ValueError(
+                f"model.denoiser: a larger network than is allowed here, of more than {most:,} parameter tensors"
+            )
 
     counting = register_module_parameter_registration_hook(count)
     try:

@@ -6,6 +6,7 @@ import sys
 import warnings
 from contextlib import ExitStack
 from copy import deepcopy
+from datetime import timedelta
 from functools import partial
 from inspect import signature
 from itertools import product
@@ -29,11 +30,13 @@ from ncsn.errors import answered, fail
 from ncsn.files import locked
 from ncsn.module import ScoreModule
 from ncsn.resume import Record, check_resumed, checkpoint_of, recorded
-from ncsn.settings import check_weights
+from ncsn.settings import at_most_parameters, check_weights
 
 __all__ = ["TrainCLI", "run"]
 
 
+MOST_PARAMETERS = 100_000
+"""Tensors of parameters in a model: more is a mistake, which would take hours to make."""
 PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
 NETWORKS = ("network", "energy")
 """The settings of a denoiser that hold a network."""
@@ -117,6 +120,11 @@ class TrainCLI(LightningCLI):
         for key in ("max_steps", "max_epochs", "val_check_interval"):
             if trainer[key] == 0:
                 raise ValueError(f"trainer.{key}: 0 leaves nothing to do")
+        if isinstance(trainer.val_check_interval, dict):
+            try:
+                timedelta(**trainer.val_check_interval)
+            except TypeError as error:
+                raise ValueError(f"trainer.val_check_interval: {error}; give steps, or {{minutes: 5}}") from error
         if trainer.precision not in PRECISIONS:
             allowed = ", ".join(str(precision) for precision in PRECISIONS if precision is not None)
             raise ValueError(
@@ -273,7 +281,7 @@ def run() -> None:
     """Parse, build and train."""
     hush()
     wrong = {ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}
-    with answered(wrong):
+    with answered(wrong), at_most_parameters(MOST_PARAMETERS):
         cli = build()
     with ExitStack() as held:
         with answered(wrong):
