@@ -7,10 +7,12 @@ walk that diverged in 3, a signal in 128 and its number. A traceback is for bugs
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
-from ncsn.errors import fail
+from ncsn.errors import answered, fail, stopped_by_signals
+from ncsn.preflight import check_config
 
 __all__ = ["OneLineParser", "add_drawing_options", "sample", "split_options", "train", "whole"]
 
@@ -24,10 +26,20 @@ def train() -> None:
         if not DEFAULT_CONFIG.is_file():
             fail(2, f"--config: none given, and there is no {DEFAULT_CONFIG} here; give the path of a YAML file")
         sys.argv[1:1] = ["--config", str(DEFAULT_CONFIG)]
+    for config in configs(sys.argv[1:]):
+        with answered({ValueError: 2, OSError: 1}):
+            check_config(config)
 
-    from ncsn.training import run  # takes seconds to import
+    with stopped_by_signals():
+        from ncsn.training import run  # takes seconds to import
 
-    run()
+        run()
+
+
+def configs(arguments: Sequence[str]) -> list[str]:
+    """The configurations that arguments name, as `--config FILE` or `--config=FILE`."""
+    named = [argument.partition("=")[2] for argument in arguments if argument.startswith(("--config=", "-c="))]
+    return named + [file for option, file in pairwise(arguments) if option in ("--config", "-c")]
 
 
 def sample(arguments: Sequence[str] | None = None) -> None:
@@ -57,9 +69,10 @@ def sample(arguments: Sequence[str] | None = None) -> None:
     if not options.out.parent.is_dir():
         parser.error(f"--out: there is no folder {options.out.parent}")
 
-    from ncsn.sampling import run  # takes seconds to import
+    with stopped_by_signals():
+        from ncsn.sampling import run  # takes seconds to import
 
-    run(options, of_sampler)
+        run(options, of_sampler)
 
 
 class OneLineParser(argparse.ArgumentParser):

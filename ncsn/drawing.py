@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -31,6 +32,9 @@ __all__ = [
     "predict",
     "usual_batch",
 ]
+
+NAME = "drawn_with"
+"""The name, in a PNG, of the text that says what it was drawn with."""
 
 
 class Walks(LightningModule):
@@ -66,8 +70,11 @@ class Walks(LightningModule):
         self.finish = finish
         self.seconds = 0.0  # spent on walks by this device
         self.level_done: Callable[[int], None] = lambda samples: None
+        self.is_drawn: Callable[[Tensor], bool] = lambda indices: False
 
-    def predict_step(self, indices: Tensor, batch_idx: int) -> Tensor:
+    def predict_step(self, indices: Tensor, batch_idx: int) -> Tensor | None:
+        if self.is_drawn(indices):
+            return None
         began, label = time.perf_counter(), self.label(indices)
         for state in self.module.samples(indices.tolist(), self.seed, label, self.sampler, self.sigmas, self.guide):
             x = state
@@ -116,31 +123,61 @@ class DrawingProgress(Callback):
 class Files(Callback):
     """Writes each sample as a PNG of its own, named by its index, as soon as its batch is drawn.
 
+    Each says what it was drawn with. Those that an earlier call left, drawn with the same, stay as they are; a batch of
+    which some are missing is drawn again whole, since its numbers depend, in the last bit, on what is beside them.
+
     Args:
         folder: where; it is made where it is not there.
         indices: what will be drawn.
+        drawn_with: all that a sample follows from but its index, as text.
 
     Raises:
-        ValueError: where one of the files is there already.
+        ValueError: where one of the files is there already, and was drawn with something else.
     """
 
-    def __init__(self, folder: Path, indices: Sequence[int]) -> None:
+    def __init__(self, folder: Path, indices: Sequence[int], drawn_with: str) -> None:
         self.folder = folder
-        for index in indices:
-            if self.file(index).exists():
-                raise ValueError(f"--out: {self.file(index)} is there already; choose another folder or --start-index")
+        self.drawn_with = drawn_with
+        numbers = {int(file.stem) for file in folder.glob("*.png") if file.stem.isdecimal()}
+        self.drawn = {index for index in numbers if index in indices and self.file(index).exists()}
+        for index in sorted(self.drawn):
+            if said_of(self.file(index)) != drawn_with:
+                raise ValueError(
+                    f"--out: {self.file(index)} is there already; choose another folder or --start-index, or the "
+                    "settings that it was drawn with"
+                )
+        for partial in folder.glob(".*.png.partial"):  # of a call that was killed
+            partial.unlink(missing_ok=True)
 
     def file(self, index: int) -> Path:
         """The file of the sample `index`."""
         return self.folder / f"{index:06d}.png"
 
+    def is_drawn(self, indices: Tensor) -> bool:
+        """Whether all of the samples were drawn by an earlier call."""
+        return self.drawn.issuperset(indices.tolist())
+
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
+        if outputs is None:
+            return
+        text = PngInfo()
+        text.add_text(NAME, self.drawn_with)
         for index, pixels in zip(batch.tolist(), to_pixels(outputs).cpu(), strict=True):
             picture = pixels.permute(1, 2, 0).squeeze(-1).numpy()
-            with whole(self.file(index)) as partial:
-                Image.fromarray(picture).save(partial, format="PNG")
+            if index not in self.drawn:
+                with whole(self.file(index)) as partial:
+                    Image.fromarray(picture).save(partial, format="PNG", pnginfo=text)
+
+
+def said_of(file: Path) -> str | None:
+    """What a picture says that it was drawn with; None where it says nothing, or is not a picture."""
+    try:
+        with Image.open(file) as picture:
+            return picture.info.get(NAME)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 class Collected(Callback):

@@ -2,13 +2,18 @@
 
 import logging
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
-__all__ = ["answered", "fail", "hush", "reason"]
+__all__ = ["SIGNALS", "answered", "fail", "hush", "reason", "stopped_by_signals"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a program: Ctrl-C, a scheduler or a user, a terminal that is closed."""
 
 # What jsonargparse says besides the reason: the alternatives that did not fit either, and what it was given.
 _NOISE = re.compile(
@@ -25,6 +30,22 @@ def fail(status: int, message: object) -> NoReturn:
     """End the program with one line on standard error: status 2 for a wrong setting, 1 for a failure of the world."""
     print("error:", " ".join(str(message).split()), file=sys.stderr)
     sys.exit(status)
+
+
+def stop(number: int, _: FrameType | None) -> NoReturn:
+    """End the program for a signal: with one line, and the exit status that a shell gives it."""
+    fail(128 + number, f"stopped by {signal.Signals(number).name}")
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """End the program in one line for each of `SIGNALS`, with the exit status 128 and its number."""
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

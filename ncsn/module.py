@@ -4,6 +4,7 @@
 data, a level `sigma` for each from the schedule, the objective's loss of the denoiser's score there.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,13 +16,21 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ncsn.archive import read
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import Annealed, GaussianNoise, Objective
 from ncsn.samplers import Sampler
 from ncsn.score import Score, ScoreModel
+from ncsn.settings import rebuilt
 from ncsn.streams import Streams, mixed_seed, normal, uniform
 
 __all__ = ["ScoreModule", "part_of"]
+
+MOST_NUMBERS = 100_000_000
+"""In an example: more is a mistake, or a file that would fill the memory."""
+
+MOST_SKIPPED = 20
+"""Steps in a row without a finite loss and gradient, after which training ends: the weights will not come back."""
 
 
 class ScoreModule(LightningModule):
@@ -62,6 +71,8 @@ class ScoreModule(LightningModule):
                 raise ValueError(f"ScoreModule: {name} is {steps}, and must be at least 0")
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1")
+        if not 0 < math.prod(shape) <= MOST_NUMBERS:
+            raise ValueError(f"ScoreModule: shape is {tuple(shape)}, and must be of 1 to {MOST_NUMBERS:,} numbers")
         for part in (objective, sampler):
             part_of(denoiser, part)
         sampler.check(schedule.sigmas())
@@ -84,6 +95,22 @@ class ScoreModule(LightningModule):
         self.label_dropout = label_dropout
         self.seed = 0
         self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **parts: Any) -> "ScoreModule":
+        """The module of a training checkpoint, on the CPU: read as strictly as by `ncsn.load`, whatever is asked for.
+
+        Args:
+            checkpoint_path: a .ckpt file.
+            parts: the arguments that the file does not have, of a module that was made in Python.
+
+        Raises:
+            ValueError: where the file is not such a checkpoint, or does not fit the settings in it and the parts.
+        """
+        for name in ("map_location", "hparams_file", "strict", "weights_only"):  # Lightning's, which are settled here
+            parts.pop(name, None)
+        return rebuilt(cls, read(checkpoint_path), checkpoint_path, **parts)
 
     @property
     def classes(self) -> int:
@@ -204,6 +231,8 @@ class ScoreModule(LightningModule):
         losses = self.losses(x, sigma, label)
         loss = losses.mean()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
+        # Times 1; or times NaN where the loss is not finite, whatever its gradient is: the step is dropped below.
+        loss = loss * (1 + 0 * loss.detach())
         return {"loss": loss, "losses": losses.detach(), "sigma": sigma.flatten()}
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
@@ -220,9 +249,23 @@ class ScoreModule(LightningModule):
             # One such step would make all weights, and their average, NaN. Without gradients it changes nothing.
             optimizer.zero_grad(set_to_none=True)
             self.skipped_steps += 1
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row == MOST_SKIPPED:
+                raise FloatingPointError(
+                    f"the loss or its gradient was not finite in {MOST_SKIPPED} steps in a row, up to step "
+                    f"{self.global_step + 1}: lower model.optimizer.lr, or set trainer.gradient_clip_val"
+                )
+        else:
+            self.skipped_in_a_row = 0
         self.log("train/gradient_norm", norm)
         self.log("train/skipped_steps", float(self.skipped_steps))
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = [self.skipped_steps, self.skipped_in_a_row]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps, self.skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())

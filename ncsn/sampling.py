@@ -1,5 +1,6 @@
 """The sampling command: pictures, or whatever the model is of, drawn from a checkpoint or cleaned of noise."""
 
+import json
 import math
 from argparse import Namespace
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ import torch
 from jsonargparse import ArgumentError
 from torch import Tensor
 
+from ncsn.archive import digest
 from ncsn.checkpoints import load, load_data, newest_checkpoint
 from ncsn.choices import chosen_trainer, chosen_walks, ladder, place_of
 from ncsn.data import Points, save_grid
@@ -17,7 +19,7 @@ from ncsn.errors import answered, hush
 from ncsn.guidance import encode, slerp
 from ncsn.module import ScoreModule
 from ncsn.plots import plot, save_figure
-from ncsn.samplers import ProbabilityFlow
+from ncsn.samplers import ProbabilityFlow, Sampler
 from ncsn.score import tweedie
 from ncsn.steering import read_pictures, steering
 
@@ -85,7 +87,10 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
         raise ValueError(f"--out: {options.out} names a folder for pictures, but the model is of shape {module.shape}")
     data = None if pictures else points_of(module, checkpoint)
     indices = range(options.start_index, options.start_index + count)
-    writer = Files(options.out, indices) if folder else Collected()
+    drawn_with = folder and drawing(checkpoint, walks.sampler, options)
+    writer = Files(options.out, indices, drawn_with) if drawn_with else Collected()
+    if isinstance(writer, Files):
+        walks.is_drawn = writer.is_drawn
     trainer = chosen_trainer(options, writer, DrawingProgress(count))
     if trainer.is_global_zero:
         print(f"Drawing {count:,} from {checkpoint} by {walks.sampler} over {len(walks.sigmas)} levels")
@@ -99,6 +104,14 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
                 samples = torch.cat([steered.given.unsqueeze(0), samples])
             write(samples, module, data, options.out, columns=count // rows if rows else None)
         print(f"Wrote {options.out}")
+
+
+def drawing(checkpoint: Path, sampler: Sampler, options: Namespace) -> str:
+    """All that a sample follows from but its index: the weights, the sampler, and the options that tell on it."""
+    telling = ["seed", "steps", "label", "raw", "guidance", "inpaint", "mask", "super_resolve", "factor", "deblur"]
+    telling += ["blur", "colourise", "noise"]
+    given = {name: str(getattr(options, name)) for name in telling if getattr(options, name) is not None}
+    return json.dumps({"weights": digest(checkpoint), "sampler": str(sampler), **given})
 
 
 def usual_count(module: ScoreModule) -> int:

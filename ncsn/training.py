@@ -2,6 +2,9 @@
 
 import math
 import sys
+from contextlib import ExitStack
+from copy import deepcopy
+from datetime import timedelta
 from functools import partial
 from inspect import signature
 from itertools import product
@@ -17,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from ncsn.archive import read
 from ncsn.callbacks import (
     EMA,
     BestCheckpoint,
@@ -28,14 +32,19 @@ from ncsn.callbacks import (
     SampleScore,
     Throughput,
 )
-from ncsn.checkpoints import DurableCheckpointIO, check_weights, newest_checkpoint, read
+from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint
 from ncsn.data import DataModule
-from ncsn.errors import answered, hush
+from ncsn.errors import answered, fail, hush
+from ncsn.files import locked
 from ncsn.module import ScoreModule
+from ncsn.resume import Record, check_resumed, checkpoint_of, recorded
+from ncsn.settings import at_most_parameters, check_weights
 
 __all__ = ["TrainCLI", "run"]
 
 
+MOST_PARAMETERS = 100_000
+"""Tensors of parameters in a model: more is a mistake, which would take hours to make."""
 PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
 NETWORKS = ("network", "energy")
 """The settings of a denoiser that hold a network."""
@@ -79,6 +88,7 @@ class TrainCLI(LightningCLI):
         # For the checkpoint, Lightning notes what each link gave, in settings that must be there: even of the networks
         # that there are not.
         self._dump_config()
+        self.settings = deepcopy(self.config_dump)
         settings = self.config_dump["model"]["denoiser"].setdefault("init_args", {})
         for name in NETWORKS:
             settings.setdefault(name, {}).setdefault("init_args", {})
@@ -119,6 +129,11 @@ class TrainCLI(LightningCLI):
         for key in ("max_steps", "max_epochs", "val_check_interval"):
             if trainer[key] == 0:
                 raise ValueError(f"trainer.{key}: 0 leaves nothing to do")
+        if isinstance(trainer.val_check_interval, dict):
+            try:
+                timedelta(**trainer.val_check_interval)
+            except TypeError as error:
+                raise ValueError(f"trainer.val_check_interval: {error}; give steps, or {{minutes: 5}}") from error
         if trainer.precision not in PRECISIONS:
             allowed = ", ".join(str(precision) for precision in PRECISIONS if precision is not None)
             raise ValueError(
@@ -131,13 +146,13 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger("logs", name=self.config.name, default_hp_metric=False, flush_secs=30)
-        self.stop = GracefulStop()
+        self.stop, self.record, self.files = GracefulStop(), Record(), PatientCheckpointIO()
         bar = [RunProgress()] if self.config.trainer.enable_progress_bar is not False else []
         scored = self.config.score.features is not None
         best = [BestCheckpoint(f"checkpoints/{self.config.name}")] if scored else []
-        self.trainer_defaults["callbacks"] = [LossPerLevel(), Throughput(), self.stop, *bar, *best]
+        self.trainer_defaults["callbacks"] = [LossPerLevel(), Throughput(), self.stop, self.record, *bar, *best]
         plugins = self.config_init.trainer.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self.files]
         return super().instantiate_trainer(**kwargs)
 
     def prepare(self) -> None:
@@ -148,21 +163,35 @@ class TrainCLI(LightningCLI):
                 settings, or where the data is not what it should be.
             OSError: where the data cannot be had.
         """
-        self.ckpt_path = self.config.ckpt_path
-        if self.ckpt_path == "last":
-            self.ckpt_path = newest_checkpoint(Path("checkpoints", self.config.name))
-        if self.ckpt_path is not None:
-            check_weights(self.model, read(self.ckpt_path)["state_dict"], self.ckpt_path)
+        # Where SLURM started the job again, Lightning finds its own checkpoint.
+        requeued = any(Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
+        self.ckpt_path = None if requeued else checkpoint_of(self.config.ckpt_path, self.folder)
+        checkpoint = read(self.ckpt_path) if self.ckpt_path else None
+        self.finished = checkpoint is not None and 0 < self.trainer.max_steps <= checkpoint["global_step"]
         try:
             self.model.configure_optimizers()
         except ValueError as error:
             raise ValueError(f"model.optimizer: {error}") from error
+        rate = self.model.optimizer(self.model.parameters()).param_groups[0]["lr"]
+        if not 0 < rate < math.inf:
+            raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
+        if self.config.trainer.precision == "16-mixed" and self.trainer.strategy.root_device.type == "cpu":
+            raise ValueError("trainer.precision: 16-mixed is not there on a CPU; bf16-mixed is")
         if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
             self.datamodule.prepare_data()
             self.datamodule.setup()
             self.datamodule.check_share(self.trainer.world_size)
             self._try_two_examples()
             self.config_init.score.check(self.model, self.datamodule)
+            self.record.run = recorded(self.settings, self.datamodule, self.trainer.world_size)
+            if checkpoint is not None:
+                check_resumed(self.record.run, checkpoint, str(self.ckpt_path))
+                check_weights(self.model, checkpoint["state_dict"], str(self.ckpt_path))
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's checkpoints are."""
+        return Path("checkpoints", self.config.name)
 
     def _try_two_examples(self) -> None:
         """Compute the loss of two examples, before a run's folders are made for one that cannot be.
@@ -193,9 +222,19 @@ class TrainCLI(LightningCLI):
             print(f"Going on from {self.ckpt_path}")
 
     def fit(self) -> None:
-        """Train, say where the results are, and end as a signal asked for."""
+        """Train, say where the results are, and end as a signal asked for.
+
+        Raises:
+            FloatingPointError: where too many steps in a row have no finite gradient.
+            OSError: where the last checkpoint could not be written.
+        """
+        if self.finished:
+            print(f"{self.ckpt_path} is of the end of the run: trainer.max_steps is {self.trainer.max_steps}.")
+            return
         self.announce()
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        if self.files.failure is not None:
+            raise self.files.failure
         self.report()
         if self.stop.signal is not None:
             sys.exit(128 + self.stop.signal)
@@ -238,8 +277,18 @@ def build() -> TrainCLI:
 def run() -> None:
     """Parse, build and train."""
     hush()
-    with answered({ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}):
+    wrong = {ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}
+    with answered(wrong), at_most_parameters(MOST_PARAMETERS):
         cli = build()
-        cli.prepare()
-    with answered({OSError: 1}):
-        cli.fit()
+    with ExitStack() as held:
+        with answered(wrong):
+            if rank_zero_only(lambda: True)():
+                held.enter_context(locked(cli.folder))
+            cli.prepare()
+        try:
+            with answered({OSError: 1, FloatingPointError: 3}):
+                cli.fit()
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader"):
+                raise
+            fail(1, f"data.workers: {error}")  # as where one was killed for want of memory, or waits for a dead disk

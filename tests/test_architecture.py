@@ -22,6 +22,7 @@ FRAMEWORK = THEORY | {
     "numpy",
     "sklearn",
     "matplotlib",
+    "yaml",
 }
 
 # module: the modules of the package that it may import
@@ -37,14 +38,19 @@ MAY_IMPORT = {
     "likelihood": {"noise", "score", "densities"},
     "guidance": {"noise", "score", "streams"},
     "data": {"densities", "files"},
-    "module": {"noise", "score", "objectives", "samplers", "streams"},
+    "archive": {"files"},
+    "settings": {"noise", "score", "densities", "objectives", "samplers", "data", "errors"},
+    "module": {"noise", "score", "objectives", "samplers", "streams", "archive", "settings"},
     "callbacks": {
-        *{"noise", "samplers", "data", "module", "plots", "checkpoints"},
+        *{"noise", "samplers", "data", "module", "plots", "checkpoints", "errors"},
         *{"drawing", "features", "judging", "metrics"},
     },
-    "checkpoints": {"noise", "score", "densities", "objectives", "samplers", "data", "module", "errors", "files"},
+    "checkpoints": {"archive", "settings", "data", "module", "files"},
     "errors": set(),
-    "training": {"module", "data", "callbacks", "checkpoints", "errors"},
+    "resume": {"archive", "checkpoints", "data"},
+    "training": {
+        *{"module", "data", "callbacks", "checkpoints", "archive", "settings", "resume", "files", "errors"},
+    },
     "compare": {"errors", "noise", "score", "densities", "networks", "objectives"},
     "advise": {"noise", "samplers", "data", "training", "errors"},
     "files": set(),
@@ -61,7 +67,7 @@ MAY_IMPORT = {
     "choices": {"noise", "score", "samplers", "module", "drawing"},
     "sampling": {
         *{"score", "samplers", "guidance", "data", "module", "checkpoints", "plots", "errors"},
-        *{"choices", "drawing", "steering"},
+        *{"archive", "choices", "drawing", "steering"},
     },
     "family": {"noise", "samplers", "module", "drawing"},
     "evaluate": {
@@ -69,7 +75,8 @@ MAY_IMPORT = {
         *{"family", "judging", "metrics", "report", "scores"},
     },
     "results": {"checkpoints", "cli", "errors", "report"},
-    "cli": {"errors", "training", "sampling"},
+    "preflight": set(),
+    "cli": {"errors", "preflight", "training", "sampling"},
     "__init__": set(),
 }
 THEORY_MODULES = {

@@ -1,6 +1,7 @@
 import os
 import signal
 from io import BytesIO
+from itertools import pairwise
 
 import pytest
 import torch
@@ -185,10 +186,48 @@ def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(tmp_path):
     assert weights(module).isfinite().all()
 
 
+class LossOf(ScoreModule):
+    """Its loss is not finite at some steps, though its gradient is."""
+
+    bad: tuple[int, ...] = ()
+
+    def losses(self, x, sigma, label=None):
+        losses = super().losses(x, sigma, label)
+        return (
+            losses + torch.inf
+            if self.trainer.training and self.trainer.fit_loop.total_batch_idx in self.bad
+            else losses
+        )
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_with_a_loss_that_is_not_finite_changes_nothing(tmp_path, accumulate):
+    module, copies = small_module(kind=LossOf), Copies()
+    module.bad = (2 * accumulate,)
+    trainer = small_trainer(tmp_path, max_steps=5, callbacks=[copies], accumulate_grad_batches=accumulate)
+    trainer.fit(module, Digits(batch_size=64))
+    states = [copies.weights[0], *copies.weights[accumulate::accumulate]]
+    assert [torch.equal(one, other) for one, other in pairwise(states)] == [False, False, True, False, False]
+    assert (module.skipped_steps, module.skipped_in_a_row) == (1, 0)
+
+
+def test_twenty_bad_steps_in_a_row_end_the_run_with_its_good_weights_kept(tmp_path):
+    module = small_module(kind=LossOf)
+    module.bad = (*range(3, 10), *range(11, 40))
+    callbacks = [EMA(), Checkpoint(tmp_path, every=2)]
+    trainer = small_trainer(tmp_path, max_steps=99, callbacks=callbacks, enable_checkpointing=True)
+    with pytest.raises(FloatingPointError, match=r"not finite in 20 steps in a row, up to step 31: lower model"):
+        trainer.fit(module, Digits(batch_size=64))
+    assert module.skipped_steps == 27
+    content = torch.load(tmp_path / "step=30.ckpt", weights_only=True)
+    assert all(value.isfinite().all() for value in content["state_dict"].values())
+    assert content["skipped_steps"] == [26, 19]
+
+
 def test_samples_that_diverged_are_not_shown_as_black(tmp_path):
     class Diverges(SampleGrid):
         def on_validation_epoch_end(self, trainer, pl_module):
-            pl_module.draw = lambda start: iter([start * torch.nan])
+            next(pl_module.parameters()).data.fill_(torch.nan)
             super().on_validation_epoch_end(trainer, pl_module)
 
     logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)

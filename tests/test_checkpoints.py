@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import sys
@@ -5,9 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import train_small
+from safetensors import safe_open
+from test_cli import run_train, train_small
 
-from ncsn.checkpoints import DurableCheckpointIO, load, newest_checkpoint
+from ncsn.archive import write
+from ncsn.checkpoints import (
+    DurableCheckpointIO,
+    PatientCheckpointIO,
+    load,
+    load_data,
+    newest_checkpoint,
+    newest_whole,
+    save_safetensors,
+)
+from ncsn.data import Digits
 from ncsn.module import ScoreModule
 
 
@@ -21,7 +33,7 @@ def altered(checkpoint: Path, folder: Path, change) -> Path:
     """A copy of the checkpoint, changed."""
     content = torch.load(checkpoint, weights_only=True)
     change(content)
-    torch.save(content, folder / "altered.ckpt")
+    write(content, folder / "altered.ckpt")
     return folder / "altered.ckpt"
 
 
@@ -172,3 +184,78 @@ def test_the_newest_checkpoint_is_found(tmp_path):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (i, i if i < 2 else 0))
     assert newest_checkpoint(tmp_path) == tmp_path / "a/step=100.ckpt"
+
+
+def test_a_published_model_is_its_weights_and_settings_and_nothing_else(checkpoint, tmp_path):
+    module = load(checkpoint)
+    save_safetensors(module, tmp_path / "model.safetensors", load_data(checkpoint))
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert set(file.keys()) == set(module.state_dict())
+        assert set(json.loads(file.metadata()["ncsn"])) == {"hyper_parameters", "datamodule_hyper_parameters"}
+        assert "optimizer" not in file.metadata()["ncsn"]
+    published = load(tmp_path / "model.safetensors")
+    assert torch.equal(published.sample(2, seed=1), module.sample(2, seed=1))
+    assert isinstance(load_data(tmp_path / "model.safetensors"), Digits)
+    with pytest.raises(ValueError, match="one set of weights alone"):
+        load(tmp_path / "model.safetensors", raw=True)
+    with pytest.raises(ValueError, match=r"does not end in \.safetensors"):
+        save_safetensors(module, tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize("place", [-5, 300, 20])
+def test_a_published_model_that_is_damaged_is_refused(checkpoint, tmp_path, place):
+    save_safetensors(load(checkpoint), tmp_path / "model.safetensors")
+    content = bytearray((tmp_path / "model.safetensors").read_bytes())
+    content[place] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="is not a safetensors file of this package, or is damaged"):
+        load(tmp_path / "model.safetensors")
+
+
+def test_the_newest_that_is_whole_is_taken_and_what_is_wrong_with_newer_ones_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no checkpoint under .* to go on from"):
+        newest_whole(tmp_path)
+    for step in (9, 10, 100):
+        write({"step": step}, tmp_path / f"step={step}.ckpt")
+    assert newest_whole(tmp_path) == (tmp_path / "step=100.ckpt", [])
+    (tmp_path / "step=100.ckpt").write_bytes(b"")
+    file, wrong = newest_whole(tmp_path)
+    assert (file.name, len(wrong)) == ("step=10.ckpt", 1)
+    assert "step=100.ckpt is not a checkpoint, is damaged" in wrong[0]
+    for step in (9, 10):
+        (tmp_path / f"step={step}.ckpt").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"no checkpoint under .* is whole; .*step=100.ckpt"):
+        newest_whole(tmp_path)
+
+
+def test_a_run_falls_back_to_the_checkpoint_before_and_says_so(tmp_path, monkeypatch, capsys):
+    newest = train_small(tmp_path, "--samples.count", "0")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    run_train("--config", "small.yaml", "--ckpt_path", "last", "--samples.count", "0")
+    told = [line for line in capsys.readouterr().err.splitlines() if "step=7.ckpt" in line]
+    assert len(told) == 1
+    assert told[0].endswith("; going on from checkpoints/small/step=5.ckpt")
+    assert torch.load(newest, weights_only=True)["global_step"] == 7
+
+
+def test_an_older_checkpoint_is_removed_once_a_newer_one_is_written(tmp_path):
+    patient, one = PatientCheckpointIO(), tmp_path / "step=1.ckpt"
+    patient.save_checkpoint({"a": 1}, one)
+    (tmp_path / ".step=2.ckpt.partial").mkdir()  # where the file would be written
+    with pytest.warns(UserWarning, match="no checkpoint was written, and the run goes on"):
+        patient.save_checkpoint({"a": 2}, tmp_path / "step=2.ckpt")
+    (tmp_path / ".step=2.ckpt.partial").rmdir()
+    patient.remove_checkpoint(one)
+    assert isinstance(patient.failure, OSError)
+    assert one.exists()
+    patient.save_checkpoint({"a": 3}, tmp_path / "step=3.ckpt")
+    assert patient.failure is None
+    assert [file.name for file in tmp_path.iterdir()] == ["step=3.ckpt"]
+
+
+def test_settings_that_claim_a_larger_network_than_the_file_has_are_refused(checkpoint, tmp_path):
+    for settings in ({"width": 2**20}, {"width": 8, "blocks": 10**6}):
+        with pytest.raises(ValueError, match=r"of another network|a larger network than is allowed"):
+            load(altered(checkpoint, tmp_path, set_network("ncsn.networks.UNet", channels=1, **settings)))

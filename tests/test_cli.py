@@ -287,7 +287,7 @@ def test_a_wrong_setting_is_answered_in_one_line_and_leaves_nothing(tmp_path, mo
     [
         (SMALL.replace("sigma_max", "sigma_mxa"), "model.schedule: .*sigma_mxa"),
         ("modle: {warmup: 3}", "modle"),
-        ("model: {", "line 2"),
+        ("model: {", "line 1"),
     ],
 )
 def test_a_wrong_file_is_answered_in_one_line(tmp_path, monkeypatch, capsys, text, message):
@@ -301,7 +301,7 @@ def test_a_checkpoint_of_another_network_is_not_gone_on_from(here, capsys):
     options = ["--config", "small.yaml", "--ckpt_path", "last", "--model.denoiser.network.width", "16"]
     status, line = refusal(capsys, lambda: run_train(*options))
     assert status == 2
-    assert re.search(r"step=7.ckpt is of another network: its .* is \(16,\), here it is \(32,\)", line), line
+    assert re.search(r"model.denoiser.network.width: 16, but 8 in checkpoints/small/step=7.ckpt", line), line
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

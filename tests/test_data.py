@@ -20,7 +20,7 @@ from ncsn.data import (
     to_pixels,
     to_unit,
 )
-from ncsn.data.examples import Batches
+from ncsn.data.examples import Batches, HeldExamples
 from ncsn.data.folder import FilePictures
 
 
@@ -335,3 +335,34 @@ def test_pictures_of_one_shape_are_read_as_they_are_and_others_refused(tmp_path)
     Image.new("L", (8, 9)).save(tmp_path / "z.png")
     with pytest.raises(ValueError, match=r"z\.png is of 8x9 pixels, and must be of 8x8, as the data"):
         same_pictures(tmp_path, (1, 8, 8))
+
+
+def test_a_fingerprint_is_of_every_pixel_label_and_place():
+    values, labels = torch.randint(256, (9000, 1, 2, 2), dtype=torch.uint8), torch.arange(9000) % 10
+    one = HeldExamples(values, labels).fingerprint()
+    assert one == HeldExamples(values.clone(), labels.clone()).fingerprint()
+    assert len(one) == 64
+    changed = values.clone()
+    changed[8999, 0, 1, 1] ^= 1
+    others = [
+        HeldExamples(changed, labels),
+        HeldExamples(values, labels.roll(1)),
+        HeldExamples(values.flip(0), labels.flip(0)),
+        HeldExamples(values.view(9000, 1, 4, 1), labels),
+        HeldExamples(values[:-1], labels[:-1]),
+    ]
+    assert len({one, *(other.fingerprint() for other in others)}) == 6
+
+
+def test_a_fingerprint_of_files_is_of_their_names_and_lengths(tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, file in enumerate(files):
+        file.write_bytes(bytes(i + 1))
+    one = FilePictures(files, torch.zeros(3), 1, 8).fingerprint()
+    assert one == FilePictures(files, torch.zeros(3), 1, 8).fingerprint()
+    others = {FilePictures(files[:2], torch.zeros(2), 1, 8).fingerprint()}
+    others.add(FilePictures(files, torch.ones(3), 1, 8).fingerprint())
+    others.add(FilePictures(files, torch.zeros(3), 1, 16).fingerprint())
+    files[0].write_bytes(bytes(9))
+    others.add(FilePictures(files, torch.zeros(3), 1, 8).fingerprint())
+    assert len({one, *others}) == 5

@@ -30,3 +30,11 @@ def test_every_test_is_there(name):
 @pytest.mark.parametrize("link", sorted(set(LINKS)))
 def test_every_link_leads_somewhere(link):
     assert (REPOSITORY / "docs" / link).exists()
+
+
+def test_every_experiment_that_is_told_of_is_there():
+    told = re.findall(r"\| `(\w+)[^`]*` \| ", (REPOSITORY / "docs" / "reliability.md").read_text())
+    files = [REPOSITORY / "tests" / f"{name}.py" for name in ("reliability", "damage", "configurations")]
+    defined = re.findall(r"^def (\w+)\(folder: Path, count: int", "".join(map(Path.read_text, files)), re.MULTILINE)
+    assert len(told) > 10
+    assert set(told) == set(defined)

@@ -1,8 +1,10 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ncsn.files import whole
+from ncsn.files import locked, whole
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path):
@@ -35,3 +37,37 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     with whole(tmp_path / "a.txt") as partial:
         partial.write_text("one")
     assert order == [("flush", ".a.txt.partial"), ("rename", ".a.txt.partial"), ("flush", tmp_path.name)]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ncsn.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_one_process_s_until_it_is_done_or_dead(tmp_path):
+    folder = tmp_path / "new" / "run"
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with (
+        pytest.raises(ValueError, match=rf"run is in use by process {process.pid} on .* since \d{{4}}-"),
+        locked(folder),
+    ):
+        pass
+    process.kill()
+    process.wait()
+    (folder / ".step=5.ckpt.partial").touch()
+    assert (folder / ".lock").exists()
+    with locked(folder):
+        assert [file.name for file in folder.iterdir()] == [".lock"]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
+    with pytest.raises(ValueError, match="wrong"), locked(tmp_path / "a" / "b"):
+        raise ValueError("wrong")
+    assert not list(tmp_path.iterdir())

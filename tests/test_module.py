@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from test_networks import shaken
 from torch import nn
 
+from ncsn.checkpoints import DurableCheckpointIO
 from ncsn.data import BinaryDigits, Digits
 from ncsn.module import ScoreModule, mixed_seed
 from ncsn.networks import UNet
@@ -201,7 +202,7 @@ def test_a_sampler_that_cannot_walk_the_ladder_is_refused_before_training():
 
 def test_a_module_made_in_python_is_loaded_with_its_parts_given_again(tmp_path):
     module = small_module(warmup=3)
-    trainer = small_trainer(tmp_path, max_steps=2)
+    trainer = small_trainer(tmp_path, max_steps=2, plugins=[DurableCheckpointIO()])
     trainer.fit(module, Digits())
     trainer.save_checkpoint(tmp_path / "live.ckpt")
     checkpoint = torch.load(tmp_path / "live.ckpt", weights_only=True)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from test_cli import pixels, refusal, run_train, sample, train_small
 
+from ncsn.archive import write
 from ncsn.checkpoints import load, load_data
 from ncsn.data import BinaryDigits, Digits, Points, pixel_grid, save_grid, to_unit
 from ncsn.module import ScoreModule
@@ -100,11 +101,11 @@ def test_a_checkpoint_says_what_it_was_trained_on(moons, digits, tmp_path):
     content = torch.load(moons, weights_only=True)
     assert content["datamodule_hyper_parameters"]["class_path"] == "ncsn.data.Points"
     content["datamodule_hyper_parameters"]["init_args"]["density"] = {"class_path": "subprocess.Popen"}
-    torch.save(content, tmp_path / "evil.ckpt")
+    write(content, tmp_path / "evil.ckpt")
     with pytest.raises(ValueError, match=r"density names subprocess\.Popen, which is neither"):
         load_data(tmp_path / "evil.ckpt")
     del content["datamodule_hyper_parameters"]
-    torch.save(content, tmp_path / "silent.ckpt")
+    write(content, tmp_path / "silent.ckpt")
     with pytest.raises(ValueError, match="does not say what it was trained on"):
         load_data(tmp_path / "silent.ckpt")
 
@@ -112,7 +113,7 @@ def test_a_checkpoint_says_what_it_was_trained_on(moons, digits, tmp_path):
 def test_what_has_no_picture_is_refused(moons, tmp_path, monkeypatch, capsys):
     content = torch.load(moons, weights_only=True)
     content["datamodule_hyper_parameters"] = {"class_path": "ncsn.data.Digits", "init_args": {}}
-    torch.save(content, tmp_path / "other.ckpt")
+    write(content, tmp_path / "other.ckpt")
     monkeypatch.chdir(tmp_path)
     status, line = refusal(capsys, lambda: sample(["other.ckpt", "--num-samples", "2"]))
     assert status == 2

@@ -1,10 +1,14 @@
 """Which checkpoints of a run are kept: the newest ones, and the best."""
 
+from pathlib import Path
+from typing import Any
+
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ncsn.callbacks.score import FIGURE
-from ncsn.checkpoints import BEST
+from ncsn.checkpoints import BEST, numbered
 
 __all__ = ["BestCheckpoint", "Checkpoint"]
 
@@ -36,6 +40,21 @@ class Checkpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Believe nothing that a file says of others, which would be removed: what the folder has is what there is."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # A resumed run saves its first step no more: it is in the file that it was resumed from.
+        step = self._last_global_step_saved = trainer.global_step
+        known = {file: number for file, number in numbered(str(self.dirpath)).items() if number <= step}
+        kept = list(known.items())[: self.save_top_k]
+        for file in known.keys() - dict(kept).keys():  # a run that was killed between writing and removing left it
+            file.unlink(missing_ok=True)
+        self.best_k_models = {str(file): torch.tensor(number) for file, number in kept}
+        if kept:
+            self.kth_best_model_path, self.kth_value = str(kept[-1][0]), torch.tensor(kept[-1][1])
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # `every` need not divide the run: where it ends, whatever ended it, its last step is saved too.
         if trainer.fit_loop.done and self._last_global_step_saved != trainer.global_step:
@@ -62,3 +81,11 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of what a file says, believe the best score alone, and that where the best checkpoint is still there."""
+        own, score = Path(str(self.dirpath), BEST), state_dict.get("best_model_score")
+        if own.is_file() and isinstance(score, torch.Tensor):
+            self.best_model_path = self.kth_best_model_path = str(own)
+            self.best_model_score = self.kth_value = score
+            self.best_k_models = {str(own): score}

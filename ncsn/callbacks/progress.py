@@ -102,5 +102,9 @@ class RunProgress(RichProgressBar):
 def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:
     """Whether a step whose figures are logged has just ended, with the last of the batches that it accumulates."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    ended = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-    return every > 0 and ended and trainer.global_step % every == 0
+    return every > 0 and has_stepped(trainer, batch_idx) and trainer.global_step % every == 0
+
+
+def has_stepped(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a batch was the last of those whose gradients are accumulated for a step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch

@@ -37,11 +37,14 @@ class SampleGrid(Callback):
             return
         with torch.random.fork_rng([pl_module.device] if pl_module.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
-            with trainer.precision_plugin.forward_context():
-                *_, x = pl_module.draw(pl_module.start(self.count))
-        if not x.isfinite().all():
-            warnings.warn(f"the samples at step {trainer.global_step} diverged, and are not shown", stacklevel=2)
-            return
+            try:
+                with trainer.precision_plugin.forward_context():
+                    *_, x = pl_module.draw(pl_module.start(self.count))
+            except FloatingPointError as error:  # as of a model that has yet to learn
+                warnings.warn(
+                    f"the samples at step {trainer.global_step} diverged, and are not shown: {error}", stacklevel=2
+                )
+                return
         figure = plot(x.cpu(), pl_module, trainer.datamodule)  # type: ignore[attr-defined]
         for logger in loggers:
             file = Path(logger.log_dir, "samples", f"step={trainer.global_step:07d}.png")

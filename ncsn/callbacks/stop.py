@@ -1,37 +1,46 @@
 """A signal ends a run after its step."""
 
+import os
 import signal
 from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ncsn.callbacks.progress import has_stepped
+from ncsn.errors import SIGNALS
+
 __all__ = ["GracefulStop"]
 
 
 class GracefulStop(Callback):
-    """The first SIGINT or SIGTERM ends the run after its step, with a checkpoint; the second ends it at once."""
+    """The first SIGINT, SIGTERM or SIGHUP ends the run after its step, with a checkpoint; a second one at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)  # files are whole or absent, whenever that is
         self.signal = number
-        self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         # All ranks end at the same step; they ask each other now and then, since asking costs them time.
         asking = trainer.world_size == 1 or trainer.global_step % 10 == 0
-        if asking and trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
+        if not (asking and has_stepped(trainer, batch_idx)):
+            return
+        if trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -20,7 +20,7 @@ class Examples(Dataset[tuple[Tensor, Tensor]], Sized, ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A sha256 by which the examples are known again; labels do not count."""
+        """64 hexadecimal digits that other examples, or the same in another order, do not have."""
 
 
 class HeldExamples(Examples):
@@ -38,10 +38,11 @@ class HeldExamples(Examples):
         return self.values[indices], self.labels[indices]
 
     def fingerprint(self) -> str:
-        """sha256 over the kind, the shape and all of the values."""
-        digest = sha256(f"{self.values.dtype} {tuple(self.values.shape)}".encode())
-        for chunk in torch.split(self.values, 4096):
-            digest.update(chunk.contiguous().numpy().data)
+        """The sha256 of shape and type, values and labels."""
+        digest = sha256(repr((tuple(self.values.shape), self.values.dtype)).encode())
+        for tensor in (self.values, self.labels):
+            for part in torch.split(tensor, 4096):
+                digest.update(part.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """The data modules that the others are made from."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from ncsn.data.examples import Batches, Examples, HeldExamples
 from ncsn.data.pixels import to_unit
 
 __all__ = ["DataModule", "ImageData"]
+
+PATIENCE = 600
+"""Seconds for which a batch is waited for that worker processes read."""
 
 Batch = tuple[Tensor, Tensor | None]
 
@@ -70,6 +74,11 @@ class DataModule(LightningDataModule, ABC):
         self.splits = self.load()
         self.check_share(self.trainer.world_size if self.trainer else 1)
 
+    def fingerprint(self) -> str:
+        """The sha256 of the fingerprints of the splits, once they are loaded."""
+        known = {name: examples.fingerprint() for name, examples in self.splits.items()}
+        return hashlib.sha256(repr(known).encode()).hexdigest()
+
     def check_share(self, ranks: int) -> None:
         """Refuse a batch size that leaves a rank without a single batch.
 
@@ -99,7 +108,12 @@ class DataModule(LightningDataModule, ABC):
             batches.given = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
         workers = 0 if isinstance(examples, HeldExamples) else self.workers
         return DataLoader(
-            examples, sampler=batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0
+            examples,
+            sampler=batches,
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            timeout=PATIENCE if workers else 0,
         )
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> Batch:

@@ -18,12 +18,12 @@ class Points(DataModule):
         batch_size: points in a batch, on each device.
 
     Raises:
-        ValueError: where a number is not positive.
+        ValueError: where a number is not positive, or `count` is above 100 million.
     """
 
     def __init__(self, density: Density, count: int = 50_000, batch_size: int = 512) -> None:
-        if count < 1:
-            raise ValueError(f"Points: count is {count}, and must be at least 1")
+        if not 1 <= count <= 100_000_000:
+            raise ValueError(f"Points: count is {count}, and must be from 1 to 100,000,000")
         super().__init__(tuple(density.sample(1).shape[1:]), batch_size)
         self.density = density
         self.count = count

@@ -13,6 +13,9 @@ from ncsn.data.module import ImageData
 
 __all__ = ["CIFAR10", "MNIST", "BinaryDigits", "Digits", "FashionMNIST"]
 
+BROKEN = (OSError, AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+"""What comes of a data set's files that are missing or broken, depending on where they stop making sense."""
+
 
 class Digits(ImageData):
     """scikit-learn's handwritten digits: 1,797 scans of 8x8 pixels in 17 greys, a tenth of them for validation."""
@@ -68,13 +71,17 @@ class TorchvisionData(ImageData):
 
         Raises:
             OSError: where it cannot be had, with the place that it was looked for in.
+            ValueError: where it is there, and damaged.
         """
         folder = self.root / self.source.__name__ / "raw"  # torchvision makes it before it knows that it can fill it
+        present = folder.is_dir() and any(folder.iterdir())
         missing = [path for path in (folder, folder.parent, self.root) if not path.exists()]
         try:
             for train in (True, False):
                 self.source(self.root, train=train, download=True)
-        except (OSError, RuntimeError) as error:
+        except BROKEN as error:
+            if present and "download" not in str(error):
+                raise self._damaged(error) from error
             for path in missing:
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
@@ -83,13 +90,26 @@ class TorchvisionData(ImageData):
                 f"put the files there, as torchvision.datasets.{self.source.__name__} lays them out, or set data.root"
             ) from error
 
+    def _damaged(self, error: Exception) -> ValueError:
+        what = " ".join(str(error).split()) or "its header is not that of such a file"
+        return ValueError(
+            f"{type(self).__name__}: the files under {self.root} are damaged ({what}); remove them, and they are "
+            "downloaded again"
+        )
+
     def load(self) -> dict[str, Examples]:
         return {"train": self._held(train=True), "val": self._held(train=False)}
 
     def _held(self, train: bool) -> HeldExamples:
-        data = self.source(self.root, train=train)
-        pixels = torch.as_tensor(data.data).reshape(len(data), *self.shape[1:], self.shape[0])
-        return HeldExamples(pixels.permute(0, 3, 1, 2).contiguous(), torch.as_tensor(data.targets))
+        try:
+            data = self.source(self.root, train=train)
+            pixels, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
+            if pixels.dtype != torch.uint8 or labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < 10:
+                raise ValueError("they are not bytes with labels from 0 to 9")
+            pixels = pixels.reshape(len(pixels), *self.shape[1:], self.shape[0])
+            return HeldExamples(pixels.permute(0, 3, 1, 2).contiguous(), labels)
+        except BROKEN as error:
+            raise self._damaged(error) from error
 
 
 class MNIST(TorchvisionData):

@@ -1,0 +1,113 @@
+"""What a run that goes on must have in common with the run that it goes on from.
+
+No state of a random generator is saved: the order of the examples follows from (seed, epoch), the noise of a step from
+(seed, step, rank). So a run goes on to the bit as if it had never stopped, where what those depend on is the same. The
+learning rate, the length of the run, the sampler, and what is logged, drawn and kept may change.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ncsn.archive import local_file
+from ncsn.checkpoints import newest_whole, numbered
+from ncsn.data import DataModule
+
+__all__ = ["Record", "check_resumed", "checkpoint_of", "recorded"]
+
+FIXED = (
+    "seed_everything",
+    "data",
+    "model.denoiser",
+    "model.schedule",
+    "model.objective",
+    "model.optimizer",
+    "trainer.accumulate_grad_batches",
+)
+"""The settings that a run keeps to, and all below them."""
+FREE = ("data.root", "data.workers", "data.memory", "model.optimizer.lr")
+"""Those among them that may change: where the data is (which it is, its fingerprint says), and the learning rate."""
+
+
+class Record(Callback):
+    """Puts into each checkpoint, under "run", what the run is: its configuration, its data and its devices."""
+
+    def __init__(self) -> None:
+        self.run: dict[str, Any] = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = self.run
+
+
+def checkpoint_of(asked: str | None, folder: Path) -> Path | None:
+    """The checkpoint that a run goes on from: `asked` for by its path or as `last`, or none.
+
+    A folder is of one run: its newest checkpoint is gone on from, or none is there.
+
+    Raises:
+        ValueError: where there is no such checkpoint, or the run's folder has others that would be mixed with it.
+    """
+    newest = next(iter(numbered(folder)), None)
+    if asked is None:
+        if newest:
+            raise ValueError(
+                f"name: {folder} has checkpoints already; go on from them with --ckpt_path last, give another --name, "
+                "or remove them"
+            )
+        return None
+    if asked != "last":
+        local_file(asked)
+        if newest and Path(asked).resolve() != newest.resolve():
+            raise ValueError(
+                f"--ckpt_path: {asked}, but {folder} has newer checkpoints or those of another run; give another "
+                "--name, or remove them"
+            )
+        return Path(asked)
+    file, wrong = newest_whole(folder)
+    if wrong:
+        rank_zero_only(print)(f"{wrong[0]}; going on from {file}", file=sys.stderr)
+    return file
+
+
+def recorded(config: dict[str, Any], data: DataModule, devices: int) -> dict[str, Any]:
+    """What `Record` keeps of a run, in plain values."""
+    return {"config": config, "fingerprint": data.fingerprint(), "devices": devices}
+
+
+def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) -> None:
+    """Refuse to go on where that would mix two runs.
+
+    Args:
+        run: as `recorded` of the run that would go on.
+        checkpoint: the content of the checkpoint that it would go on from.
+        path: of that checkpoint, for the error.
+
+    Raises:
+        ValueError: with the first setting that differs and its two values.
+    """
+    if "run" not in checkpoint:
+        raise ValueError(f"--ckpt_path: {path} was not made by the training command, and cannot be gone on from")
+    before = checkpoint["run"]
+    ours, theirs = dict(fixed(run["config"])), dict(fixed(before["config"]))
+    ours |= {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
+    theirs |= {"trainer.devices": before["devices"], "examples": before["fingerprint"][:12]}
+    for key in ours:
+        # What one of them does not have is new in this version, or goes with a class that differs, which is named.
+        if key in theirs and ours[key] != theirs[key]:
+            named = "data: its examples have the fingerprint" if key == "examples" else f"{key}:"
+            raise ValueError(f"{named} {ours[key]}, but {theirs[key]} in {path}; a run goes on as it began")
+
+
+def fixed(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings that a run keeps to: their dotted names, without what YAML puts between, and their values."""
+    for name, value in settings.items():
+        key = prefix if name == "init_args" else f"{prefix}.{name}".strip(".")
+        if isinstance(value, dict):
+            yield from fixed(value, key)
+        elif key not in FREE and any(key == one or key.startswith(f"{one}.") for one in FIXED):
+            # A class goes by several paths, of the package and of the module that it is in.
+            yield (key.removesuffix(".class_path"), value.rpartition(".")[2]) if name == "class_path" else (key, value)

@@ -1,0 +1,116 @@
+"""A checkpoint's file: what is written is read back to the bit, and what is not that is refused."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ncsn.archive import SEAL, DamagedError, check_seal, digest, read, write
+
+CONTENT = {"state_dict": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([True])}, "step": 3, "text": "x" * 5000}
+
+
+@pytest.fixture
+def file(tmp_path):
+    write(CONTENT, tmp_path / "a.ckpt")
+    return tmp_path / "a.ckpt"
+
+
+def test_what_is_written_is_read_and_torch_reads_it_too(file):
+    for content in (read(file), torch.load(file, weights_only=True)):
+        assert content.keys() == {*CONTENT, "format"}
+        assert content["step"] == 3
+        assert all(torch.equal(content["state_dict"][name], value) for name, value in CONTENT["state_dict"].items())
+
+
+def test_the_checksum_is_of_all_that_is_before_it(file, tmp_path):
+    content = file.read_bytes()
+    body, _, checksum = content.partition(SEAL)
+    (tmp_path / "body").write_bytes(body)
+    assert digest(tmp_path / "body").encode() == checksum
+    assert len(content) == len(body) + len(SEAL) + 64
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_flipped_bit_and_any_lost_end_is_damage(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "flipped.ckpt"
+    write(CONTENT, path)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del content[place:]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"flipped\.ckpt") as refusal:
+        read(path)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_file_without_a_checksum_says_how_to_write_one(tmp_path):
+    torch.save(CONTENT, tmp_path / "plain.ckpt")
+    with pytest.raises(DamagedError, match=r"has no checksum .* Trainer\(plugins=\[ncsn.DurableCheckpointIO\(\)\]\)"):
+        read(tmp_path / "plain.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"format": 2}, "is of format 2, and this version reads 1"),
+        ({"format": None}, "is of format None"),
+    ],
+)
+def test_another_version_is_refused_and_is_no_damage(tmp_path, content, message):
+    torch.save(content, tmp_path / "a.ckpt")
+    checksum = digest(tmp_path / "a.ckpt")
+    with (tmp_path / "a.ckpt").open("ab") as end:
+        end.write(SEAL + checksum.encode())
+    assert check_seal(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=message) as refusal:
+        read(tmp_path / "a.ckpt")
+    assert not isinstance(refusal.value, DamagedError)
+
+
+@pytest.mark.parametrize("section", ["state_dict", "current_model_state", "optimizer_states"])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, section, number):
+    write({section: {"a": [torch.tensor([1.0, number])]}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=f"has numbers in its {section} that are not finite"):
+        read(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("http://a.b/c.ckpt", "is an address, and only local files are read"),
+        ("s3://a/c.ckpt", "is an address"),
+        (".", "is a folder"),
+        ("/dev/null", "there is no file /dev/null"),
+        ("no.ckpt", "there is no file no.ckpt"),
+    ],
+)
+def test_what_is_no_file_is_refused(path, message):
+    with pytest.raises(ValueError, match=message):
+        read(path)
+
+
+def test_a_disk_that_takes_nothing_leaves_what_was_there(file, monkeypatch):
+    before = file.read_bytes()
+
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672]")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"cannot write .*a\.ckpt: is the disk full\?"):
+        write(CONTENT, file)
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == ["a.ckpt"]
+
+
+def test_a_bit_that_is_flipped_in_the_name_of_a_function_is_damage_and_no_code(file):
+    content = bytearray(file.read_bytes())
+    content[content.index(b"_rebuild_tensor_v2")] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DamagedError, match="is damaged: it is not what its checksum is of"):
+        read(file)

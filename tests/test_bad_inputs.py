@@ -1,0 +1,306 @@
+"""Wrong input is answered in one line that names it, with the right exit status, and leaves nothing behind."""
+
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
+from test_files import HOLDER
+from torch.utils.data import get_worker_info
+
+from ncsn.cli import sample
+from ncsn.data import FilePictures
+from ncsn.preflight import SECTIONS, check_config, parameters
+from ncsn.training import TrainCLI, build
+
+FILES = {
+    "an unknown section": (SMALL + "modle: 3\n", r"line \d+: there: no setting 'modle', did you mean 'model'\?"),
+    "an unknown setting": (SMALL.replace("sigma_max", "sigma_mxa"), "line 10: model.schedule: .* 'sigma_max'"),
+    "an unknown setting of the trainer": (SMALL.replace("max_steps", "max_setps"), "trainer: .* 'max_steps'"),
+    "null for a number": (SMALL.replace("batch_size: 64", "batch_size: null"), "data.batch_size: null"),
+    "2^64": (SMALL.replace("width: 8", f"width: {2**64}"), "network.width: 18446744073709551616 is larger than any"),
+    "a duplicate": (SMALL + "name: other\n", "line 16: name is set a second time, after line 2"),
+    "a duplicate below": (SMALL.replace("levels: 6", "levels: 6, levels: 7"), "schedule.levels is set a second time"),
+    "broken YAML": ("model: {", "line 1: it is not YAML"),
+    "a tab": ("model:\n\tdenoiser: 3", "line 2: it is not YAML"),
+    "not UTF-8": (b"name: \xff\xfe", "is not a text of YAML"),
+    "nothing": ("", "has no sections"),
+    "a list": ("- 1\n- 2\n", "has no sections"),
+    "text": ("hello", "has no sections"),
+    "1 MB": ("#" * 1_000_001, "has 1,000,001 bytes"),
+    "code": ("name: !!python/object/apply:os.system ['touch marker']", "name: .* is not read"),
+    "a mark of one's own": ("name: !mine 3", "name: .* is not read"),
+    "laughs": ("\n".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" if i else "a0: &a0 [1]" for i in range(40)), "'a0'"),
+    "depth": ("data: " + "[" * 3000, "is not"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_answered_before_torch_is_imported(tmp_path, monkeypatch, capsys, name):
+    text, message = FILES[name]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ncsn.training", None)  # what imports torch
+    Path("wrong.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    status, line = refusal(capsys, lambda: run_train("--config", "wrong.yaml"))
+    assert (status, bool(re.search(message, line))) == (2, True), line
+    assert line.startswith("error: --config: wrong.yaml")
+    assert [file.name for file in tmp_path.iterdir()] == ["wrong.yaml"]
+
+
+def test_that_takes_half_a_second(tmp_path):
+    (tmp_path / "wrong.yaml").write_text(SMALL.replace("sigma_max", "sigma_mxa"))
+    code = "import sys, train; sys.argv = ['train.py', '--config=wrong.yaml']\n"
+    code += "try: train.train()\nexcept SystemExit as stop: assert stop.code == 2\nassert 'torch' not in sys.modules"
+    command, took = [sys.executable, "-c", code], []
+    for _ in range(3):
+        began = time.monotonic()
+        environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin"}
+        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        took.append(time.monotonic() - began)
+        assert ran.returncode == 0, ran.stderr
+    assert min(took) < 1.5  # 0.3 s where nothing else runs
+
+
+def test_the_sections_are_those_of_the_parser(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", "small.yaml"])
+    cli: TrainCLI = build()
+    config = cli.config.as_dict()
+    assert set(config) | {"config"} == set(SECTIONS)
+    for section, path in SECTIONS.items():
+        if path is not None:
+            known = parameters(path)
+            linked = {"checkpoint": {"dirpath"}, "model": {"shape"}}.get(section, set())
+            assert set(config[section]) | linked == set(known), section
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda file: file.stem)
+def test_nothing_is_said_against_a_config_that_is_right(file):
+    check_config(file)
+
+
+OPTIONS = {
+    "a rate of 0": (["--model.optimizer.lr", "0"], "model.optimizer.lr: 0"),
+    "a rate that is no number": (["--model.optimizer.lr", ".nan"], "model.optimizer.* nan"),
+    "an infinite rate": (["--model.optimizer.lr", ".inf"], "model.optimizer.lr: inf"),
+    "a list for a rate": (["--model.optimizer.lr", "[1, 2]"], "model.optimizer.*lr"),
+    "betas": (["--model.optimizer.betas", "[0.9, 1.0]"], "beta"),
+    "a negative level": (["--model.schedule.sigma_min", "-1"], "sigma_min"),
+    "a level of 0": (["--model.schedule.sigma_min", "0"], "sigma_min"),
+    "an infinite level": (["--model.schedule.sigma_max", "inf"], "sigma_max"),
+    "no levels": (["--model.schedule.levels", "-1"], "levels is -1"),
+    "one level": (["--model.schedule.levels", "1"], "levels is 1"),
+    "a billion levels": (["--model.schedule.levels", "1000000000"], "levels is 1000000000"),
+    "null for a number": (["--model.schedule.levels", "null"], "model.schedule.*levels"),
+    "true for a number": (["--model.schedule.sigma_max", "abc"], "model.schedule.*sigma_max"),
+    "half a picture": (["--data.batch_size", "2.5"], "data.*batch_size"),
+    "minus one picture": (["--data.batch_size", "-1"], "batch_size is -1"),
+    "no epochs": (["--trainer.max_epochs", "0", "--trainer.max_steps", "-1"], "trainer.max_epochs"),
+    "a seed too large": (["--seed_everything", "4294967296"], "seed_everything: 4294967296"),
+    "a seed in letters": (["--seed_everything", "abc"], "seed_everything"),
+    "a seed of 1.7": (["--seed_everything", "1.7"], "seed_everything"),
+    "half precision": (["--trainer.precision", "fp16"], "trainer.precision"),
+    "16-mixed on a CPU": (["--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed"),
+    "a device that is not there": (["--trainer.accelerator", "cuda:7"], "cuda:7"),
+    "an address": (["--ckpt_path", "http://127.0.0.1:1/a.ckpt"], "only local files are read"),
+    "a folder for a checkpoint": (["--ckpt_path", "."], "is a folder"),
+    "a billion blocks": (["--model.denoiser.network.blocks", "1000000000"], "larger network"),
+    "no name": (["--name", ""], "name: ''"),
+    "a decay of 1": (["--ema.decay", "1"], "decay is 1"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_is_answered_in_one_line(tmp_path, monkeypatch, capsys, name):
+    options, message = OPTIONS[name]
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert (status, bool(re.search(message, line))) == (2, True), line
+    assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def idx(folder: Path, images: bytes, labels: bytes) -> None:
+    raw = folder / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+
+
+LABELS = struct.pack(">2i", 0x801, 4) + bytes(4)
+
+
+def images(count=4, magic=0x803, pixels=4 * 784) -> bytes:
+    return struct.pack(">4i", magic, count, 28, 28) + bytes(pixels)
+
+
+DATA = {
+    "short": (images(pixels=100), LABELS),
+    "long": (images(pixels=10_000), LABELS),
+    "wrong magic": (images(magic=0x12345678), LABELS),
+    "another kind of number": (images(magic=0xD03, pixels=4 * 4 * 784), LABELS),
+    "a count of 2^31 - 1": (images(count=2**31 - 1), LABELS),
+    "empty": (b"", LABELS),
+    "three pictures and four labels": (images(3, pixels=3 * 784), LABELS),
+    "labels above 9": (images(), struct.pack(">2i", 0x801, 4) + bytes([200] * 4)),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_broken_data_set_is_answered_in_one_line(tmp_path, monkeypatch, capsys, name):
+    idx(tmp_path / "data", *DATA[name])
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    options = ["--data", "ncsn.data.MNIST", "--data.batch_size", "2"]
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert status == 2
+    assert re.search("MNIST: the files under data are damaged .*; remove them", line), line
+    assert {file.name for file in tmp_path.iterdir()} == {"small.yaml", "data"}
+
+
+def pictures(folder: Path) -> None:
+    folder.mkdir()
+    for i in range(20):
+        Image.new("L", (8, 8), 10 * i).save(folder / f"{i:02d}.png")
+
+
+BROKEN = {
+    "text": lambda file: file.write_text("hello"),
+    "nothing": lambda file: file.write_bytes(b""),
+    "half a picture": lambda file: file.write_bytes(file.read_bytes()[:40]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_picture_is_named_before_the_run_begins(tmp_path, monkeypatch, capsys, name):
+    pictures(tmp_path / "pictures")
+    BROKEN[name](tmp_path / "pictures/07.png")
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    options = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.batch_size", "4"]
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert (status, "cannot read pictures/07.png as a picture" in line) == (2, True), line
+    assert {file.name for file in tmp_path.iterdir()} == {"small.yaml", "pictures"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """The folder of a run of seven steps."""
+    folder = tmp_path_factory.mktemp("run")
+    train_small(folder, "--samples.count", "0")
+    return folder
+
+
+MIXED = {
+    "batch size": (["--data.batch_size", "32"], "data.batch_size: 32, but 64 in checkpoints/small/step=7.ckpt"),
+    "levels": (["--model.schedule.levels", "9"], "model.schedule.levels: 9, but 6 in"),
+    "network": (["--model.denoiser.network.width", "12"], "model.denoiser.network.width: 12, but 8 in"),
+    "seed": (["--seed_everything", "5"], "seed_everything: 5, but 0 in"),
+    "data": (["--data", "BinaryDigits", "--data.batch_size=64"], "data: BinaryDigits, but Digits in"),
+    "accumulation": (["--trainer.accumulate_grad_batches", "2"], "trainer.accumulate_grad_batches: 2, but 1 in"),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_run_goes_on_as_it_began(run, monkeypatch, capsys, name):
+    options, message = MIXED[name]
+    monkeypatch.chdir(run)
+    before = sorted(run.rglob("*"))
+    more = ["--ckpt_path", "last", "--trainer.max_steps", "9", *options]
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *more))
+    assert (status, message in line) == (2, True), line
+    assert sorted(run.rglob("*")) == before
+
+
+def test_other_pictures_in_the_same_folder_are_noticed(tmp_path, monkeypatch, capsys):
+    pictures(tmp_path / "pictures")
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.channels", "1"]
+    options = ["--config", "small.yaml", *data, "--data.batch_size", "4", "--samples.count", "0"]
+    Path("small.yaml").write_text(SMALL)
+    run_train(*options)
+    Image.new("L", (8, 8), 77).save("pictures/99.png")
+    capsys.readouterr()
+    again = [*options, "--ckpt_path", "last", "--trainer.max_steps", "9"]
+    status, line = refusal(capsys, lambda: run_train(*again))
+    assert status == 2
+    assert re.search(r"data: its examples have the fingerprint \w{12}, but \w{12} in .*step=7.ckpt", line), line
+
+
+def test_what_may_change_takes_effect_and_a_finished_run_is_left_alone(run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    run_train("--config", "small.yaml", "--ckpt_path", "last")
+    assert "step=7.ckpt is of the end of the run: trainer.max_steps is 7" in capsys.readouterr().out
+    more = ["--trainer.max_steps", "8", "--model.optimizer.lr", "0.5", "--model.sampler.steps", "2"]
+    run_train("--config", "small.yaml", "--ckpt_path", "last", *more, "--samples.count", "0")
+    content = torch.load("checkpoints/small/step=8.ckpt", weights_only=True)
+    assert content["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
+    assert content["hyper_parameters"]["sampler"]["init_args"]["steps"] == 2
+
+
+def test_a_new_run_does_not_go_into_the_folder_of_another(run, monkeypatch, capsys):
+    monkeypatch.chdir(run)
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
+    assert (status, "name: checkpoints/small has checkpoints already" in line) == (2, True)
+    older = ["--ckpt_path", "checkpoints/small/step=5.ckpt"]
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *older))
+    assert (status, "step=5.ckpt, but checkpoints/small has newer checkpoints" in line) == (2, True)
+
+
+def test_a_checkpoint_with_one_set_of_weights_has_no_raw_ones(run, tmp_path, capsys):
+    from ncsn.checkpoints import load, save_safetensors
+
+    save_safetensors(load(run / "checkpoints/small/step=7.ckpt"), tmp_path / "model.safetensors")
+    wish = [str(tmp_path / "model.safetensors"), "--raw", "--out", str(tmp_path / "a.png")]
+    status, line = refusal(capsys, lambda: sample(wish))
+    assert (status, "has one set of weights alone; leave out --raw" in line) == (2, True)
+
+
+def test_a_file_in_the_place_of_the_folder_is_a_failure_of_the_world(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("small.yaml", "checkpoints"):
+        Path(name).write_text(SMALL)
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
+    assert (status, "checkpoints" in line) == (1, True)
+
+
+def test_a_second_run_into_the_same_folder_is_refused_with_the_first_one_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    command = [sys.executable, "-c", HOLDER, "checkpoints/small"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(REPOSITORY)})
+    assert process.stdout.readline() == "held\n"
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
+    assert (status, f"checkpoints/small is in use by process {process.pid} on " in line) == (2, True), line
+    process.kill()
+    process.wait()
+    run_train("--config", "small.yaml", "--trainer.max_steps", "1", "--samples.count", "0")
+    assert [file.name for file in Path("checkpoints/small").iterdir()] == ["step=1.ckpt"]
+
+
+def test_a_worker_that_dies_is_a_failure_of_the_world(tmp_path, monkeypatch, capsys):
+    pictures(tmp_path / "pictures")
+    read = FilePictures.read
+
+    def killed(self, file):
+        return read(self, file) if get_worker_info() is None else os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(FilePictures, "read", killed)
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    data = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.batch_size", "4"]
+    options = [*data, "--data.memory", "0", "--data.workers", "1"]
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert (status, "data.workers: DataLoader worker" in line) == (1, True), line

@@ -1,0 +1,50 @@
+"""What the package does not do, wherever it is; and the releases that it refuses."""
+
+import re
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+tomllib = pytest.importorskip("tomllib")  # of Python 3.11
+REPOSITORY = Path(__file__).parent.parent
+SOURCES = [*(REPOSITORY / "ncsn").rglob("*.py"), REPOSITORY / "train.py", REPOSITORY / "sample.py"]
+NEVER = (
+    r"weights_only\s*=\s*(False|None)",
+    r"^\s*(import|from) (pickle|dill|cloudpickle|joblib|shelve|marshal)\b",
+    r"pickle\.loads?\(",
+    r"yaml\.(load|full_load|unsafe_load)\(",
+    r"UnsafeLoader|FullLoader",
+    r"torch\.hub",
+    r"allow_pickle\s*=\s*True",
+    r"\b(eval|exec)\(",
+    r"shell\s*=\s*True",
+    r"add_safe_globals",
+)
+MAY = {"inception.py": (r"torch\.hub",)}
+"""Its weights are fetched by their hash."""
+BAD = {"lightning": ["2.6.2", "2.6.3", "2.6.5"], "torch": ["2.5.1", "2.9.1"], "pyyaml": ["5.3.1"], "pillow": ["9.5.0"]}
+
+
+@pytest.mark.parametrize("pattern", NEVER)
+def test_nowhere(pattern):
+    for file in SOURCES:
+        if pattern not in MAY.get(file.name, ()):
+            found = re.search(pattern, file.read_text(), re.MULTILINE)
+            # `model.eval()` is another thing.
+            assert found is None or file.read_text()[found.start() - 1] == ".", f"{file.name}: {found}"
+
+
+def test_torch_load_is_called_in_one_place_and_with_weights_only():
+    calls = {file.name: re.findall(r"torch\.load\([^)]*\)", file.read_text()) for file in SOURCES}
+    assert {name: found for name, found in calls.items() if found} == {
+        "archive.py": ['torch.load(path, map_location="cpu", weights_only=True)']
+    }
+
+
+def test_releases_that_are_known_to_be_bad_are_refused():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = {Requirement(line).name: Requirement(line).specifier for line in project["dependencies"]}
+    for name, releases in BAD.items():
+        assert not list(needed[name].filter(releases)), name
+    assert all(re.search(">=", str(specifier)) for specifier in needed.values())
