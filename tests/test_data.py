@@ -308,24 +308,6 @@ def test_the_real_jpeg_folder_is_read(real_data):
     assert (mean - torch.tensor([0.494, 0.485, 0.450])).abs().max() < 0.01
 
 
-def streamed(folder, **settings) -> str:
-    """The fingerprint of the pictures of a folder, read as they are asked for."""
-    data = ImageFolder(str(folder), size=8, batch_size=1, memory=0, **settings)
-    data.setup()
-    return data.splits["train"].fingerprint()
-
-
-def test_the_fingerprint_of_streamed_pictures_is_of_their_files_and_of_what_they_are_made_into(tmp_path):
-    for i in range(6):
-        Image.new("L", (9, 9), 40 * i).save(tmp_path / f"{i}.png")
-    first = streamed(tmp_path)
-    assert streamed(tmp_path) == first
-    assert streamed(tmp_path, channels=1) != first
-    for file in tmp_path.iterdir():
-        file.rename(file.with_name(f"a{file.name}"))
-    assert streamed(tmp_path) != first
-
-
 def test_pictures_of_one_shape_are_read_as_they_are_and_others_refused(tmp_path):
     pixels = torch.randint(256, (3, 8, 8)).to(torch.uint8)
     for i, one in enumerate(pixels):
@@ -349,9 +331,10 @@ def test_a_fingerprint_is_of_every_pixel_label_and_place():
         HeldExamples(values, labels.roll(1)),
         HeldExamples(values.flip(0), labels.flip(0)),
         HeldExamples(values.view(9000, 1, 4, 1), labels),
+        HeldExamples(values.float(), labels),
         HeldExamples(values[:-1], labels[:-1]),
     ]
-    assert len({one, *(other.fingerprint() for other in others)}) == 6
+    assert len({one, *(other.fingerprint() for other in others)}) == 7
 
 
 def test_a_fingerprint_of_files_is_of_their_names_and_lengths(tmp_path):
@@ -363,6 +346,7 @@ def test_a_fingerprint_of_files_is_of_their_names_and_lengths(tmp_path):
     others = {FilePictures(files[:2], torch.zeros(2), 1, 8).fingerprint()}
     others.add(FilePictures(files, torch.ones(3), 1, 8).fingerprint())
     others.add(FilePictures(files, torch.zeros(3), 1, 16).fingerprint())
+    others.add(FilePictures(files, torch.zeros(3), 3, 8).fingerprint())
     files[0].write_bytes(bytes(9))
     others.add(FilePictures(files, torch.zeros(3), 1, 8).fingerprint())
-    assert len({one, *others}) == 5
+    assert len({one, *others}) == 6
