@@ -58,8 +58,10 @@ def outcome(call: Callable[[], object]) -> tuple[int, str]:
 
 
 def configurations(folder: Path, count: int) -> str:
-    """Configurations with one to three random changes: each runs a step, or exits with 2 in one line. A tenth of a
-    tenth of them through the real command line."""
+    """Configurations with one to three random changes: each runs a step, or exits with 2 in one line.
+
+    One in a hundred goes through the real command line.
+    """
     DICE.seed(random.random())
     ran = refused = 0
     before = Path.cwd()
