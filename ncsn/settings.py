@@ -26,6 +26,8 @@ __all__ = ["at_most_parameters", "built", "check_weights", "rebuilt"]
 
 Module = TypeVar("Module", bound=LightningModule)
 
+MOST_NUMBERS = 2_000_000_000
+"""In the parameters of a network."""
 KINDS: dict[str, type] = {
     "denoiser": ScoreModel,
     "network": nn.Module,
@@ -88,14 +90,15 @@ def at_most_parameters(most: int) -> Iterator[None]:
     Raises:
         ValueError: at the first that is too many.
     """
-    made = 0
+    made = numbers = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal made
-        made += 1
-        if made > most:
+        nonlocal made, numbers
+        made, numbers = made + 1, numbers + (0 if parameter is None else parameter.numel())
+        if made > most or numbers > MOST_NUMBERS:  # before they are filled, which is what takes memory
             raise ValueError(
-                f"model.denoiser: a larger network than is allowed here, of more than {most:,} parameter tensors"
+                f"model.denoiser: a larger network than is allowed, of more than {most:,} parameters or "
+                f"{MOST_NUMBERS:,} numbers in them"
             )
 
     counting = register_module_parameter_registration_hook(count)

@@ -256,7 +256,8 @@ def build() -> TrainCLI:
     Raises:
         ArgumentError, ValueError, MisconfigurationException: where a setting is wrong.
     """
-    return TrainCLI(
+    make = partial(
+        TrainCLI,
         ScoreModule,
         DataModule,
         subclass_mode_data=True,
@@ -272,6 +273,10 @@ def build() -> TrainCLI:
         },
         parser_kwargs={"exit_on_error": False},
     )
+    try:
+        return make()
+    except (RuntimeError, OverflowError, MemoryError) as error:  # of torch, where no memory holds what is asked for
+        raise ValueError(f"model: it cannot be made: {error}") from error
 
 
 def run() -> None:
@@ -286,7 +291,7 @@ def run() -> None:
                 held.enter_context(locked(cli.folder))
             cli.prepare()
         try:
-            with answered({OSError: 1, FloatingPointError: 3}):
+            with answered({MisconfigurationException: 2, OSError: 1, FloatingPointError: 3}):
                 cli.fit()
         except RuntimeError as error:
             if not str(error).startswith("DataLoader"):
