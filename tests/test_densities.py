@@ -152,7 +152,7 @@ def test_a_cube_estimates_the_density_of_the_data():
     [
         (lambda: GaussianMixture(torch.ones(2), torch.zeros(3, 1), torch.tensor(1.0)), r"weights is \(2,\)"),
         (lambda: GaussianMixture(torch.tensor([1.0, 0.0]), torch.zeros(2, 1), torch.tensor(1.0)), "must be positive"),
-        (lambda: Gaussian(torch.zeros(1), torch.tensor(-1.0)), "Gaussian: stds is .* must not be negative"),
+        (lambda: Gaussian(torch.zeros(1), torch.tensor(-1.0)), "Gaussian: stds is .* must be finite and not negative"),
         (lambda: ParzenWindow(torch.zeros(0, 2)), "data is empty"),
         (lambda: ParzenWindow(torch.zeros(1, 2), chunk=0), "chunk is 0"),
         (lambda: ParzenWindow(torch.zeros(1, 2)).score(torch.zeros(1, 2), torch.tensor(0.0)), "must be positive"),
@@ -175,6 +175,7 @@ def test_a_cube_estimates_the_density_of_the_data():
         ],
         (lambda: GaussianMixture(torch.tensor([math.nan]), torch.zeros(1, 1), torch.tensor(1.0)), "weights is .*nan"),
         (lambda: Gaussian(torch.zeros(1), torch.tensor(math.nan)), "Gaussian: stds is .*nan"),
+        (lambda: Gaussian(torch.zeros(1), torch.tensor(math.inf)), "Gaussian: stds is .*inf"),
         (lambda: Gaussian(torch.zeros(1), torch.tensor(0.0)).score(torch.zeros(1, 1), 0.0), "sigma is 0 where a std"),
         (lambda: HyperCubeWindow(torch.zeros(1, 2)).log_prob(torch.zeros(1, 2), 0.0), "must be positive"),
         *[
