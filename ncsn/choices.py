@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ncsn.drawing import Walks
 from ncsn.module import ScoreModule, part_of
-from ncsn.noise import KarrasSchedule
 from ncsn.samplers import Sampler
 from ncsn.score import Score
 
@@ -37,7 +36,7 @@ def chosen_walks(
         ArgumentError, ValueError: where an option does not fit the model.
     """
     sampler = chosen_sampler(module, of_sampler)
-    sigmas = ladder(module, options.steps, sampler.rho)
+    sigmas = ladder(module, options.steps, sampler)
     sampler.check(sigmas)
     part_of(module.denoiser, sampler)
     return Walks(module, options.seed, sampler, sigmas, chosen_labels(module, options.label), guide, finish)
@@ -66,8 +65,8 @@ def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
     )
 
 
-def ladder(module: ScoreModule, steps: int | None, rho: float) -> Tensor:
-    """The model's own ladder, or one of Karras's with so many levels between its ends, spaced by `rho`.
+def ladder(module: ScoreModule, steps: int | None, sampler: Sampler) -> Tensor:
+    """The model's own ladder, or another of so many levels between its ends, spaced for the sampler.
 
     Raises:
         ValueError: where the model knows one level alone, between which there are no others.
@@ -77,7 +76,7 @@ def ladder(module: ScoreModule, steps: int | None, rho: float) -> Tensor:
         return trained
     if len(trained) == 1:
         raise ValueError(f"--steps: {steps}, but the model was trained at the one noise level {trained.item():g}")
-    return KarrasSchedule(trained.max().item(), trained.min().item(), steps, rho).sigmas()
+    return module.ladder(steps, sampler)
 
 
 def chosen_device(name: str) -> tuple[str, int | list[int]]:

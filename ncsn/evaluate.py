@@ -23,7 +23,7 @@ from ncsn.cli import OneLineParser, add_drawing_options, split_options, whole
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.data.option import chosen_data
 from ncsn.drawing import Collected, Cost, DrawingProgress, Walks, collect
-from ncsn.errors import answered, fail, hush
+from ncsn.errors import answered, fail, hush, stopped_by_signals
 from ncsn.family import family_of, family_table
 from ncsn.judging import Judge, look_at, looks, real_pictures, reference_looks
 from ncsn.metrics import frechet
@@ -48,7 +48,8 @@ def main() -> None:
         fail(2, f"--json: {options.json} is not a file in a folder that is there")
     refuse_unheeded(options, of_sampler)
     hush()
-    with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, RuntimeError: 1, OSError: 1}):
+    ends = answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, RuntimeError: 1, OSError: 1})
+    with stopped_by_signals(), ends:
         data = evaluated_data(options, of_data)
         judge = chosen_judge(options.features, data).to(place_of(options.device))
         if options.png is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ncsn.drawing import Cost
 from ncsn.module import ScoreModule
-from ncsn.noise import GeometricSchedule, KarrasSchedule, num_levels
+from ncsn.noise import GeometricSchedule, num_levels
 from ncsn.samplers import (
     Ancestral,
     AnnealedLangevin,
@@ -58,7 +58,7 @@ def family_of(module: ScoreModule) -> list[tuple[Sampler, Tensor]]:
     high, low = trained.max().item(), trained.min().item()
     near = GeometricSchedule(high, low, num_levels(high, low, math.prod(module.shape))).sigmas()
     eta = 1.3 * (1 - (near[1] / near[0]).item())
-    karras = [(sampler, KarrasSchedule(high, low, levels).sigmas()) for sampler, levels in FAMILY]
+    karras = [(sampler, module.ladder(levels, sampler)) for sampler, levels in FAMILY]
     annealed = AnnealedLangevin("auto", max(1, round(CALLS / len(near))))
     return [*karras, (ConsistentAnnealed(eta * low**2), near), (annealed, near)]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ncsn.archive import read
-from ncsn.noise import NoiseSchedule
+from ncsn.noise import KarrasSchedule, NoiseSchedule
 from ncsn.objectives import Annealed, GaussianNoise, Objective
 from ncsn.samplers import Sampler
 from ncsn.score import Score, ScoreModel
@@ -202,6 +202,15 @@ class ScoreModule(LightningModule):
         """What an objective or a sampler is given of the model: its score, or its log-probability."""
         function = part_of(self.denoiser, part)
         return partial(function, label=label) if part.takes == "score" else function
+
+    def ladder(self, levels: int, sampler: Sampler) -> Tensor:
+        """Another ladder (levels,) between the ends of the schedule's: Karras's, spaced as the sampler walks it best.
+
+        Raises:
+            ValueError: where the schedule has one level alone, between which there are no others.
+        """
+        trained = self.schedule.sigmas()
+        return KarrasSchedule(trained.max().item(), trained.min().item(), levels, sampler.rho).sigmas()
 
     def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
         """`count` states at the largest noise level: pictures of uniform noise on [0, 1], with that much noise added.

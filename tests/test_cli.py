@@ -230,6 +230,7 @@ def test_options_of_the_sampler_are_told_from_the_others():
     assert chosen == ["--sampler.x", "-1", "--sampler=Y", "--sampler.z=2"]
 
 
+FEATURES = ["--score.features", "checkpoints/features_digits.safetensors"]
 WRONG_TRAINING = [
     (["--model.warmpu", "3"], "--model.warmpu"),
     (["--model.denoiser.init_args.network.init_args.widht", "3"], "model.denoiser.network: .*widht"),
@@ -259,6 +260,15 @@ WRONG_TRAINING = [
     (["--model.denoiser.network", "test_cli.Plain", "--data.labels", "true"], "data.labels: true, .* Plain"),
     (["--ckpt_path", "last"], "there is no checkpoint under checkpoints/small"),
     (["--checkpoint.every", "0"], "every is 0"),
+    (["--score.features", "absent.safetensors"], "features: there is no file absent.safetensors"),
+    (["--score.features", "small.yaml"], "small.yaml is not a safetensors file, or is damaged"),
+    ([*FEATURES, "--score.count", "64"], "SampleScore: count is 64, and must be above .* 64"),
+    ([*FEATURES, "--score.levels", "1"], "SampleScore: levels is 1, and must be at least 2"),
+    (["--score.batch_size", "0"], "SampleScore: batch_size is 0, and must be at least 1"),
+    (
+        [*FEATURES, "--score.sampler", "Gibbs", "--score.sampler.sweeps", "1"],
+        "Gibbs takes the log-probability of binary data",
+    ),
 ]
 
 

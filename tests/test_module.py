@@ -12,9 +12,9 @@ from ncsn.checkpoints import DurableCheckpointIO
 from ncsn.data import BinaryDigits, Digits
 from ncsn.module import ScoreModule, mixed_seed
 from ncsn.networks import UNet
-from ncsn.noise import GeometricSchedule, NoNoise
+from ncsn.noise import GeometricSchedule, KarrasSchedule, NoNoise
 from ncsn.objectives import Annealed, DenoisingScoreMatching, PseudoLikelihood, RatioMatching
-from ncsn.samplers import AnnealedLangevin, Gibbs, Sampler
+from ncsn.samplers import AnnealedLangevin, DPMSolver, Gibbs, Sampler
 from ncsn.score import NCSNDenoiser, ScoreModel
 
 
@@ -130,6 +130,16 @@ def test_a_run_without_an_end_does_not_cool_down(tmp_path):
     module.on_train_batch_end = noted
     small_trainer(tmp_path, max_steps=-1).fit(module, Digits())
     assert rates == [1.0] * 5
+
+
+def test_another_ladder_is_between_the_ends_of_the_schedule_s_and_spaced_for_the_sampler():
+    module = small_module()
+    trained = module.schedule.sigmas()
+    for sampler, expected in (
+        (DPMSolver(), KarrasSchedule(trained[0].item(), trained[-1].item(), 30, rho=7)),
+        (AnnealedLangevin("auto", 2), GeometricSchedule(trained[0].item(), trained[-1].item(), 30)),
+    ):
+        torch.testing.assert_close(module.ladder(30, sampler), expected.sigmas(), rtol=0.02, atol=0)
 
 
 def test_the_start_is_at_the_largest_noise_level():

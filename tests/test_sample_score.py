@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from test_metrics import by_square_root
 from test_module import small_module, small_trainer
 from test_sampling import CONFIGS, SHORT
 
-from ncsn.callbacks import EMA, SampleScore
+from ncsn.callbacks import EMA, BestCheckpoint, SampleScore
 from ncsn.checkpoints import load, newest_checkpoint
 from ncsn.data import Digits
 from ncsn.features import load_features
@@ -131,27 +130,17 @@ def test_samples_that_diverge_have_no_score_and_do_not_end_the_run(tmp_path):
     assert curve(tmp_path / "logs/small/version_0") == {4: math.inf}
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--score.features", "absent.safetensors"], "features: there is no file absent.safetensors"),
-        (["--score.features", "small.yaml"], "small.yaml is not a safetensors file, or is damaged"),
-        (["--score.features", FEATURES, "--score.count", "64"], "SampleScore: count is 64, and must be above .* 64"),
-        (["--score.features", FEATURES, "--score.levels", "1"], "SampleScore: levels is 1, and must be at least 2"),
-        (["--score.batch_size", "0"], "SampleScore: batch_size is 0, and must be at least 1"),
-        (
-            ["--score.features", FEATURES, "--score.sampler", "Gibbs", "--score.sampler.sweeps", "1"],
-            "Gibbs takes the log-probability of binary data",
-        ),
-    ],
-)
-def test_a_wrong_wish_is_refused_before_the_run(tmp_path, monkeypatch, capsys, options, message):
-    monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(SMALL)
-    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
-    assert status == 2
-    assert re.search(message, line), line
-    assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+def test_of_what_a_file_says_the_best_score_alone_is_believed(tmp_path):
+    other = tmp_path / "other.ckpt"
+    other.touch()
+    said = {"best_model_score": torch.tensor(2.0), "best_model_path": str(other), "best_k_models": {str(other): 2.0}}
+    best = BestCheckpoint(str(tmp_path))
+    best.load_state_dict(said | {"kth_best_model_path": str(other)})
+    assert (best.best_k_models, best.kth_best_model_path) == ({}, "")  # the best is gone: the next one is the best
+    (tmp_path / "best.ckpt").touch()
+    best.load_state_dict(said | {"kth_best_model_path": str(other)})
+    assert best.best_k_models == {str(tmp_path / "best.ckpt"): torch.tensor(2.0)}
+    assert best.kth_best_model_path == str(tmp_path / "best.ckpt")
 
 
 def test_points_have_no_features(tmp_path, monkeypatch, capsys):

@@ -13,7 +13,6 @@ from ncsn.features import load_features
 from ncsn.judging import look_at, reference_looks
 from ncsn.metrics import frechet
 from ncsn.module import ScoreModule, part_of
-from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver, Sampler
 
 __all__ = ["FIGURE", "SampleScore"]
@@ -32,7 +31,7 @@ class SampleScore(Callback):
         features: weights of `python -m ncsn.features`, by which it is on.
         count: how many samples, shared out among the devices.
         sampler: how they are drawn; `DPMSolver(eta=1)` where none is given.
-        levels: of Karras's ladder between the ends of the schedule, down which they are.
+        levels: of the ladder between the ends of the schedule, down which they are.
         batch_size: how many are drawn at once, on each device.
         seed: of the samples.
 
@@ -77,12 +76,7 @@ class SampleScore(Callback):
             raise ValueError(f"score.features: {type(data).__name__} is not of pictures")
         look_at(self.judge, torch.zeros(1, *data.shape))
         part_of(module.denoiser, self.sampler)
-        self.sampler.check(self.ladder(module))
-
-    def ladder(self, module: ScoreModule) -> Tensor:
-        """The noise levels (L,) that are walked down."""
-        sigmas = module.schedule.sigmas()
-        return KarrasSchedule(sigmas.max().item(), sigmas.min().item(), self.levels).sigmas()
+        self.sampler.check(module.ladder(self.levels, self.sampler))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
@@ -109,10 +103,11 @@ class SampleScore(Callback):
         """The features (N, F) of samples, NaN where they diverged."""
         assert self.judge is not None
         judge, parts = self.judge.to(module.device), []
+        sigmas = module.ladder(self.levels, self.sampler)
         for start in range(0, len(indices), self.batch_size):
             batch = indices[start : start + self.batch_size]
             try:
-                *_, x = module.samples(batch, self.seed, sampler=self.sampler, sigmas=self.ladder(module))
+                *_, x = module.samples(batch, self.seed, sampler=self.sampler, sigmas=sigmas)
                 parts.append(look_at(judge, x).features.float().cpu())
             except FloatingPointError:
                 parts.append(torch.full((len(batch), judge.num_features), torch.nan))
