@@ -158,10 +158,13 @@ class ScoreModule(LightningModule):
         function = self._function(sampler, label)
         if guide is not None:
             function = guide(function)
-        for sigma, x in zip(sigmas, sampler(function, start, sigmas), strict=True):
-            if not x.isfinite().all():
+        sound = torch.zeros((), dtype=torch.int64, device=start.device)  # levels
+        for level, x in enumerate(sampler(function, start, sigmas), 1):
+            sound += x.isfinite().all() & (sound == level - 1)
+            # To look at a number is to wait for the device: others than the CPU are asked at the end alone.
+            if (sound.device.type == "cpu" or level == len(sigmas)) and sound < level:
                 raise FloatingPointError(
-                    f"{type(sampler).__name__} diverged at noise level {sigma:.4g}; {sampler.remedy}"
+                    f"{type(sampler).__name__} diverged at noise level {sigmas[int(sound)]:.4g}; {sampler.remedy}"
                 )
             yield x
 
@@ -229,8 +232,16 @@ class ScoreModule(LightningModule):
         # All that is random in a step (flips, levels, noise, dropout) follows from (seed, step, rank): different on
         # every rank, and the same again where a run is taken up from a checkpoint.
         if self.trainer.training:
-            torch.manual_seed(mixed_seed(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank))
+            seed = mixed_seed(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
+            # `torch.manual_seed` takes 2 % of a small step to note the seed for devices that are not there.
+            (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(seed)
         return batch
+
+    @property
+    def logs(self) -> bool:
+        """Whether the step under way is one whose figures are logged: in the others they would cost time for nothing."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and (self.global_step + 1) % every == 0
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> dict[str, Tensor]:
         x, label = batch
@@ -239,7 +250,8 @@ class ScoreModule(LightningModule):
         sigma = self.schedule.sample(x)
         losses = self.losses(x, sigma, label)
         loss = losses.mean()
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
+        if self.logs:
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
         # Times 1; or times NaN where the loss is not finite, whatever its gradient is: the step is dropped below.
         loss = loss * (1 + 0 * loss.detach())
         return {"loss": loss, "losses": losses.detach(), "sigma": sigma.flatten()}
@@ -253,7 +265,8 @@ class ScoreModule(LightningModule):
         self.log("val/loss", losses.mean(), prog_bar=True, batch_size=len(x), sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not norm.isfinite():
             # One such step would make all weights, and their average, NaN. Without gradients it changes nothing.
             optimizer.zero_grad(set_to_none=True)
@@ -266,9 +279,10 @@ class ScoreModule(LightningModule):
                 )
         else:
             self.skipped_in_a_row = 0
-        self.log("train/gradient_norm", norm)
-        self.log("train/skipped_steps", float(self.skipped_steps))
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        if self.logs:
+            self.log("train/gradient_norm", norm)
+            self.log("train/skipped_steps", float(self.skipped_steps))
+            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_steps"] = [self.skipped_steps, self.skipped_in_a_row]

@@ -6,7 +6,7 @@ its place there, and the number of devices. Outside of it the noise is that of t
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 __all__ = ["Streams", "mixed_seed", "normal", "uniform"]
+
+
+MOST_AHEAD = 2**16
+"""Numbers that are drawn ahead for a sample."""
 
 
 class Streams:
@@ -26,6 +30,7 @@ class Streams:
         # Only the last 32 bits of a seed count on a CPU: those of different indices must differ, and not by luck.
         first = mixed_seed(seed)
         self.generators = [torch.Generator(device).manual_seed((first + index) % 2**32) for index in indices]
+        self._ahead: dict[Any, Iterator[Tensor]] = {}
         self._tokens: list[Token[Streams | None]] = []
 
     def __enter__(self) -> "Streams":
@@ -43,8 +48,21 @@ class Streams:
         """
         if len(x) != len(self.generators):
             raise ValueError(f"there are {len(self.generators)} streams of random numbers, but {len(x)} samples")
-        kind: dict[str, Any] = {"dtype": x.dtype, "device": x.device}
-        return torch.stack([draw(x.shape[1:], generator=generator, **kind) for generator in self.generators])
+        kind = draw, x.shape, x.dtype, x.device
+        z = next(self._ahead.get(kind, iter(())), None)
+        if z is None:
+            self._ahead[kind] = self._drawn(*kind)
+            z = next(self._ahead[kind])
+        return z
+
+    def _drawn(
+        self, draw: Callable[..., Tensor], shape: torch.Size, dtype: torch.dtype, device: torch.device
+    ) -> Iterator[Tensor]:
+        """Several at once, since asking each of the generators takes longer than what it then does."""
+        several = min(8, max(1, MOST_AHEAD // max(1, shape[1:].numel())))
+        of_each = (several, *shape[1:])
+        parts = [draw(of_each, generator=generator, dtype=dtype, device=device) for generator in self.generators]
+        return iter(torch.stack(parts, dim=1))
 
 
 _current: ContextVar[Streams | None] = ContextVar("streams", default=None)
