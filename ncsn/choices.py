@@ -39,6 +39,11 @@ def chosen_walks(
     sigmas = ladder(module, options.steps, sampler)
     sampler.check(sigmas)
     part_of(module.denoiser, sampler)
+    if options.compile:
+        try:
+            module.compile_network("reduce-overhead")
+        except ValueError as error:
+            raise ValueError(f"--compile: {error}") from error
     return Walks(module, options.seed, sampler, sigmas, chosen_labels(module, options.label), guide, finish)
 
 
@@ -55,6 +60,7 @@ def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
         accelerator=accelerator,
         devices=devices,
         num_nodes=options.num_nodes,
+        precision=options.precision,
         strategy="ddp" if many else "auto",
         callbacks=list(callbacks),
         inference_mode=False,

@@ -50,7 +50,7 @@ def sample(arguments: Sequence[str] | None = None) -> None:
     if (options.denoise is None) != (options.sigma is None):
         parser.error("--denoise and --sigma go together: the pictures, and the noise level that they are at")
     if options.denoise is not None:
-        of_drawing = ("num_samples", "start_index", "steps", "label", "seed", "guidance")
+        of_drawing = ("num_samples", "start_index", "steps", "label", "seed", "guidance", "compile")
         given = [f"--{name.replace('_', '-')}" for name in of_drawing if getattr(options, name)] + of_sampler
         if given:
             parser.error(f"{given[0]}: nothing is drawn where pictures are denoised")
@@ -117,6 +117,9 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
     option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, mps ...; auto takes the fastest")
     option("--devices", type=whole(1), default=1, metavar="N", help="how many of them, on each machine (1)")
     option("--num-nodes", type=whole(1), default=1, metavar="N", help="machines, as torchrun or SLURM started them (1)")
+    kinds = ("32-true", "bf16-mixed", "16-mixed")
+    option("--precision", choices=kinds, default=kinds[0], help="the network's; the picture's is always float32")
+    option("--compile", action="store_true", help="compile the network first: minutes, which many pictures make up for")
     option("--raw", action="store_true", help="use the weights as trained, not their moving average")
     option("--sampler", metavar="CLASS", help="another sampler than the checkpoint's, by its class")
     option("--sampler.NAME", metavar="VALUE", help="a number of the sampler, as in --sampler.epsilon 1e-5")

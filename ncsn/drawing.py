@@ -69,18 +69,37 @@ class Walks(LightningModule):
         self.guide = guide
         self.finish = finish
         self.seconds = 0.0  # spent on walks by this device
+        self.most: int | None = None  # samples at once, once the device has run out of memory
         self.level_done: Callable[[int], None] = lambda samples: None
         self.is_drawn: Callable[[Tensor], bool] = lambda indices: False
 
     def predict_step(self, indices: Tensor, batch_idx: int) -> Tensor | None:
         if self.is_drawn(indices):
             return None
-        began, label = time.perf_counter(), self.label(indices)
+        began = time.perf_counter()
+        x = torch.cat([self._drawn(part) for part in torch.split(indices, self.most or len(indices))])
+        self.seconds += time.perf_counter() - began
+        with torch.autocast(x.device.type, enabled=False):
+            return self.finish(x)
+
+    def _drawn(self, indices: Tensor) -> Tensor:
+        """The samples `indices`: in halves, where the device's memory does not hold as many."""
+        try:
+            return self._walked(indices)
+        except torch.OutOfMemoryError:
+            if len(indices) == 1:
+                raise
+        # Past the handler, whose traceback holds on to the walk.
+        self.most = (len(indices) + 1) // 2
+        torch.accelerator.empty_cache()
+        return torch.cat([self._drawn(part) for part in torch.split(indices, self.most)])
+
+    def _walked(self, indices: Tensor) -> Tensor:
+        label = self.label(indices)
         for state in self.module.samples(indices.tolist(), self.seed, label, self.sampler, self.sigmas, self.guide):
             x = state
             self.level_done(len(x))
-        self.seconds += time.perf_counter() - began
-        return self.finish(x)
+        return x
 
 
 class DrawingProgress(Callback):

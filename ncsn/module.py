@@ -20,7 +20,7 @@ from ncsn.archive import read
 from ncsn.noise import KarrasSchedule, NoiseSchedule
 from ncsn.objectives import Annealed, GaussianNoise, Objective
 from ncsn.samplers import Sampler
-from ncsn.score import Score, ScoreModel
+from ncsn.score import Denoiser, Score, ScoreModel
 from ncsn.settings import rebuilt
 from ncsn.streams import Streams, mixed_seed, normal, uniform
 
@@ -47,10 +47,11 @@ class ScoreModule(LightningModule):
         cooldown: the steps over which it falls to 0 at the end of the run, which `trainer.max_steps` or `max_epochs`
             sets; a run that is ended before has the less of it.
         label_dropout: the probability of training an example as if it had no label.
+        compile: compile the network when training begins, which takes minutes and pays on GPUs.
 
     Raises:
-        ValueError: where a number is out of its range, the sampler cannot walk the schedule's ladder, or the objective
-            or the sampler takes a log-probability, which a denoiser does not give.
+        ValueError: where a number is out of its range, the sampler cannot walk the schedule's ladder, the objective
+            or the sampler takes a log-probability, which a denoiser does not give, or an energy is to be compiled.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ScoreModule(LightningModule):
         warmup: int = 0,
         cooldown: int = 0,
         label_dropout: float = 0.1,
+        compile: bool = False,  # noqa: A002 - torch's own word for it
     ) -> None:
         super().__init__()
         for name, steps in (("warmup", warmup), ("cooldown", cooldown)):
@@ -75,6 +77,8 @@ class ScoreModule(LightningModule):
             raise ValueError(f"ScoreModule: shape is {tuple(shape)}, and must be of 1 to {MOST_NUMBERS:,} numbers")
         for part in (objective, sampler):
             part_of(denoiser, part)
+        if compile and not isinstance(denoiser, Denoiser):
+            raise ValueError("ScoreModule: compile is true, but an energy, which is differentiated, cannot be compiled")
         sampler.check(schedule.sigmas())
         # From a configuration these are plain values, from which a checkpoint is built again. Live objects cannot be
         # loaded safely: made in Python, they are left out, and given again to `load_from_checkpoint`.
@@ -93,6 +97,7 @@ class ScoreModule(LightningModule):
         self.warmup = warmup
         self.cooldown = cooldown
         self.label_dropout = label_dropout
+        self.compiled = compile
         self.seed = 0
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
@@ -225,8 +230,20 @@ class ScoreModule(LightningModule):
         like = torch.empty(count, *self.shape, device=self.device)
         return uniform(like) + sigma.to(like) * normal(like)
 
+    def compile_network(self, mode: str | None = None) -> None:
+        """Let torch compile the network, for each shape of a batch; `mode` is as for `torch.compile`.
+
+        Raises:
+            ValueError: where the model is an energy.
+        """
+        if not isinstance(self.denoiser, Denoiser):
+            raise ValueError("an energy, which is differentiated, cannot be compiled")
+        self.denoiser.network.compile(mode=mode, dynamic=False)
+
     def on_fit_start(self) -> None:
         self.seed = torch.initial_seed()
+        if self.compiled:
+            self.compile_network()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # All that is random in a step (flips, levels, noise, dropout) follows from (seed, step, rank): different on
@@ -239,7 +256,7 @@ class ScoreModule(LightningModule):
 
     @property
     def logs(self) -> bool:
-        """Whether the step under way is one whose figures are logged: in the others they would cost time for nothing."""
+        """Whether this step is one whose figures are logged; in the others they would cost time for nothing."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and (self.global_step + 1) % every == 0
 

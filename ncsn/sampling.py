@@ -109,7 +109,7 @@ def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: 
 def drawing(checkpoint: Path, sampler: Sampler, options: Namespace) -> str:
     """All that a sample follows from but its index: the weights, the sampler, and the options that tell on it."""
     telling = ["seed", "steps", "label", "raw", "guidance", "inpaint", "mask", "super_resolve", "factor", "deblur"]
-    telling += ["blur", "colourise", "noise"]
+    telling += ["blur", "colourise", "noise", "precision", "compile"]
     given = {name: str(getattr(options, name)) for name in telling if getattr(options, name) is not None}
     return json.dumps({"weights": digest(checkpoint), "sampler": str(sampler), **given})
 

@@ -175,6 +175,12 @@ class TrainCLI(LightningCLI):
         rate = self.model.optimizer(self.model.parameters()).param_groups[0]["lr"]
         if not 0 < rate < math.inf:
             raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
+        if self.config.trainer.precision == "16-mixed" and self.config.model.optimizer.get("init_args", {}).get(
+            "fused"
+        ):
+            raise ValueError(
+                "trainer.precision: 16-mixed does not go with model.optimizer.fused: true; set it to false"
+            )
         if self.config.trainer.precision == "16-mixed" and self.trainer.strategy.root_device.type == "cpu":
             raise ValueError("trainer.precision: 16-mixed is not there on a CPU; bf16-mixed is")
         if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
@@ -282,6 +288,8 @@ def build() -> TrainCLI:
 def run() -> None:
     """Parse, build and train."""
     hush()
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32, where the precision is 32-true
     wrong = {ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}
     with answered(wrong), at_most_parameters(MOST_PARAMETERS):
         cli = build()

@@ -14,6 +14,9 @@ from test_sampling import trained
 
 from ncsn.checkpoints import load
 from ncsn.data import pixel_grid, to_pixels
+from ncsn.drawing import Walks
+from ncsn.module import ScoreModule
+from ncsn.networks import UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule
 from ncsn.samplers import EulerMaruyama, Sampler
 
@@ -237,3 +240,77 @@ def test_two_devices_draw_what_one_does(digits, here, out):
     one, two = (pictures(f"{devices}/{out}" if out == "folder" else devices) for devices in ("1", "2"))
     assert_alike(one, two)
     assert list(one) == (names(range(7)) if out == "folder" else ["grid.png"])
+
+
+# What the network runs in.
+
+
+def test_in_bf16_the_network_runs_and_the_state_does_not(digits, monkeypatch):
+    seen, forward = set(), UNet.forward
+
+    def noted(self, x, *others):
+        out = forward(self, x, *others)
+        seen.add((x.dtype, out.dtype))
+        return out
+
+    monkeypatch.setattr(UNet, "forward", noted)
+    sample([digits, "--num-samples", "2", "--out", "exact"])
+    assert seen == {(torch.float32, torch.float32)}
+    seen.clear()
+    sample([digits, "--num-samples", "2", "--out", "rounded", "--precision", "bf16-mixed"])
+    assert seen == {(torch.float32, torch.bfloat16)}
+    exact, rounded = (torch.stack(list(pictures(folder).values())).float() for folder in ("exact", "rounded"))
+    assert (exact - rounded).abs().mean() < 4  # of 255
+
+
+def test_what_is_made_of_the_samples_is_not_rounded(digits):
+    module = load(digits)
+    seen = []
+
+    def finish(x):
+        seen.append((x @ x.mT).dtype)
+        return x
+
+    walks = Walks(module, 0, EulerMaruyama(), module.schedule.sigmas(), lambda indices: None, None, finish)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert walks.predict_step(torch.arange(2), 0).dtype == torch.float32
+    assert seen == [torch.float32]
+
+
+@pytest.mark.parametrize("holds", [1, 3, 5])
+def test_samples_are_drawn_in_parts_where_memory_does_not_hold_them(digits, monkeypatch, holds):
+    module = load(digits)
+    whole = module.sample(8, sampler=EulerMaruyama())
+    samples, sizes = ScoreModule.samples, []
+
+    def limited(self, indices, *others):
+        sizes.append(len(indices))
+        if len(indices) > holds:
+            raise torch.OutOfMemoryError
+        return samples(self, indices, *others)
+
+    monkeypatch.setattr(ScoreModule, "samples", limited)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
+    walks = Walks(module, 0, EulerMaruyama(), module.schedule.sigmas(), lambda indices: None, None, lambda x: x)
+    torch.testing.assert_close(walks.predict_step(torch.arange(8), 0), whole)
+    tried = len(sizes)
+    torch.testing.assert_close(walks.predict_step(torch.arange(8), 1), whole)
+    assert max(sizes[tried:]) <= holds  # it has learned
+
+
+def test_one_sample_that_memory_does_not_hold_ends_it(digits, monkeypatch):
+    def none(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(ScoreModule, "samples", none)
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
+    walks = Walks(load(digits), 0, EulerMaruyama(), torch.ones(1), lambda indices: None, None, lambda x: x)
+    with pytest.raises(torch.OutOfMemoryError):
+        walks.predict_step(torch.arange(4), 0)
+
+
+def test_the_network_is_compiled_when_asked(digits, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(UNet, "compile", lambda self, **settings: compiled.append(settings))
+    sample([digits, "--num-samples", "2", "--compile"])
+    assert compiled == [{"mode": "reduce-overhead", "dynamic": False}]

@@ -11,11 +11,11 @@ from torch import nn
 from ncsn.checkpoints import DurableCheckpointIO
 from ncsn.data import BinaryDigits, Digits
 from ncsn.module import ScoreModule, mixed_seed
-from ncsn.networks import UNet
+from ncsn.networks import AutoencoderEnergy, UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule, NoNoise
 from ncsn.objectives import Annealed, DenoisingScoreMatching, PseudoLikelihood, RatioMatching
-from ncsn.samplers import AnnealedLangevin, DPMSolver, Gibbs, Sampler
-from ncsn.score import NCSNDenoiser, ScoreModel
+from ncsn.samplers import AnnealedLangevin, DPMSolver, EulerMaruyama, Gibbs, Sampler
+from ncsn.score import EnergyScore, NCSNDenoiser, ScoreModel
 
 
 def small_module(classes=0, kind=ScoreModule, **settings):
@@ -199,6 +199,29 @@ def test_impossible_settings_are_refused(settings, field):
         small_module(**settings)
 
 
+def test_the_network_is_compiled_when_training_begins_and_not_before(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(UNet, "compile", lambda self, **settings: compiled.append(settings))
+    module = small_module(compile=True)
+    assert not compiled
+    small_trainer(tmp_path, max_steps=1).fit(module, Digits())
+    assert compiled == [{"mode": None, "dynamic": False}]
+
+
+def test_an_energy_is_not_compiled():
+    parts = GeometricSchedule(1, 0.1, 10), DenoisingScoreMatching(), EulerMaruyama()
+    with pytest.raises(ValueError, match="compile is true"):
+        ScoreModule(EnergyScore(AutoencoderEnergy(4, 3)), *parts, shape=(4,), compile=True)
+
+
+def test_only_the_steps_that_are_logged_are_measured(tmp_path, monkeypatch):
+    named = []
+    monkeypatch.setattr(ScoreModule, "log", lambda self, name, *_, **__: named.append((self.global_step, name)))
+    small_trainer(tmp_path, max_steps=6, log_every_n_steps=3, limit_val_batches=0).fit(small_module(), Digits())
+    of_a_step = ["train/loss", "train/gradient_norm", "train/skipped_steps", "train/learning_rate"]
+    assert named == [(step, name) for step in (2, 5) for name in of_a_step]
+
+
 def test_a_sampler_that_cannot_walk_the_ladder_is_refused_before_training():
     with pytest.raises(ValueError, match="walk diverges"):
         ScoreModule(
@@ -216,7 +239,8 @@ def test_a_module_made_in_python_is_loaded_with_its_parts_given_again(tmp_path):
     trainer.fit(module, Digits())
     trainer.save_checkpoint(tmp_path / "live.ckpt")
     checkpoint = torch.load(tmp_path / "live.ckpt", weights_only=True)
-    assert checkpoint["hyper_parameters"] == {"shape": (1, 8, 8), "warmup": 3, "cooldown": 0, "label_dropout": 0.1}
+    plain = {"shape": (1, 8, 8), "warmup": 3, "cooldown": 0, "label_dropout": 0.1, "compile": False}
+    assert checkpoint["hyper_parameters"] == plain
     parts = {name: getattr(small_module(), name) for name in ("denoiser", "schedule", "objective", "sampler")}
     loaded = ScoreModule.load_from_checkpoint(tmp_path / "live.ckpt", weights_only=True, **parts)
     assert loaded.warmup == 3

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
 
 __all__ = ["EMA"]
 
@@ -32,7 +33,8 @@ class EMA(WeightAveraging):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._average_model is not None
-        self._averaged, self._current = list(self._average_model.parameters()), list(pl_module.parameters())
+        self._averaged: list[Tensor] = list(self._average_model.parameters())
+        self._current: list[Tensor] = list(pl_module.parameters())
 
     @torch.no_grad()
     def on_train_batch_end(
