@@ -2,7 +2,8 @@
 
 Each configuration is trained by the training command into a run of its own, named NAME_results, and evaluated by the
 evaluation command, as a user would. Options for either go through: `--train "--trainer.max_time 00:00:10:00"`,
-`--evaluate "--num-samples 10000 --seeds 3"`. What is in the table was run, and nothing else is.
+`--evaluate "--num-samples 10000 --seeds 3"`. What is in the table was run, and nothing else is: a row stays in
+checkpoints/NAME_results/result.json, and is not made again while the configuration and the options are the same.
 """
 
 import json
@@ -20,6 +21,7 @@ from rich.table import Table
 from ncsn.checkpoints import newest_checkpoint
 from ncsn.cli import OneLineParser
 from ncsn.errors import answered, fail
+from ncsn.files import whole
 from ncsn.report import markdown, spread
 
 __all__ = ["main", "result", "results_table"]
@@ -48,14 +50,26 @@ def main() -> None:
 def result(config: Path, options: Namespace) -> dict[str, Any]:
     """The report of a configuration as the evaluation wrote it, with its `config` and the `minutes` of training."""
     name = f"{config.stem}_results"
+    file = Path("checkpoints", name, "result.json")
+    made_by = [config.read_text(), options.train, options.evaluate]
+    if file.is_file():
+        earlier: dict[str, Any] = json.loads(file.read_text())
+        if earlier["made_by"] == made_by:
+            return earlier
     began = time.perf_counter()
     done([*TRAIN, "--config", str(config), "--name", name, *options.train])
     minutes = (time.perf_counter() - began) / 60
     folder = Path("checkpoints", name)
     report = folder / "report.json"
     done([*EVALUATE, str(newest_checkpoint(folder)), "--json", str(report), *options.evaluate])
-    content: dict[str, Any] = json.loads(report.read_text())
-    return content | {"config": config.stem, "minutes": minutes}
+    made: dict[str, Any] = json.loads(report.read_text()) | {
+        "config": config.stem,
+        "minutes": minutes,
+        "made_by": made_by,
+    }
+    with whole(file) as partial:
+        partial.write_text(json.dumps(made))
+    return made
 
 
 def done(command: list[str]) -> None:

@@ -41,3 +41,10 @@ def test_results_are_trained_evaluated_and_put_in_one_table(tmp_path, monkeypatc
     floor = report["floor"]["recall"]
     assert cells["recall"] == f"{values.mean():.4g} +- {values.std():.2g} ({floor:.4g})"
     assert re.fullmatch(r"\d+\.\d min", cells["training"])
+    # A row that is there is not made again, but for other options.
+    monkeypatch.setattr("ncsn.results.done", lambda command: pytest.fail(f"ran {command}"))
+    main()
+    assert capfd.readouterr().out == "\n".join(table) + "\n"
+    monkeypatch.setattr(sys, "argv", ["results.py", *options[:-1], "--num-samples 70"])
+    with pytest.raises(pytest.fail.Exception):
+        main()
