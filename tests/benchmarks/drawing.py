@@ -1,9 +1,11 @@
 """What a sampler adds to the network's own time: `python tests/benchmarks/drawing.py`.
 
-A walk of a recipe's network, with its streams of noise, against as many bare calls of the network on the same batch.
+A walk of a recipe's network, with its streams of noise, against as many bare calls of the network on the same batch;
+and how much the most memory that the process ever held has grown from its first walks to its last.
 """
 
 import argparse
+import resource
 import statistics
 import sys
 from pathlib import Path
@@ -43,12 +45,16 @@ def main() -> None:
 
     def walk() -> None:
         with forward():
-            for _ in module.samples(range(options.batch), sampler=DPMSolver(eta=1.0), sigmas=sigmas):
+            for _ in module.samples(range(options.batch), sampler=DPMSolver(eta=2.0), sigmas=sigmas):
                 pass
 
+    interleaved({"bare": bare, "walk": walk}, 2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = interleaved({"bare": bare, "walk": walk}, options.rounds)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     rate = options.batch / statistics.median(seconds["walk"])
     print(f"{rate:.1f} pictures/s; a walk takes {median_ratio(seconds['walk'], seconds['bare']):.3f} of its bare calls")
+    print(f"The most memory held grew by {grown:.1f} MB")
 
 
 if __name__ == "__main__":
