@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncsn.data import Examples, to_pixels, to_unit
 
-__all__ = ["COPIES", "are_copies", "nearest", "plainly_more"]
+__all__ = ["COPIES", "are_copies", "nearest", "neighbours", "plainly_more"]
 
 COPIES = "copies"
 """The name of the figure."""
@@ -20,14 +20,24 @@ CHUNK = 4096
 """Training pictures that are compared at a time."""
 
 
-@torch.no_grad()
 def nearest(x: Tensor, training: Examples) -> Tensor:
     """For each of the states (B, ...), the distance to the nearest example, and the mean distance to the 50 nearest.
+
+    Returns:
+        (B, 2), of which the first is exact, and 0 for a copy.
+    """
+    distances, _ = neighbours(x, training)
+    return torch.stack([distances[:, 0], distances.mean(1)], dim=1)
+
+
+@torch.no_grad()
+def neighbours(x: Tensor, training: Examples, count: int = NEIGHBOURS) -> tuple[Tensor, Tensor]:
+    """For each of the states (B, ...), the `count` examples that are nearest, or all where there are fewer.
 
     States are taken as the pixels that a file would hold. The examples are read once, in chunks, to the device of `x`.
 
     Returns:
-        (B, 2), of which the first is exact, and 0 for a copy.
+        Their distances (B, count), the nearest first, of which that is exact, and 0 for a copy; and their indices.
     """
     flat = to_unit(to_pixels(x)).flatten(1)
     distances, indices = flat.new_zeros(len(x), 0), torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
@@ -38,10 +48,10 @@ def nearest(x: Tensor, training: Examples) -> Tensor:
         found = torch.cdist(flat, others, compute_mode="use_mm_for_euclid_dist")
         distances = torch.cat([distances, found], dim=1)
         indices = torch.cat([indices, torch.tensor(chunk, device=x.device).expand(len(x), -1)], dim=1)
-        distances, order = distances.topk(min(NEIGHBOURS, distances.shape[1]), largest=False)
+        distances, order = distances.topk(min(count, distances.shape[1]), largest=False)
         indices = indices.gather(1, order)
-    first = (flat - flattened(training, indices[:, 0].tolist(), x.device)).norm(dim=1)
-    return torch.stack([first, distances.mean(1)], dim=1)
+    first = (flat - flattened(training, indices[:, 0].tolist(), x.device)).norm(dim=1, keepdim=True)
+    return torch.cat([first, distances[:, 1:]], dim=1), indices
 
 
 def flattened(examples: Examples, indices: list[int], device: torch.device) -> Tensor:

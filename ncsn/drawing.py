@@ -1,40 +1,33 @@
-"""Drawing by Lightning's `Trainer.predict`: over devices and nodes, with a bar, written as it comes."""
+"""Drawing by Lightning's `Trainer.predict`: over devices and nodes, with a bar."""
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ncsn.data import to_pixels
-from ncsn.files import whole
 from ncsn.module import ScoreModule
 from ncsn.samplers import Sampler
 from ncsn.score import Score
+from ncsn.streams import Streams
 
 __all__ = [
     "Collected",
     "Cost",
     "DrawingProgress",
-    "Files",
     "Walks",
     "collect",
     "gathered",
     "predict",
     "usual_batch",
 ]
-
-NAME = "drawn_with"
-"""The name, in a PNG, of the text that says what it was drawn with."""
 
 
 class Walks(LightningModule):
@@ -48,6 +41,9 @@ class Walks(LightningModule):
         label: gives the classes (B,) of indices (B,), or None.
         guide: makes of the model's score the one that is walked along.
         finish: what is done to the samples (B, ...) at the end.
+
+    `shown` are levels that the state is kept after, besides the last, and 0 for the start: where there are any, what is
+    predicted is the pixels (B, S, C, H, W) of all of these states. `is_drawn` tells of indices (B,) that need not be.
     """
 
     def __init__(
@@ -68,19 +64,24 @@ class Walks(LightningModule):
         self.label = label
         self.guide = guide
         self.finish = finish
+        self.shown: Sequence[int] = ()
         self.seconds = 0.0  # spent on walks by this device
         self.most: int | None = None  # samples at once, once the device has run out of memory
         self.level_done: Callable[[int], None] = lambda samples: None
+        self.skipped: Callable[[int], None] = lambda samples: None
         self.is_drawn: Callable[[Tensor], bool] = lambda indices: False
 
     def predict_step(self, indices: Tensor, batch_idx: int) -> Tensor | None:
         if self.is_drawn(indices):
+            self.skipped(len(indices))
             return None
         began = time.perf_counter()
         x = torch.cat([self._drawn(part) for part in torch.split(indices, self.most or len(indices))])
         self.seconds += time.perf_counter() - began
         with torch.autocast(x.device.type, enabled=False):
-            return self.finish(x)
+            if not self.shown:
+                return self.finish(x)
+            return to_pixels(torch.cat([x[:, :-1], self.finish(x[:, -1]).unsqueeze(1)], dim=1))
 
     def _drawn(self, indices: Tensor) -> Tensor:
         """The samples `indices`: in halves, where the device's memory does not hold as many."""
@@ -96,36 +97,47 @@ class Walks(LightningModule):
 
     def _walked(self, indices: Tensor) -> Tensor:
         label = self.label(indices)
-        for state in self.module.samples(indices.tolist(), self.seed, label, self.sampler, self.sigmas, self.guide):
-            x = state
+        states = [self.start(indices)] if 0 in self.shown else []
+        walk = self.module.samples(indices.tolist(), self.seed, label, self.sampler, self.sigmas, self.guide)
+        for level, x in enumerate(walk, start=1):
             self.level_done(len(x))
-        return x
+            if level in self.shown:
+                states.append(x)
+        return torch.stack([*states, x], dim=1) if self.shown else x
+
+    def start(self, indices: Tensor) -> Tensor:
+        """What the walks begin with (B, ...): the first numbers of their streams."""
+        with Streams(self.seed, indices.tolist(), self.device):
+            return self.module.start(len(indices), self.sigmas[0])
 
 
 class DrawingProgress(Callback):
-    """A bar over `count` samples, level by level, with samples a second: as the first of the devices gets on."""
+    """A bar over the samples, level by level, with pictures a second and the time that is left.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    It goes as the first of the devices gets on. Those that an earlier call drew are done, and tell nothing of the rate.
+    """
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Walks)
         if not trainer.is_global_zero:
             return
-        levels = len(pl_module.sigmas)
+        loader: Any = trainer.predict_dataloaders
+        levels, total = len(pl_module.sigmas), len(loader.dataset)
+        kind = "pictures" if len(pl_module.module.shape) == 3 else "samples"
         columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
         console = Console(stderr=True)  # standard output is for what is told or measured
         self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-        task = self.bar.add_task("Drawing", total=self.count, rate="")
-        began, done = time.perf_counter(), 0.0
+        task = self.bar.add_task("Drawing", total=total, rate="")
+        began, drawn, before = time.perf_counter(), 0.0, 0
 
-        def advance(samples: int) -> None:
-            nonlocal done
-            done += trainer.world_size * samples / levels
-            rate = done / (time.perf_counter() - began)
-            self.bar.update(task, completed=min(round(done), self.count), rate=f"{rate:.3g}/s")
+        def advance(samples: float, skipped: int = 0) -> None:
+            nonlocal drawn, before
+            drawn, before = drawn + trainer.world_size * samples, before + trainer.world_size * skipped
+            rate = f"{drawn / (time.perf_counter() - began):.3g} {kind}/s" if drawn else ""
+            self.bar.update(task, completed=min(round(drawn + before), total), rate=rate)
 
-        pl_module.level_done = advance
+        pl_module.level_done = lambda samples: advance(samples / levels)
+        pl_module.skipped = lambda samples: advance(0, samples)
         self.bar.start()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -137,66 +149,6 @@ class DrawingProgress(Callback):
     def _stop(self) -> None:
         if hasattr(self, "bar"):
             self.bar.stop()
-
-
-class Files(Callback):
-    """Writes each sample as a PNG of its own, named by its index, as soon as its batch is drawn.
-
-    Each says what it was drawn with. Those that an earlier call left, drawn with the same, stay as they are; a batch of
-    which some are missing is drawn again whole, since its numbers depend, in the last bit, on what is beside them.
-
-    Args:
-        folder: where; it is made where it is not there.
-        indices: what will be drawn.
-        drawn_with: all that a sample follows from but its index, as text.
-
-    Raises:
-        ValueError: where one of the files is there already, and was drawn with something else.
-    """
-
-    def __init__(self, folder: Path, indices: Sequence[int], drawn_with: str) -> None:
-        self.folder = folder
-        self.drawn_with = drawn_with
-        numbers = {int(file.stem) for file in folder.glob("*.png") if file.stem.isdecimal()}
-        self.drawn = {index for index in numbers if index in indices and self.file(index).exists()}
-        for index in sorted(self.drawn):
-            if said_of(self.file(index)) != drawn_with:
-                raise ValueError(
-                    f"--out: {self.file(index)} is there already; choose another folder or --start-index, or the "
-                    "settings that it was drawn with"
-                )
-        for partial in folder.glob(".*.png.partial"):  # of a call that was killed
-            partial.unlink(missing_ok=True)
-
-    def file(self, index: int) -> Path:
-        """The file of the sample `index`."""
-        return self.folder / f"{index:06d}.png"
-
-    def is_drawn(self, indices: Tensor) -> bool:
-        """Whether all of the samples were drawn by an earlier call."""
-        return self.drawn.issuperset(indices.tolist())
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
-    ) -> None:
-        if outputs is None:
-            return
-        text = PngInfo()
-        text.add_text(NAME, self.drawn_with)
-        for index, pixels in zip(batch.tolist(), to_pixels(outputs).cpu(), strict=True):
-            picture = pixels.permute(1, 2, 0).squeeze(-1).numpy()
-            if index not in self.drawn:
-                with whole(self.file(index)) as partial:
-                    Image.fromarray(picture).save(partial, format="PNG", pnginfo=text)
-
-
-def said_of(file: Path) -> str | None:
-    """What a picture says that it was drawn with; None where it says nothing, or is not a picture."""
-    try:
-        with Image.open(file) as picture:
-            return picture.info.get(NAME)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
 
 
 class Collected(Callback):

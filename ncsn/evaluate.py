@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ncsn.checkpoints import load, load_data, newest_checkpoint
 from ncsn.choices import chosen_trainer, chosen_walks, place_of
-from ncsn.cli import OneLineParser, add_drawing_options, split_options, whole
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.data.option import chosen_data
 from ncsn.drawing import Collected, Cost, DrawingProgress, Walks, collect
@@ -28,6 +27,7 @@ from ncsn.family import family_of, family_table
 from ncsn.judging import Judge, look_at, looks, real_pictures, reference_looks
 from ncsn.metrics import frechet
 from ncsn.module import ScoreModule
+from ncsn.options import OneLineParser, add_drawing_options, split_options, whole
 from ncsn.report import Counts, Report, Samples, markdown, notes, save_report
 from ncsn.samplers import Sampler
 from ncsn.scores import chosen_judge, figures, held_out_bits, rows
@@ -65,8 +65,9 @@ def main() -> None:
 def parser() -> OneLineParser:
     """The options, but for those of the sampler and the data, which depend on their classes."""
     parser = OneLineParser(description="Say how good the samples of a checkpoint are.", allow_abbrev=False)
-    add_drawing_options(parser)
     option = parser.add_argument
+    option("checkpoint", nargs="?", type=Path, help="a model; the newest under checkpoints/ where none is given")
+    add_drawing_options(parser)
     option("--num-samples", type=whole(1), metavar="N", help=f"how many are drawn ({USUAL_COUNT}), or read of --png")
     option("--seeds", type=whole(1), default=1, metavar="N", help="draw so often, from --seed on: for the spread (1)")
     option("--data", metavar="CONFIG", help="a configuration, for its data set; else that of the checkpoint")
@@ -143,7 +144,7 @@ def report_of_checkpoint(options: Namespace, of_sampler: Sequence[str], data: Im
     judged = partial(rows, judge, data.splits["train"])
     walks = chosen_walks(module, options, of_sampler, None, judged)
     collected = Collected()
-    trainer = chosen_trainer(options, collected, DrawingProgress(counts.judged))
+    trainer = chosen_trainer(options, collected, DrawingProgress())
     bits = None
     if options.likelihood and trainer.is_global_zero:
         bits = held_out_bits(module.to(place_of(options.device)), data, options.likelihood)
@@ -202,7 +203,7 @@ def compare(options: Namespace, data: ImageData, judge: Judge) -> None:
     counts = counts_of(options.num_samples or USUAL_COUNT, data, judge)
     module = model_of(checkpoint, options, data)
     collected = Collected()
-    trainer = chosen_trainer(options, collected, DrawingProgress(counts.judged))
+    trainer = chosen_trainer(options, collected, DrawingProgress())
     reference = reference_looks(judge, data).features
 
     def draw(sampler: Sampler, sigmas: Tensor) -> tuple[Tensor, Cost]:

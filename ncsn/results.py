@@ -19,9 +19,9 @@ from rich import box
 from rich.table import Table
 
 from ncsn.checkpoints import newest_checkpoint
-from ncsn.cli import OneLineParser
 from ncsn.errors import answered, fail
 from ncsn.files import whole
+from ncsn.options import OneLineParser
 from ncsn.report import markdown, spread
 
 __all__ = ["main", "result", "results_table"]

@@ -1,172 +1,302 @@
-"""The sampling command: pictures, or whatever the model is of, drawn from a checkpoint or cleaned of noise."""
+"""The sampling command: samples of a checkpoint, or of several, as files, an array, a picture, or one that moves."""
 
 import json
-import math
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from jsonargparse import ArgumentError
 from torch import Tensor
 
 from ncsn.archive import digest
-from ncsn.checkpoints import load, load_data, newest_checkpoint
-from ncsn.choices import chosen_trainer, chosen_walks, ladder, place_of
-from ncsn.data import Points, save_grid
-from ncsn.drawing import Collected, DrawingProgress, Files, predict, usual_batch
+from ncsn.checkpoints import contents, load, load_data, newest_checkpoint
+from ncsn.choices import chosen_trainer, chosen_walks
+from ncsn.copies import are_copies, nearest, neighbours
+from ncsn.data import DataModule, ImageData, Points, enlarged, pixel_grid, save_pixels, tiled, to_pixels
+from ncsn.drawing import Collected, DrawingProgress, Walks, predict
 from ncsn.errors import answered, hush
-from ncsn.guidance import encode, slerp
+from ncsn.given import clean, interpolate
 from ncsn.module import ScoreModule
+from ncsn.outputs import Files, Npz
 from ncsn.plots import plot, save_figure
-from ncsn.samplers import ProbabilityFlow, Sampler
-from ncsn.score import tweedie
-from ncsn.steering import read_pictures, steering
+from ncsn.sheets import (
+    abreast,
+    captioned_grid,
+    nearest_sheet,
+    save_gif,
+    shown_levels,
+    titled,
+    walk_names,
+    walk_sheet,
+)
+from ncsn.steering import steering
 
-__all__ = ["draw", "run"]
+__all__ = ["run", "usual_count"]
 
 CHECKPOINTS = Path("checkpoints")
+FRAMES = 61
+"""Of a GIF, at most, where their number is not given."""
 
 
 def run(options: Namespace, of_sampler: Sequence[str]) -> None:
     """Load, draw (or denoise), and write, as the options of the command line say."""
     hush()
     with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, OSError: 1}):
-        checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
-        module = load(checkpoint, raw=options.raw)
-        if options.denoise is not None:
-            clean(module, checkpoint, options)
+        checkpoints = options.checkpoints or [newest_checkpoint(CHECKPOINTS)]
+        if options.show_settings:
+            print("---\n".join(map(settings_text, checkpoints)), end="")
+        elif options.denoise is not None:
+            clean(load(checkpoints[0], options.raw), checkpoints[0], options)
         elif options.interpolate is not None:
-            interpolate(module, checkpoint, options)
+            interpolate(load(checkpoints[0], options.raw), checkpoints[0], options)
+        elif options.format in ("png", "npz"):
+            draw_files(planned(checkpoints[0], options, of_sampler), options)
         else:
-            draw(module, checkpoint, options, of_sampler)
+            draw_picture([planned(checkpoint, options, of_sampler) for checkpoint in checkpoints], options)
 
 
-def clean(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
-    """Denoise the pictures of the options, and write each beside what came of it."""
-    module.to(place_of(options.device))
-    pairs = denoised_pairs(module, options.denoise, options.sigma, options.batch_size or usual_batch(module))
-    save_grid(pairs, options.out, columns=2 * math.ceil(math.sqrt(len(options.denoise) / 2)))
-    print(f"Wrote {options.out}: {len(options.denoise)} at noise level {options.sigma:g}, denoised with {checkpoint}")
+@dataclass(frozen=True)
+class Plan:
+    """What is to be drawn from a checkpoint.
+
+    Args:
+        checkpoint: the file.
+        module: the model in it.
+        walks: of the samples.
+        indices: which samples.
+        rows: how many classes have a row each; 0 where there are no such rows.
+        given: the pixels (C, H, W) of a picture that the samples are steered by, to show before them; or None.
+        data: what the model was trained on, set up, where it is shown beside the samples; or None.
+    """
+
+    checkpoint: Path
+    module: ScoreModule
+    walks: Walks
+    indices: range
+    rows: int
+    given: Tensor | None
+    data: DataModule | None
+
+    def order(self) -> list[int]:
+        """The indices as they are shown: with a row for each class from the first, where there are rows."""
+        return sorted(self.indices, key=lambda index: index % self.rows if self.rows else 0)
+
+    def shows_given(self, samples: Tensor) -> Tensor:
+        """Samples (N, ...) after the picture that was given, where there is one."""
+        if self.given is None:
+            return samples
+        return torch.cat([self.given.cpu().expand_as(samples[:1]), samples])
 
 
-def interpolate(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
-    """Write the pictures between the two of the options, by way of their latents of the probability flow."""
-    module.to(place_of(options.device))
-    if len(module.shape) != 3:
-        raise ValueError(f"--interpolate: this model is of examples of shape {module.shape}, not of pictures")
-    sigmas = ladder(module, options.steps or 40, ProbabilityFlow())
-    ends = read_pictures(options.interpolate, module.shape[0], module.shape[1]).to(module.device)
-    a, b = torch.split(encode(module.denoiser.score, ends, sigmas), 1)
-    count = options.num_samples or 10
-    t = torch.linspace(0, 1, count, device=module.device).view(-1, 1, 1, 1)
-    start = slerp(a.expand(count, -1, -1, -1), b.expand(count, -1, -1, -1), t)
-    *_, x = module.draw(start, sampler=ProbabilityFlow(), sigmas=sigmas)
-    save_grid(x, options.out, columns=count)
-    print(f"Wrote {options.out}: from one picture to the other in {count}, with {checkpoint}")
-
-
-def draw(module: ScoreModule, checkpoint: Path, options: Namespace, of_sampler: Sequence[str]) -> None:
-    """Draw what the options say, on all of the devices, and write it as it comes or as one picture.
+def planned(checkpoint: Path, options: Namespace, of_sampler: Sequence[str]) -> Plan:
+    """What the options ask of a checkpoint.
 
     Raises:
-        ValueError: where an option does not fit the model or the machine.
-        FloatingPointError: where a walk diverges.
+        ArgumentError, ValueError: where an option does not fit the model, or the model's examples have no picture.
     """
+    module = load(checkpoint, options.raw)
     steered = steering(module, options)
     walks = chosen_walks(module, options, of_sampler, steered.guide, steered.finish)
-    rows = module.classes if options.label == "all" else None
-    count = options.num_samples or (8 * rows if rows else usual_count(module))
+    rows = module.classes if options.label == "all" else 0
+    count = options.num_samples or (8 * rows or usual_count(module, options))
     if rows and count % rows:
         raise ValueError(
             f"--num-samples: {count} is no multiple of the {rows} classes that --label all gives a row each"
         )
-    folder = options.out.suffix == ""
-    pictures = len(module.shape) == 3
-    if folder and not pictures:
-        raise ValueError(f"--out: {options.out} names a folder for pictures, but the model is of shape {module.shape}")
-    data = None if pictures else points_of(module, checkpoint)
+    if len(module.shape) != 3:
+        refuse_pictures(module, checkpoint, options)
+    data = shown_data(module, checkpoint, options)
+    if options.walk or options.format == "gif":
+        walks.shown = shown_levels(len(walks.sigmas), options.walk or FRAMES)[:-1]
+    given = None if steered.given is None else to_pixels(steered.given) if walks.shown else steered.given
     indices = range(options.start_index, options.start_index + count)
-    drawn_with = folder and drawing(checkpoint, walks.sampler, options)
-    writer = Files(options.out, indices, drawn_with) if drawn_with else Collected()
-    if isinstance(writer, Files):
-        walks.is_drawn = writer.is_drawn
-    trainer = chosen_trainer(options, writer, DrawingProgress(count))
-    if trainer.is_global_zero:
-        print(f"Drawing {count:,} from {checkpoint} by {walks.sampler} over {len(walks.sigmas)} levels")
-    predict(trainer, walks, indices, options.batch_size)
-    if trainer.is_global_zero:
-        if isinstance(writer, Collected):
-            # With a row for each class, from the first: `chosen_labels` gives an index the class that it leaves.
-            order = sorted(indices, key=lambda index: index % rows) if rows else indices
-            samples = writer.samples(order)
-            if steered.given is not None:
-                samples = torch.cat([steered.given.unsqueeze(0), samples])
-            write(samples, module, data, options.out, columns=count // rows if rows else None)
-        print(f"Wrote {options.out}")
+    return Plan(checkpoint, module, walks, indices, rows, given, data)
 
 
-def drawing(checkpoint: Path, sampler: Sampler, options: Namespace) -> str:
-    """All that a sample follows from but its index: the weights, the sampler, and the options that tell on it."""
-    telling = ["seed", "steps", "label", "raw", "guidance", "inpaint", "mask", "super_resolve", "factor", "deblur"]
-    telling += ["blur", "colourise", "noise", "precision", "compile"]
-    given = {name: str(getattr(options, name)) for name in telling if getattr(options, name) is not None}
-    return json.dumps({"weights": digest(checkpoint), "sampler": str(sampler), **given})
+def usual_count(module: ScoreModule, options: Namespace | None = None) -> int:
+    """How many samples show what a model draws: 64 pictures, fewer where each takes more room; or a cloud of points."""
+    if len(module.shape) != 3:
+        return 4000
+    if options is None or options.format in ("png", "npz"):
+        return 64
+    roomy = options.nearest or options.format == "gif"
+    return 8 if options.walk and options.format == "grid" else 16 if roomy else 64
 
 
-def usual_count(module: ScoreModule) -> int:
-    """How many samples show what a model draws: 64 pictures, or a cloud of points."""
-    return 64 if len(module.shape) == 3 else 4000
-
-
-def points_of(module: ScoreModule, checkpoint: Path) -> Points:
-    """The data of a model of points of the plane, to be put beside its samples.
+def refuse_pictures(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
+    """Refuse what is for pictures alone, of a model of something else.
 
     Raises:
-        ValueError: where the model is of something else, of which there is no picture.
+        ValueError: with the option.
     """
+    if options.format == "png":
+        raise ValueError(f"--out: {options.out} names a folder for pictures, but the model is of shape {module.shape}")
+    laid_out = {"--nrow": options.nrow, "--upscale": options.upscale, "--captions": options.captions}
+    asked = {**laid_out, "--walk": options.walk, "--nearest": options.nearest, "--out": options.format != "grid"}
+    for option, value in asked.items():
+        if value:
+            raise ValueError(f"{option}: it is for pictures, and {checkpoint} draws examples of shape {module.shape}")
+    if len(options.checkpoints) > 1:
+        raise ValueError("checkpoint: several are put side by side of pictures alone")
+
+
+def shown_data(module: ScoreModule, checkpoint: Path, options: Namespace) -> DataModule | None:
+    """What a model was trained on, where that is shown: for its nearest pictures, and with points of the plane.
+
+    Raises:
+        ValueError: where it is not of the kind that can be.
+        OSError: where it cannot be had.
+    """
+    if len(module.shape) == 3 and not options.nearest:
+        return None
     data = load_data(checkpoint)
-    if module.shape != (2,) or not isinstance(data, Points):
+    if len(module.shape) == 3 and not isinstance(data, ImageData):
+        raise ValueError(f"--nearest: {checkpoint} was not trained on pictures")
+    if len(module.shape) != 3 and (module.shape != (2,) or not isinstance(data, Points)):
         raise ValueError(
             f"checkpoint: {checkpoint} draws examples of shape {module.shape}, of which there is no picture; "
             "ncsn.load() gives the module to Python"
         )
+    data.prepare_data()
     data.setup()
     return data
 
 
-def write(samples: Tensor, module: ScoreModule, data: Points | None, file: Path, columns: int | None = None) -> None:
-    """Write the picture that shows best what samples (N, ...) are like to `file`, a PNG."""
-    figure = plot(samples, module.to("cpu"), data)
-    if figure is not None:
-        save_figure(figure, file)
-    else:
-        save_grid(samples, file, columns)
+def announce(plan: Plan) -> None:
+    """Say what is drawn."""
+    walks = plan.walks
+    print(f"Drawing {len(plan.indices):,} from {plan.checkpoint} by {walks.sampler} over {len(walks.sigmas)} levels")
 
 
-@torch.no_grad()
-def denoised_pairs(module: ScoreModule, files: list[Path], sigma: float, batch_size: int) -> Tensor:
-    """Pictures in files, and after each the posterior mean of it without its noise: (2N, C, H, W) on the CPU.
-
-    They are resized and cropped to what the model was trained on.
+def draw_files(plan: Plan, options: Namespace) -> None:
+    """Draw on all of the devices, and write each sample as it comes: into a folder, or an array on the disk.
 
     Raises:
-        ValueError: where a file is not a picture, the model is not of pictures, or does not know the noise level.
+        ValueError: where the folder has pictures of other settings.
+        FloatingPointError: where a walk diverges.
     """
-    ladder = module.schedule.sigmas()
-    low, high = ladder.min().item(), ladder.max().item()
-    if not low * 0.999 <= sigma <= high * 1.001 or sigma == 0:
-        raise ValueError(
-            f"--sigma: {sigma:g} is outside of the noise levels that this model knows, {low:g} to {high:g}"
-        )
-    if not module.of_gaussian_noise:
-        raise ValueError(
-            "--denoise: this model was trained on noise that is not Gaussian, which Tweedie's formula supposes"
-        )
-    if len(module.shape) != 3:
-        raise ValueError(f"--denoise: this model is of examples of shape {module.shape}, not of pictures")
-    given = read_pictures(files, module.shape[0], module.shape[1])
-    level = torch.tensor(sigma, device=module.device)
-    batches = torch.split(given.to(module.device), batch_size)
-    denoised = torch.cat([tweedie(module.denoiser.score, x, level) for x in batches]).cpu()
-    return torch.stack([given, denoised], dim=1).flatten(0, 1)
+    walks = plan.walks
+    if options.format == "npz":
+        writer: Files | Npz = Npz(options.out, plan.indices, plan.module.shape)
+    else:
+        writer = Files(options.out, plan.indices, drawn_with(plan, options))
+        walks.is_drawn = writer.is_drawn
+    trainer = chosen_trainer(options, writer, DrawingProgress())
+    if trainer.is_global_zero:
+        announce(plan)
+    predict(trainer, walks, plan.indices, options.batch_size)
+    if trainer.is_global_zero:
+        print(f"Wrote {options.out}")
+
+
+def drawn_with(plan: Plan, options: Namespace) -> str:
+    """All that a sample follows from but its index: the weights, the sampler, and the options that tell on it."""
+    telling = ["seed", "steps", "label", "raw", "guidance", "inpaint", "mask", "super_resolve", "factor", "deblur"]
+    telling += ["blur", "colourise", "noise", "precision", "compile"]
+    given = {name: str(getattr(options, name)) for name in telling if getattr(options, name) is not None}
+    return json.dumps({"weights": digest(plan.checkpoint), "sampler": str(plan.walks.sampler), **given})
+
+
+def draw_picture(plans: list[Plan], options: Namespace) -> None:
+    """Draw on all of the devices, and write the samples of all plans as one picture, still or moving.
+
+    Raises:
+        FloatingPointError: where a walk diverges.
+    """
+    collected, drawn = Collected(), []
+    trainer = chosen_trainer(options, collected, DrawingProgress())
+    for plan in plans:
+        if trainer.is_global_zero:
+            announce(plan)
+        predict(trainer, plan.walks, plan.indices, options.batch_size)
+        drawn.append(collected.samples(plan.order()))
+    if trainer.is_global_zero:
+        write(plans, drawn, options)
+        print(f"Wrote {options.out}")
+
+
+def write(plans: list[Plan], drawn: list[Tensor], options: Namespace) -> None:
+    """Write what came of each plan, (N, ...) or (N, S, C, H, W), as one picture."""
+    laid_out = any((options.nrow, options.upscale, options.captions, options.walk, options.nearest))
+    if len(plans) == 1 and options.format == "grid" and not laid_out:
+        figure = plot(plans[0].shows_given(drawn[0]), plans[0].module.to("cpu"), plans[0].data)
+        if figure is not None:
+            save_figure(figure, options.out)
+            return
+    blocks = [block(plan, samples, options) for plan, samples in zip(plans, drawn, strict=True)]
+    if len(plans) > 1:
+        names = [str(Path(plan.checkpoint.parent.name, plan.checkpoint.stem)) for plan in plans]
+        blocks = [[titled(frame, name) for frame in frames] for frames, name in zip(blocks, names, strict=True)]
+    # Where one has fewer frames than another, it stays at its last.
+    longest = max(map(len, blocks))
+    frames = [abreast([frames[min(i, len(frames) - 1)] for frames in blocks]) for i in range(longest)]
+    if options.format == "gif":
+        save_gif(frames, options.out)
+    else:
+        save_pixels(frames[0], options.out)
+
+
+def block(plan: Plan, samples: Tensor, options: Namespace) -> list[Tensor]:
+    """What is shown of one checkpoint: one sheet (3, H, W), or those that a GIF goes through."""
+    columns = options.nrow or (len(plan.indices) // plan.rows if plan.rows else None)
+    if options.nearest:
+        return [neighbourhood(plan, samples, options)]
+    samples = plan.shows_given(samples)
+    if plan.walks.shown:
+        names = walk_names(plan.walks.sigmas, [*plan.walks.shown, len(plan.walks.sigmas)])
+        if options.format == "grid":
+            return [walk_sheet(samples, names, options.upscale)]
+        states = enlarged(samples, options.upscale).unbind(1)
+        return [titled(tiled(state, columns), name) for state, name in zip(states, names, strict=True)]
+    if options.captions:
+        given = [] if plan.given is None else ["given"]
+        return [captioned_grid(to_pixels(samples), [*given, *captions(plan)], columns, options.upscale)]
+    return [pixel_grid(samples, columns, options.upscale)]
+
+
+def neighbourhood(plan: Plan, samples: Tensor, options: Namespace) -> Tensor:
+    """Samples (N, C, H, W), each beside the training pictures that are nearest to it, with their distances."""
+    assert plan.data is not None
+    training = plan.data.splits["train"]
+    distances, found = neighbours(samples, training, options.nearest)
+    copied = are_copies(nearest(samples, training)).tolist()
+    others = torch.stack([training[indices][0] for indices in found.tolist()])
+    words = [
+        [f"{index} copy" if copy else str(index), *(f"{distance:.2f}" for distance in row)]
+        for index, copy, row in zip(plan.order(), copied, distances.tolist(), strict=True)
+    ]
+    return nearest_sheet(to_pixels(samples), others, words, options.nrow, options.upscale)
+
+
+def captions(plan: Plan) -> list[str]:
+    """The index of each sample, and its class where it has one: by its name, where the data is there to tell it."""
+    order = plan.order()
+    labels = plan.walks.label(torch.tensor(order))
+    if labels is None:
+        return [str(index) for index in order]
+    try:
+        names = load_data(plan.checkpoint).class_names
+    except ValueError:
+        names = []
+    if len(names) != plan.module.classes:
+        names = [str(label) for label in range(plan.module.classes)]
+    return [f"{index} {names[label]}" for index, label in zip(order, labels.tolist(), strict=True)]
+
+
+def settings_text(checkpoint: Path) -> str:
+    """The settings in a checkpoint as YAML, for the training command, and its step.
+
+    Raises:
+        ValueError: where the file is missing, is not a checkpoint, or is damaged.
+    """
+    content = contents(checkpoint)
+    left_out = ("_instantiator", "shape")  # of which the data tells
+    model = {key: value for key, value in content["hyper_parameters"].items() if key not in left_out}
+    settings = {"data": content.get(DataModule.CHECKPOINT_HYPER_PARAMS_KEY), "model": model}
+    plain = json.loads(json.dumps({key: value for key, value in settings.items() if value}))
+    step = f", step {content['global_step']:,}" if "global_step" in content else ""
+    text: str = yaml.safe_dump(plain, sort_keys=False)
+    return f"# {checkpoint}{step}\n{text}"

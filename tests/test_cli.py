@@ -18,8 +18,9 @@ from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from ncsn.checkpoints import load
-from ncsn.cli import sample, split_options, train
+from ncsn.cli import sample, train
 from ncsn.data import pixel_grid
+from ncsn.options import split_options
 from ncsn.samplers import AnnealedLangevin, Sampler
 
 REPOSITORY = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncsn.files import whole
 
-__all__ = ["pixel_grid", "save_grid", "to_pixels", "to_unit"]
+__all__ = ["enlarged", "pixel_grid", "save_grid", "save_pixels", "tiled", "to_pixels", "to_unit"]
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -23,19 +23,32 @@ def to_pixels(x: Tensor) -> Tensor:
     return (x.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def pixel_grid(x: Tensor, columns: int | None = None) -> Tensor:
-    """States (B, C, H, W) side by side, as uint8 (3, H', W'); small ones enlarged to about 32 pixels.
+def enlarged(pixels: Tensor, scale: int | None = None, least: int = 32) -> Tensor:
+    """Pixels (..., H, W), each one repeated `scale` times on a side: where not given, to about `least` in all."""
+    scale = scale or max(1, least // min(pixels.shape[-2:]))
+    return pixels.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
-    There are so many columns, or as many as rows.
+
+def tiled(pixels: Tensor, columns: int | None = None) -> Tensor:
+    """Pixels (B, C, H, W) of pictures side by side, with a dark edge of 2 between them: (3, H', W').
+
+    There are so many columns, or as many as rows. A single one is as it is, without an edge.
     """
-    pixels = to_pixels(x.cpu())
-    scale = max(1, 32 // min(x.shape[-2:]))
-    pixels = pixels.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
-    grid: Tensor = torchvision.utils.make_grid(pixels, nrow=columns or math.isqrt(len(x) - 1) + 1)
+    grid: Tensor = torchvision.utils.make_grid(pixels, nrow=columns or math.isqrt(len(pixels) - 1) + 1)
     return grid
 
 
-def save_grid(x: Tensor, file: Path, columns: int | None = None) -> None:
-    """Write `pixel_grid(x, columns)` to `file` as PNG: whole, or not at all."""
+def pixel_grid(x: Tensor, columns: int | None = None, scale: int | None = None) -> Tensor:
+    """States (B, C, H, W) side by side, as uint8 (3, H', W'): `enlarged`, and `tiled`."""
+    return tiled(enlarged(to_pixels(x.cpu()), scale), columns)
+
+
+def save_pixels(pixels: Tensor, file: Path) -> None:
+    """Write pixels (3, H, W), uint8, to `file` as PNG: whole, or not at all."""
     with whole(file) as partial:
-        Image.fromarray(pixel_grid(x, columns).permute(1, 2, 0).numpy()).save(partial, format="PNG")
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(partial, format="PNG")
+
+
+def save_grid(x: Tensor, file: Path, columns: int | None = None, scale: int | None = None) -> None:
+    """Write `pixel_grid` of states (B, C, H, W) to `file` as PNG: whole, or not at all."""
+    save_pixels(pixel_grid(x, columns, scale), file)

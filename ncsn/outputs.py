@@ -1,0 +1,127 @@
+"""What takes samples as they are drawn: a folder of PNGs, or an array on the disk, however many there are."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ncsn.data import to_pixels
+from ncsn.files import whole
+
+__all__ = ["Files", "Npz"]
+
+NAME = "drawn_with"
+"""The name, in a PNG, of the text that says what it was drawn with."""
+
+
+class Files(Callback):
+    """Writes each sample as a PNG of its own, named by its index, as soon as its batch is drawn.
+
+    Each says what it was drawn with. Those that an earlier call left, drawn with the same, stay as they are; a batch of
+    which some are missing is drawn again whole, since its numbers depend, in the last bit, on what is beside them.
+
+    Args:
+        folder: where; it is made where it is not there.
+        indices: what will be drawn.
+        drawn_with: all that a sample follows from but its index, as text.
+
+    Raises:
+        ValueError: where one of the files is there already, and was drawn with something else.
+    """
+
+    def __init__(self, folder: Path, indices: Sequence[int], drawn_with: str) -> None:
+        self.folder = folder
+        self.drawn_with = drawn_with
+        numbers = {int(file.stem) for file in folder.glob("*.png") if file.stem.isdecimal()}
+        self.drawn = {index for index in numbers if index in indices and self.file(index).exists()}
+        for index in sorted(self.drawn):
+            if said_of(self.file(index)) != drawn_with:
+                raise ValueError(
+                    f"--out: {self.file(index)} is there already; choose another folder or --start-index, or the "
+                    "settings that it was drawn with"
+                )
+        for partial in folder.glob(".*.png.partial"):  # of a call that was killed
+            partial.unlink(missing_ok=True)
+
+    def file(self, index: int) -> Path:
+        """The file of the sample `index`."""
+        return self.folder / f"{index:06d}.png"
+
+    def is_drawn(self, indices: Tensor) -> bool:
+        """Whether all of the samples were drawn by an earlier call."""
+        return self.drawn.issuperset(indices.tolist())
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if outputs is None:
+            return
+        text = PngInfo()
+        text.add_text(NAME, self.drawn_with)
+        for index, pixels in zip(batch.tolist(), to_pixels(outputs).cpu(), strict=True):
+            picture = pixels.permute(1, 2, 0).squeeze(-1).numpy()
+            if index not in self.drawn:
+                with whole(self.file(index)) as partial:
+                    Image.fromarray(picture).save(partial, format="PNG", pnginfo=text)
+
+
+def said_of(file: Path) -> str | None:
+    """What a picture says that it was drawn with; None where it says nothing, or is not a picture."""
+    try:
+        with Image.open(file) as picture:
+            return picture.info.get(NAME)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+class Npz(Callback):
+    """Writes samples into `arr_0` (N, H, W, C), uint8, of a file as NumPy writes it and the FID tools read it.
+
+    The rows are in the order of the indices. They go to a file beside it as they are drawn, by all processes of the
+    machine, and none is kept in memory; at the end that becomes the .npz. Until then `file` is as it was before.
+
+    Args:
+        file: a name that ends in .npz.
+        indices: what will be drawn, one after the other.
+        shape: (C, H, W) of a picture.
+    """
+
+    def __init__(self, file: Path, indices: range, shape: tuple[int, ...]) -> None:
+        channels, height, width = shape
+        self.file, self.indices, self.shape = file, indices, (height, width, channels)
+        self.rows = file.with_name(f".{file.name}.rows.partial")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            described = {"descr": "|u1", "fortran_order": False, "shape": (len(self.indices), *self.shape)}
+            with self.rows.open("wb") as rows:
+                np.lib.format.write_array_header_1_0(rows, described)
+        trainer.strategy.barrier()
+        self.begin = self.rows.stat().st_size
+        trainer.strategy.barrier()
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        pixels = to_pixels(outputs).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        with self.rows.open("r+b") as rows:
+            for index, picture in zip(batch.tolist(), pixels, strict=True):
+                rows.seek(self.begin + self.indices.index(index) * picture.nbytes)
+                rows.write(picture.tobytes())
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            with whole(self.file) as partial, zipfile.ZipFile(partial, "w") as archive:
+                archive.write(self.rows, "arr_0.npy")
+            self.rows.unlink()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.is_global_zero:
+            self.rows.unlink(missing_ok=True)
