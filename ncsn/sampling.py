@@ -265,7 +265,7 @@ def neighbourhood(plan: Plan, samples: Tensor, options: Namespace) -> Tensor:
     copied = are_copies(nearest(samples, training)).tolist()
     others = torch.stack([training[indices][0] for indices in found.tolist()])
     words = [
-        [f"{index} copy" if copy else str(index), *(f"{distance:.2f}" for distance in row)]
+        [f"{'copy' if copy else 'sample'} {index}", *(f"{distance:.2f}" for distance in row)]
         for index, copy, row in zip(plan.order(), copied, distances.tolist(), strict=True)
     ]
     return nearest_sheet(to_pixels(samples), others, words, options.nrow, options.upscale)
@@ -283,7 +283,7 @@ def captions(plan: Plan) -> list[str]:
         names = []
     if len(names) != plan.module.classes:
         names = [str(label) for label in range(plan.module.classes)]
-    return [f"{index} {names[label]}" for index, label in zip(order, labels.tolist(), strict=True)]
+    return [f"{index}: {names[label]}" for index, label in zip(order, labels.tolist(), strict=True)]
 
 
 def settings_text(checkpoint: Path) -> str:

@@ -25,6 +25,8 @@ from ncsn.callbacks import (
     EMA,
     BestCheckpoint,
     Checkpoint,
+    Dashboard,
+    DenoisingStrips,
     GracefulStop,
     LossPerLevel,
     RunProgress,
@@ -150,7 +152,9 @@ class TrainCLI(LightningCLI):
         bar = [RunProgress()] if self.config.trainer.enable_progress_bar is not False else []
         scored = self.config.score.features is not None
         best = [BestCheckpoint(f"checkpoints/{self.config.name}")] if scored else []
-        self.trainer_defaults["callbacks"] = [LossPerLevel(), Throughput(), self.stop, self.record, *bar, *best]
+        strips = [DenoisingStrips()] if self.config.samples.count else []
+        shown = [Dashboard(), LossPerLevel(), Throughput(), *strips]
+        self.trainer_defaults["callbacks"] = [*shown, self.stop, self.record, *bar, *best]
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self.files]
         return super().instantiate_trainer(**kwargs)

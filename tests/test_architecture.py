@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "settings": {"noise", "score", "densities", "objectives", "samplers", "data", "errors"},
     "module": {"noise", "score", "objectives", "samplers", "streams", "archive", "settings"},
     "callbacks": {
-        *{"noise", "samplers", "data", "module", "plots", "checkpoints", "errors"},
+        *{"noise", "score", "samplers", "data", "module", "plots", "sheets", "checkpoints", "errors"},
         *{"drawing", "features", "judging", "metrics"},
     },
     "checkpoints": {"archive", "settings", "data", "module", "files"},

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from ncsn.module import ScoreModule
 
@@ -14,7 +13,7 @@ __all__ = ["LossPerLevel", "RunProgress", "Throughput"]
 
 
 class LossPerLevel(Callback):
-    """The training loss in bins of log sigma, on one chart: where does the model still learn?
+    """The training loss in bins of log sigma, which `Dashboard` has on one chart: where does the model still learn?
 
     Args:
         bins: how many, evenly spaced in log sigma over the schedule's ladder.
@@ -37,9 +36,6 @@ class LossPerLevel(Callback):
         # The middle of the bin names its curve; padded, so that the names sort as the numbers do.
         self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
         self.totals = torch.zeros(2, len(self.tags), device=pl_module.device)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_custom_scalars_multilinechart(self.tags, "loss", "loss per noise level")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,4 +1,4 @@
-"""Pictures of samples, as a run goes on."""
+"""Pictures of samples, and of the way to them, as a run goes on."""
 
 import warnings
 from pathlib import Path
@@ -7,15 +7,21 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from ncsn.data import pixel_grid, save_grid
+from ncsn.data import pixel_grid, save_grid, to_pixels
 from ncsn.module import ScoreModule
 from ncsn.plots import plot, save_figure
+from ncsn.sheets import shown_levels, walk_names, walk_sheet
 
 __all__ = ["SampleGrid"]
+
+STATES = 9
+"""Of the walk that is shown."""
 
 
 class SampleGrid(Callback):
     """Draws samples at each validation, from the same start: to TensorBoard, and to samples/ in its folder.
+
+    TensorBoard has the walk of the first of them, too.
 
     It draws with the averaged weights, which `EMA` puts in place for the time of a validation: list it before `EMA`.
 
@@ -39,12 +45,19 @@ class SampleGrid(Callback):
             torch.manual_seed(self.seed)
             try:
                 with trainer.precision_plugin.forward_context():
-                    *_, x = pl_module.draw(pl_module.start(self.count))
+                    start = pl_module.start(self.count)
+                    first, shown = [start[0]], shown_levels(len(pl_module.schedule.sigmas()), STATES)
+                    for level, x in enumerate(pl_module.draw(start), start=1):
+                        if level in shown:
+                            first.append(x[0])
             except FloatingPointError as error:  # as of a model that has yet to learn
                 warnings.warn(
                     f"the samples at step {trainer.global_step} diverged, and are not shown: {error}", stacklevel=2
                 )
                 return
+        walk = None
+        if len(pl_module.shape) == 3:
+            walk = walk_sheet(to_pixels(torch.stack(first)[None]).cpu(), walk_names(pl_module.schedule.sigmas(), shown))
         figure = plot(x.cpu(), pl_module, trainer.datamodule)  # type: ignore[attr-defined]
         for logger in loggers:
             file = Path(logger.log_dir, "samples", f"step={trainer.global_step:07d}.png")
@@ -54,3 +67,5 @@ class SampleGrid(Callback):
             elif len(pl_module.shape) == 3:
                 logger.experiment.add_image("samples", pixel_grid(x), trainer.global_step)
                 save_grid(x, file)
+            if walk is not None:
+                logger.experiment.add_image("walk", walk, trainer.global_step)

@@ -1,0 +1,73 @@
+"""How TensorBoard shows a run: its charts in an order, and its settings beside its figures, for runs to be compared."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
+
+from ncsn.callbacks.score import FIGURE
+from ncsn.module import ScoreModule
+
+__all__ = ["Dashboard"]
+
+CHARTS = {
+    "loss": {
+        "training and validation": ["Multiline", ["^train/loss$", "^val/loss$"]],
+        "by noise level": ["Multiline", ["^loss_per_level/"]],
+    },
+    "samples": {"Frechet distance": ["Multiline", [f"^{FIGURE}$"]]},
+    "optimiser": {
+        "gradient norm": ["Multiline", ["^train/gradient_norm$"]],
+        "learning rate": ["Multiline", ["^train/learning_rate$"]],
+    },
+    "speed": {"samples a second": ["Multiline", ["^images/s$"]]},
+}
+"""The tab of custom scalars: sections, and in each the names of the charts, with the curves that are on them."""
+FIGURES = ("val/loss", FIGURE, "train/loss", "images/s")
+"""What runs are compared by: the last value of each."""
+
+
+class Dashboard(Callback):
+    """Lays out the charts of a run, and puts its settings into the tab of hyperparameters, beside its last figures."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        described = {
+            **settings(dict(pl_module.hparams), ""),
+            **settings(dict(data.hparams) if data else {}, "data"),
+            "trainer.max_steps": trainer.max_steps,
+            "trainer.precision": str(trainer.precision),
+            "seed": pl_module.seed,
+        }
+        experiment, begun, self.ended = hparams(described, dict.fromkeys(FIGURES, 0.0))  # type: ignore[no-untyped-call]
+        for writer in writers(trainer):
+            writer.add_custom_scalars(CHARTS)
+            writer.file_writer.add_summary(experiment)
+            writer.file_writer.add_summary(begun)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for writer in writers(trainer):
+            writer.file_writer.add_summary(self.ended)
+
+
+def writers(trainer: Trainer) -> Iterator[Any]:
+    """What writes to TensorBoard, on the first process."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            yield logger.experiment
+            logger.experiment.flush()
+
+
+def settings(value: Any, name: str) -> dict[str, Any]:
+    """The settings in nested ones, by their dotted names, and classes by theirs; what is off or empty is left out."""
+    if not isinstance(value, dict):
+        plain = value if isinstance(value, (bool, int, float, str)) else str(value)
+        return {name: plain} if value else {}
+    if "class_path" in value:
+        own = {name: value["class_path"].rpartition(".")[2]} if name else {}
+        return own | settings(dict(value.get("init_args") or {}), name)
+    inside = [settings(one, f"{name}.{key}".strip(".")) for key, one in value.items() if not key.startswith("_")]
+    return {key: one for part in inside for key, one in part.items()}
