@@ -30,8 +30,8 @@ __all__ = [
 
 LINE = 15
 """Pixels of a line of text."""
-WITH_TEXT = 64
-"""Pixels on a side that small pictures are enlarged to where there is text under them."""
+CAPTION, NAME = 56, 44
+"""Pixels on a side that pictures have at least, for the text under each of them, or over a column, to fit."""
 LIGHT = (208, 208, 208)
 SECONDS, LAST_SECONDS = 4.0, 2.0
 """That a GIF takes, and that its last frame stays."""
@@ -53,6 +53,11 @@ def text_line(text: str, width: int | None = None) -> Tensor:
     ImageDraw.Draw(line).text((left, LINE - 4), text, LIGHT, font(), anchor="ls")
     pixels: Tensor = pil_to_tensor(line)
     return pixels
+
+
+def with_room(pixels: Tensor, scale: int | None, least: int) -> Tensor:
+    """Pixels (..., H, W), enlarged by `scale`: where not given, to at least so many on a side."""
+    return enlarged(pixels, scale or -(-least // min(pixels.shape[-2:])))
 
 
 def under(pixels: Tensor, captions: Sequence[str]) -> Tensor:
@@ -80,7 +85,7 @@ def captioned_grid(
     pixels: Tensor, captions: Sequence[str], columns: int | None = None, scale: int | None = None
 ) -> Tensor:
     """Pixels (B, C, H, W) as a grid, with a line of text under each."""
-    return tiled(under(enlarged(pixels, scale, WITH_TEXT), captions), columns)
+    return tiled(under(with_room(pixels, scale, CAPTION), captions), columns)
 
 
 def shown_levels(levels: int, states: int) -> list[int]:
@@ -99,7 +104,7 @@ def walk_names(sigmas: Tensor, shown: Sequence[int]) -> list[str]:
 
 def walk_sheet(pixels: Tensor, names: Sequence[str], scale: int | None = None) -> Tensor:
     """States (B, S, C, H, W) as a row for each walk, with their names over the columns."""
-    states = enlarged(pixels, scale, WITH_TEXT)
+    states = with_room(pixels, scale, NAME)
     grid = tiled(states.flatten(0, 1), columns=len(names))
     width = states.shape[-1] + 2
     heads = torch.cat([text_line(name, width) for name in names], dim=-1)

@@ -48,6 +48,10 @@ __all__ = ["TrainCLI", "run"]
 MOST_PARAMETERS = 100_000
 """Tensors of parameters in a model: more is a mistake, which would take hours to make."""
 PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
+USAGE = "%(prog)s [--config FILE] [--SECTION.SETTING VALUE ...]"
+DESCRIPTION = """Train a score model, as the files of --config say (configs/digits.yaml where none is given) and the
+settings after them, of which a later one holds. Classes are given by name, and their settings after it:
+--data ImageFolder --data.root PICTURES --model.sampler DPMSolver --model.sampler.eta 1."""
 NETWORKS = ("network", "energy")
 """The settings of a denoiser that hold a network."""
 FROM_DATA = {
@@ -70,11 +74,17 @@ class SaveConfig(SaveConfigCallback):
 class TrainCLI(LightningCLI):
     """All settings of a run: `name`, `model`, `data`, `trainer`, and its standing callbacks."""
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="run", help="The run's folders: checkpoints/NAME, logs/NAME.")
         parser.add_argument(
             "--ckpt_path", type=str | None, default=None, help="Go on from this checkpoint, or from the run's `last`."
         )
+        super().add_default_arguments_to_parser(parser)
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # In the order in which they are read in the help and in the saved configuration: Lightning's own come last.
+        parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
+        parser.add_lightning_class_args(ScoreModule, "model")
         # The order matters: SampleGrid and SampleScore draw while EMA has its weights in place.
         parser.add_lightning_class_args(SampleGrid, "samples")
         parser.add_lightning_class_args(SampleScore, "score")
@@ -85,6 +95,8 @@ class TrainCLI(LightningCLI):
         for network, (key, of) in product(NETWORKS, FROM_DATA.items()):
             told = f"model.denoiser.init_args.{network}.init_args.{key}"
             parser.link_arguments("data", told, compute_fn=of, apply_on="instantiate")
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
 
     def before_instantiate_classes(self) -> None:
         # For the checkpoint, Lightning notes what each link gave, in settings that must be there: even of the networks
@@ -281,7 +293,7 @@ def build() -> TrainCLI:
             "num_sanity_val_steps": 0,
             "enable_model_summary": False,
         },
-        parser_kwargs={"exit_on_error": False},
+        parser_kwargs={"exit_on_error": False, "usage": USAGE, "description": DESCRIPTION},
     )
     try:
         return make()

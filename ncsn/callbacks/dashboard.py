@@ -29,17 +29,34 @@ FIGURES = ("val/loss", FIGURE, "train/loss", "images/s")
 """What runs are compared by: the last value of each."""
 
 
+PARTS = {
+    "data": "data",
+    "data.batch_size": "batch_size",
+    "data.labels": "labels",
+    "model.denoiser.network": "network",
+    "model.denoiser.energy": "energy",
+    "model.objective": "objective",
+    "model.schedule": "schedule",
+    "model.sampler": "sampler",
+    "model.optimizer": "optimizer",
+    "model.optimizer.lr": "lr",
+    "model.warmup": "warmup",
+    "model.cooldown": "cooldown",
+}
+"""The settings that runs are compared by, and their names in the tab of hyperparameters; of a network, all of its."""
+
+
 class Dashboard(Callback):
     """Lays out the charts of a run, and puts its settings into the tab of hyperparameters, beside its last figures."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
+        all_settings = settings({"model": dict(pl_module.hparams), "data": dict(data.hparams) if data else {}}, "")
         described = {
-            **settings(dict(pl_module.hparams), ""),
-            **settings(dict(data.hparams) if data else {}, "data"),
-            "trainer.max_steps": trainer.max_steps,
-            "trainer.precision": str(trainer.precision),
+            **compared(all_settings),
+            "max_steps": trainer.max_steps,
+            "precision": str(trainer.precision),
             "seed": pl_module.seed,
         }
         experiment, begun, self.ended = hparams(described, dict.fromkeys(FIGURES, 0.0))  # type: ignore[no-untyped-call]
@@ -58,7 +75,6 @@ def writers(trainer: Trainer) -> Iterator[Any]:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             yield logger.experiment
-            logger.experiment.flush()
 
 
 def settings(value: Any, name: str) -> dict[str, Any]:
@@ -67,7 +83,13 @@ def settings(value: Any, name: str) -> dict[str, Any]:
         plain = value if isinstance(value, (bool, int, float, str)) else str(value)
         return {name: plain} if value else {}
     if "class_path" in value:
-        own = {name: value["class_path"].rpartition(".")[2]} if name else {}
-        return own | settings(dict(value.get("init_args") or {}), name)
+        return {name: value["class_path"].rpartition(".")[2]} | settings(value.get("init_args") or {}, name)
     inside = [settings(one, f"{name}.{key}".strip(".")) for key, one in value.items() if not key.startswith("_")]
     return {key: one for part in inside for key, one in part.items()}
+
+
+def compared(every: dict[str, Any]) -> dict[str, Any]:
+    """Of settings by their dotted names, those that runs are compared by, with shorter ones."""
+    of_network = "model.denoiser.network."
+    named = {PARTS[name]: value for name, value in every.items() if name in PARTS}
+    return named | {f"network.{name[len(of_network) :]}": v for name, v in every.items() if name.startswith(of_network)}

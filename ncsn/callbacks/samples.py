@@ -14,7 +14,7 @@ from ncsn.sheets import shown_levels, walk_names, walk_sheet
 
 __all__ = ["SampleGrid"]
 
-STATES = 9
+STATES = 7
 """Of the walk that is shown."""
 
 

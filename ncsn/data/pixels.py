@@ -23,9 +23,9 @@ def to_pixels(x: Tensor) -> Tensor:
     return (x.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def enlarged(pixels: Tensor, scale: int | None = None, least: int = 32) -> Tensor:
-    """Pixels (..., H, W), each one repeated `scale` times on a side: where not given, to about `least` in all."""
-    scale = scale or max(1, least // min(pixels.shape[-2:]))
+def enlarged(pixels: Tensor, scale: int | None = None) -> Tensor:
+    """Pixels (..., H, W), each one repeated `scale` times on a side: where not given, to about 32 in all."""
+    scale = scale or max(1, 32 // min(pixels.shape[-2:]))
     return pixels.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
