@@ -20,6 +20,7 @@ from ncsn.files import whole
 __all__ = [
     "abreast",
     "captioned_grid",
+    "level_name",
     "nearest_sheet",
     "save_gif",
     "shown_levels",
@@ -99,7 +100,12 @@ def shown_levels(levels: int, states: int) -> list[int]:
 
 def walk_names(sigmas: Tensor, shown: Sequence[int]) -> list[str]:
     """What states are called: the start, and each of the others by the level of the ladder (L,) that it was left at."""
-    return ["start" if level == 0 else f"\N{GREEK SMALL LETTER SIGMA} {sigmas[level - 1]:.2g}" for level in shown]
+    return ["start" if level == 0 else level_name(sigmas[level - 1].item()) for level in shown]
+
+
+def level_name(sigma: float) -> str:
+    """What is written over pictures of a noise level."""
+    return f"\N{GREEK SMALL LETTER SIGMA} {sigma:.2g}"
 
 
 def walk_sheet(pixels: Tensor, names: Sequence[str], scale: int | None = None) -> Tensor:

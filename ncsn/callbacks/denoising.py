@@ -10,7 +10,7 @@ from torch import Tensor
 from ncsn.data import to_pixels
 from ncsn.module import ScoreModule
 from ncsn.score import tweedie
-from ncsn.sheets import walk_sheet
+from ncsn.sheets import level_name, walk_sheet
 
 __all__ = ["DenoisingStrips"]
 
@@ -48,9 +48,7 @@ class DenoisingStrips(Callback):
         sigmas = torch.linspace(*ends, LEVELS + 2)[1:-1].exp()  # at the ends there is nothing to see
         with trainer.precision_plugin.forward_context():
             states = strips(pl_module, x, label, sigmas)
-        sheet = walk_sheet(
-            to_pixels(states).cpu(), ["clean", *(f"\N{GREEK SMALL LETTER SIGMA} {s:.2g}" for s in sigmas)]
-        )
+        sheet = walk_sheet(to_pixels(states).cpu(), ["clean", *map(level_name, sigmas.tolist())])
         for logger in loggers:
             logger.experiment.add_image("denoising", sheet, trainer.global_step)
 
