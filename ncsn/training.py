@@ -165,7 +165,8 @@ class TrainCLI(LightningCLI):
         scored = self.config.score.features is not None
         best = [BestCheckpoint(f"checkpoints/{self.config.name}")] if scored else []
         strips = [DenoisingStrips()] if self.config.samples.count else []
-        shown = [Dashboard(), LossPerLevel(), Throughput(), *strips]
+        levels = LossPerLevel()
+        shown = [levels, Dashboard(levels), Throughput(), *strips]
         self.trainer_defaults["callbacks"] = [*shown, self.stop, self.record, *bar, *best]
         plugins = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self.files]

@@ -7,24 +7,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
+from ncsn.callbacks.progress import LossPerLevel
 from ncsn.callbacks.score import FIGURE
 from ncsn.module import ScoreModule
 
 __all__ = ["Dashboard"]
 
-CHARTS = {
-    "loss": {
-        "training and validation": ["Multiline", ["^train/loss$", "^val/loss$"]],
-        "by noise level": ["Multiline", ["^loss_per_level/"]],
-    },
-    "samples": {"Frechet distance": ["Multiline", [f"^{FIGURE}$"]]},
-    "optimiser": {
-        "gradient norm": ["Multiline", ["^train/gradient_norm$"]],
-        "learning rate": ["Multiline", ["^train/learning_rate$"]],
-    },
-    "speed": {"samples a second": ["Multiline", ["^images/s$"]]},
-}
-"""The tab of custom scalars: sections, and in each the names of the charts, with the curves that are on them."""
 FIGURES = ("val/loss", FIGURE, "train/loss", "images/s")
 """What runs are compared by: the last value of each."""
 
@@ -47,7 +35,14 @@ PARTS = {
 
 
 class Dashboard(Callback):
-    """Lays out the charts of a run, and puts its settings into the tab of hyperparameters, beside its last figures."""
+    """Lays out the charts of a run, and puts its settings into the tab of hyperparameters, beside its last figures.
+
+    Args:
+        levels: what logs the loss of each noise level, listed before this one.
+    """
+
+    def __init__(self, levels: LossPerLevel) -> None:
+        self.levels = levels
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
@@ -61,13 +56,35 @@ class Dashboard(Callback):
         }
         experiment, begun, self.ended = hparams(described, dict.fromkeys(FIGURES, 0.0))  # type: ignore[no-untyped-call]
         for writer in writers(trainer):
-            writer.add_custom_scalars(CHARTS)
+            writer.add_custom_scalars(charts(self.levels.tags))
             writer.file_writer.add_summary(experiment)
             writer.file_writer.add_summary(begun)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for writer in writers(trainer):
             writer.file_writer.add_summary(self.ended)
+
+
+def charts(levels: list[str]) -> dict[str, dict[str, list[Any]]]:
+    """The tab of custom scalars: sections, and in each the names of the charts, with the curves that are on them.
+
+    Args:
+        levels: the curves of the noise levels, from the lowest; ten on one chart would not be told apart.
+    """
+    middle = len(levels) // 2
+    by_level = {"at low noise": levels[:middle], "at high noise": levels[middle:]}
+    loss = {"training and validation": ["train/loss", "val/loss"], **by_level}
+    optimiser = {"gradient norm": ["train/gradient_norm"], "learning rate": ["train/learning_rate"]}
+    sections = {
+        "loss": {name: tags for name, tags in loss.items() if tags},
+        "samples": {"Frechet distance": [FIGURE]},
+        "optimiser": optimiser,
+        "speed": {"samples a second": ["images/s"]},
+    }
+    return {
+        section: {name: ["Multiline", [f"^{tag}$" for tag in tags]] for name, tags in parts.items()}
+        for section, parts in sections.items()
+    }
 
 
 def writers(trainer: Trainer) -> Iterator[Any]:
@@ -90,6 +107,7 @@ def settings(value: Any, name: str) -> dict[str, Any]:
 
 def compared(every: dict[str, Any]) -> dict[str, Any]:
     """Of settings by their dotted names, those that runs are compared by, with shorter ones."""
-    of_network = "model.denoiser.network."
+    of_network, of_data = "model.denoiser.network.", ("channels", "features", "classes")
     named = {PARTS[name]: value for name, value in every.items() if name in PARTS}
-    return named | {f"network.{name[len(of_network) :]}": v for name, v in every.items() if name.startswith(of_network)}
+    inside = {name[len(of_network) :]: value for name, value in every.items() if name.startswith(of_network)}
+    return named | {f"network.{name}": value for name, value in inside.items() if name not in of_data}
