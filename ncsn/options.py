@@ -15,10 +15,21 @@ FORMS = {"": "png", ".png": "grid", ".gif": "gif", ".npz": "npz"}
 """The ending of a name, and what is written there: a PNG for each sample, one of all, a moving one, or an array."""
 LAID_OUT = ("nrow", "upscale", "captions", "walk", "nearest")
 """The options of a picture of many samples."""
-DRAWN = ("num_samples", "start_index", "steps", "label", "seed", "guidance", "compile")
+DRAWN = ("num_samples", "start_index", "steps", "label", "seed", "guidance", "compile", "precision")
 UNHEEDED = {
     "denoise": (*DRAWN, "nrow", "captions", "walk", "nearest"),
-    "interpolate": ("start_index", "label", "seed", "guidance", "nrow", "captions", "walk", "nearest"),
+    "interpolate": (
+        "start_index",
+        "label",
+        "seed",
+        "guidance",
+        "compile",
+        "precision",
+        "nrow",
+        "captions",
+        "walk",
+        "nearest",
+    ),
     "png": LAID_OUT,
     "npz": LAID_OUT,
     "gif": ("nearest", "captions"),

@@ -396,7 +396,7 @@ def test_the_charts_have_every_curve_in_its_place(shown):
 
 
 def test_settings_stand_beside_the_last_figures(tmp_path):
-    run = train_small(tmp_path, "--samples.count", "0")
+    run = train_small(tmp_path, "--samples.count", "0", "--seed_everything", "5")
     scalars = events(tmp_path / "logs/small/version_0")
     content = {tag: scalars._plugin_to_tag_to_content["hparams"][tag] for tag in scalars.PluginTagToContent("hparams")}
     begun = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/session_start_info"])
@@ -405,7 +405,7 @@ def test_settings_stand_beside_the_last_figures(tmp_path):
     }
     assert values["network.width"] == 8
     assert values["network.multipliers"] == "[1, 2]"
-    assert (values["data"], values["batch_size"], values["max_steps"]) == ("Digits", 64, 7)
+    assert [values[name] for name in ("data", "batch_size", "max_steps", "seed")] == ["Digits", 64, 7, 5]
     assert (values["network"], values["sampler"], values["lr"]) == ("UNet", "AnnealedLangevin", pytest.approx(0.001))
     assert not [name for name, value in values.items() if value in ("", "None", False)]
     described = plugin_data_pb2.HParamsPluginData.FromString(content["_hparams_/experiment"]).experiment

@@ -44,7 +44,7 @@ class Dashboard(Callback):
     def __init__(self, levels: LossPerLevel) -> None:
         self.levels = levels
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
         all_settings = settings({"model": dict(pl_module.hparams), "data": dict(data.hparams) if data else {}}, "")
