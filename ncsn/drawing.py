@@ -126,7 +126,8 @@ class DrawingProgress(Callback):
         kind = "pictures" if len(pl_module.module.shape) == 3 else "samples"
         columns = TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
         console = Console(stderr=True)  # standard output is for what is told or measured
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        left = TimeRemainingColumn(), TextColumn("left")
+        self.bar = Progress(*columns, *left, console=console, disable=not console.is_terminal)
         task = self.bar.add_task("Drawing", total=total, rate="")
         began, drawn, before = time.perf_counter(), 0.0, 0
 

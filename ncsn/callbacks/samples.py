@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from ncsn.data import pixel_grid, save_grid, to_pixels
 from ncsn.module import ScoreModule
@@ -45,19 +46,12 @@ class SampleGrid(Callback):
             torch.manual_seed(self.seed)
             try:
                 with trainer.precision_plugin.forward_context():
-                    start = pl_module.start(self.count)
-                    first, shown = [start[0]], shown_levels(len(pl_module.schedule.sigmas()), STATES)
-                    for level, x in enumerate(pl_module.draw(start), start=1):
-                        if level in shown:
-                            first.append(x[0])
+                    x, first = self.drawn(pl_module)
             except FloatingPointError as error:  # as of a model that has yet to learn
                 warnings.warn(
                     f"the samples at step {trainer.global_step} diverged, and are not shown: {error}", stacklevel=2
                 )
                 return
-        walk = None
-        if len(pl_module.shape) == 3:
-            walk = walk_sheet(to_pixels(torch.stack(first)[None]).cpu(), walk_names(pl_module.schedule.sigmas(), shown))
         figure = plot(x.cpu(), pl_module, trainer.datamodule)  # type: ignore[attr-defined]
         for logger in loggers:
             file = Path(logger.log_dir, "samples", f"step={trainer.global_step:07d}.png")
@@ -67,5 +61,20 @@ class SampleGrid(Callback):
             elif len(pl_module.shape) == 3:
                 logger.experiment.add_image("samples", pixel_grid(x), trainer.global_step)
                 save_grid(x, file)
-            if walk is not None:
-                logger.experiment.add_image("walk", walk, trainer.global_step)
+            if len(pl_module.shape) == 3:
+                logger.experiment.add_image("walk", first_walk(pl_module, first), trainer.global_step)
+
+    def drawn(self, module: ScoreModule) -> tuple[Tensor, list[Tensor]]:
+        """The samples (count, ...), and the states of the first of them that are shown."""
+        start, shown = module.start(self.count), shown_levels(len(module.schedule.sigmas()), STATES)
+        states = [start[0].cpu()]
+        for level, x in enumerate(module.draw(start), start=1):
+            if level in shown:
+                states.append(x[0].cpu())
+        return x, states
+
+
+def first_walk(module: ScoreModule, states: list[Tensor]) -> Tensor:
+    """The states (C, H, W) of a walk in a row, with their names: (3, H', W')."""
+    sigmas = module.schedule.sigmas()
+    return walk_sheet(to_pixels(torch.stack(states)[None]), walk_names(sigmas, shown_levels(len(sigmas), STATES)))
