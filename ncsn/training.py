@@ -192,12 +192,12 @@ class TrainCLI(LightningCLI):
         rate = self.model.optimizer(self.model.parameters()).param_groups[0]["lr"]
         if not 0 < rate < math.inf:
             raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
-        if self.config.trainer.precision == "16-mixed" and self.config.model.optimizer.get("init_args", {}).get(
-            "fused"
-        ):
-            raise ValueError(
-                "trainer.precision: 16-mixed does not go with model.optimizer.fused: true; set it to false"
-            )
+        precision = str(self.config.trainer.precision)
+        if self.config.model.optimizer.get("init_args", {}).get("fused"):
+            clipped = precision.endswith("mixed") and self.config.trainer.gradient_clip_val
+            if precision == "16-mixed" or clipped:
+                what = "trainer.precision: 16-mixed" if not clipped else f"trainer.gradient_clip_val: in {precision} it"
+                raise ValueError(f"{what} does not go with model.optimizer.fused: true; set it to false")
         if self.config.trainer.precision == "16-mixed" and self.trainer.strategy.root_device.type == "cpu":
             raise ValueError("trainer.precision: 16-mixed is not there on a CPU; bf16-mixed is")
         if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data

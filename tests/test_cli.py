@@ -255,6 +255,10 @@ WRONG_TRAINING = [
     (["--model.optimizer.lr", "-1"], "model.optimizer: Invalid learning rate: -1"),
     (["--trainer.max_steps", "0"], "trainer.max_steps: 0 leaves nothing to do"),
     (["--trainer.val_check_interval", "0"], "trainer.val_check_interval: 0"),
+    (
+        ["--model.optimizer.fused", "true", "--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "1"],
+        "trainer.gradient_clip_val: in bf16-mixed it does not go with model.optimizer.fused: true; set it to false",
+    ),
     (["--trainer.precision", "bf16-true"], "trainer.precision: bf16-true is none of .*bf16-mixed"),
     (["--trainer.overfit_batches", "1"], "trainer.overfit_batches"),
     (["--name", "../evil"], r"name: '\.\./evil'"),
