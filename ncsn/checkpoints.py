@@ -1,33 +1,28 @@
 """Checkpoints: written so that they survive, and read so that nothing in them is run.
 
-A training checkpoint (.ckpt) has all that a run goes on from; `ncsn.archive` has the rules of its file. To publish a
-model there is safetensors: its weights, and its settings as JSON, and nothing else.
+A training checkpoint (.ckpt) has all that a run goes on from; `ncsn.archive` has the rules of its file. A model to be
+shared is another file, of less: `ncsn.published`.
 """
 
-import hashlib
-import json
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
-from ncsn.archive import DamagedError, local_file, read, write
+from ncsn.archive import DamagedError, read, write
 from ncsn.data import DataModule
-from ncsn.files import whole
 from ncsn.module import ScoreModule
+from ncsn.published import DATA, read_safetensors, save_safetensors
 from ncsn.settings import built, rebuilt
 
 __all__ = [
     "BEST",
     "DurableCheckpointIO",
     "PatientCheckpointIO",
+    "default_checkpoint",
     "load",
     "load_data",
     "newest_checkpoint",
@@ -38,8 +33,8 @@ __all__ = [
 
 BEST = "best.ckpt"
 """The checkpoint of a run whose samples scored best: a copy of an older state, and not what the run goes on from."""
-PUBLISHED = ("hyper_parameters", DataModule.CHECKPOINT_HYPER_PARAMS_KEY)
-"""The settings that go into a published model: of the module, and of the data that it was trained on."""
+SHIPPED = Path(__file__).parent.parent / "checkpoints" / "digits.safetensors"
+"""A small model that comes with the repository, so that there is something to draw from before any training."""
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -105,7 +100,9 @@ def load(path: str | Path, raw: bool = False) -> ScoreModule:
         if "current_model_state" not in content:
             raise ValueError(f"checkpoint: {path} has one set of weights alone; leave out --raw")
         content["state_dict"] = content["current_model_state"]
-    return rebuilt(ScoreModule, content, path).eval()
+    module = rebuilt(ScoreModule, content, path).eval()
+    module.trained_on = content.get(DATA)
+    return module
 
 
 def load_data(path: str | Path) -> DataModule:
@@ -115,7 +112,7 @@ def load_data(path: str | Path) -> DataModule:
         ValueError: where the file is missing or is not such a file, was not made by the training command, or its data
             is not where it was.
     """
-    settings = contents(path).get(DataModule.CHECKPOINT_HYPER_PARAMS_KEY)
+    settings = contents(path).get(DATA)
     if settings is None:
         raise ValueError(f"checkpoint: {path} does not say what it was trained on")
     parser = ArgumentParser(exit_on_error=False)
@@ -138,63 +135,18 @@ def contents(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def save_safetensors(module: ScoreModule, file: str | Path, data: DataModule | None = None) -> None:
-    """Write a model to publish: its weights as they are now, and its settings as JSON. Whole, or not at all.
-
-    Args:
-        module: made by the training command or loaded from its checkpoint: its settings are plain values.
-        file: a name that ends in .safetensors.
-        data: what it was trained on, where that was made by the training command or by `load_data`.
+def default_checkpoint(folder: str | Path) -> Path:
+    """What is drawn from where no checkpoint is named: the newest of a run under `folder`, or else the shipped model.
 
     Raises:
-        ValueError: where the module was made in Python, of parts that no setting describes, or the name ends otherwise.
+        ValueError: where there is neither, as where the package was installed without its repository.
     """
-    if Path(file).suffix != ".safetensors":
-        raise ValueError(f"file: {file} does not end in .safetensors")
-    settings = {key: value for key, value in module.hparams.items() if key not in ("_instantiator", "optimizer")}
-    if "denoiser" not in settings:
-        raise ValueError("module: it was made in Python, of parts that no setting describes, and could not be rebuilt")
-    about = {"hyper_parameters": settings}
-    if data is not None and data.hparams:
-        about[DataModule.CHECKPOINT_HYPER_PARAMS_KEY] = dict(data.hparams)
-    weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in module.state_dict().items()}
-    text = json.dumps(about)
-    with whole(Path(file)) as partial:
-        save_file(weights, partial, metadata={"ncsn": text, "sha256": checksum(text, weights)})
-
-
-def checksum(text: str, weights: dict[str, Tensor]) -> str:
-    """The sha256 of a published model: of its settings, and of the names, shapes and numbers of its weights."""
-    sha = hashlib.sha256(text.encode())
-    for name, weight in sorted(weights.items()):
-        sha.update(repr((name, tuple(weight.shape), weight.dtype)).encode())
-        sha.update(weight.flatten().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
-
-
-def read_safetensors(path: str | Path) -> dict[str, Any]:
-    """What `save_safetensors` wrote, as the content of a checkpoint: tensors and text are read, never code.
-
-    Raises:
-        ValueError: where the file is missing, is not such a file, or has weights that are not finite.
-    """
-    path = local_file(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            about = json.loads(metadata["ncsn"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata["sha256"] != checksum(metadata["ncsn"], weights):
-            raise ValueError("it is not what its checksum is of")
-        content = {key: about[key] for key in PUBLISHED if key in about}
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise DamagedError(
-            f"checkpoint: {path} is not a safetensors file of this package, or is damaged "
-            f"({path.stat().st_size:,} bytes)"
-        ) from error
-    if not all(weight.isfinite().all() for weight in weights.values()):
-        raise ValueError(f"checkpoint: {path} has weights that are not finite")
-    return {**content, "state_dict": weights}
+        return newest_checkpoint(folder)
+    except ValueError:
+        if not SHIPPED.is_file():
+            raise
+        return SHIPPED
 
 
 def newest_checkpoint(folder: str | Path) -> Path:

@@ -9,7 +9,8 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from ncsn.drawing import Walks
-from ncsn.module import ScoreModule, part_of
+from ncsn.model import part_of
+from ncsn.module import ScoreModule
 from ncsn.samplers import Sampler
 from ncsn.score import Score
 

@@ -24,7 +24,7 @@ from ncsn.data.option import chosen_data
 from ncsn.drawing import Collected, Cost, DrawingProgress, Walks, collect
 from ncsn.errors import answered, fail, hush, stopped_by_signals
 from ncsn.family import family_of, family_table
-from ncsn.judging import Judge, look_at, looks, real_pictures, reference_looks
+from ncsn.judging import Judge, look_at, looks, real_pictures, reference_looks, weights_fingerprint
 from ncsn.metrics import frechet
 from ncsn.module import ScoreModule
 from ncsn.options import OneLineParser, add_drawing_options, split_options, whole
@@ -156,7 +156,8 @@ def report_of_checkpoint(options: Namespace, of_sampler: Sequence[str], data: Im
         cost += took
     if not trainer.is_global_zero:
         return None
-    samples = Samples(str(checkpoint), seeds, str(walks.sampler), len(walks.sigmas), cost)
+    weights = weights_fingerprint(module.denoiser)
+    samples = Samples(str(checkpoint), weights, seeds, str(walks.sampler), len(walks.sigmas), cost)
     of = f"seed {seeds[0]}" if len(seeds) == 1 else f"each of the seeds {seeds[0]} to {seeds[-1]}"
     words = f"{counts.judged:,} samples of {of}, from {checkpoint} by {samples.sampler} over {samples.levels} levels"
     return judged_report(words, counts, data, judge, drawn, samples, bits)

@@ -27,7 +27,16 @@ from torch import Tensor, nn
 from ncsn.data import ImageData, to_pixels, to_unit
 from ncsn.files import whole
 
-__all__ = ["Judge", "Looks", "cache_folder", "look_at", "looks", "real_pictures", "reference_looks"]
+__all__ = [
+    "Judge",
+    "Looks",
+    "cache_folder",
+    "look_at",
+    "looks",
+    "real_pictures",
+    "reference_looks",
+    "weights_fingerprint",
+]
 
 
 class Judge(nn.Module, ABC):

@@ -1,30 +1,32 @@
 """The training step: the only glue between the four nouns.
 
-`ScoreModule` holds a denoiser, a noise schedule, an objective and a sampler. One step is: clean pictures `x` from the
-data, a level `sigma` for each from the schedule, the objective's loss of the denoiser's score there.
+`ScoreModule` holds a denoiser, a noise schedule, an objective and a sampler, and is used as `ncsn.model` says. One step
+is: clean pictures `x` from the data, a level `sigma` for each from the schedule, the objective's loss of the denoiser's
+score there.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ncsn.archive import read
-from ncsn.noise import KarrasSchedule, NoiseSchedule
-from ncsn.objectives import Annealed, GaussianNoise, Objective
+from ncsn.model import Model, part_of
+from ncsn.noise import NoiseSchedule
+from ncsn.objectives import Objective
+from ncsn.published import DATA, read_folder, save_folder
 from ncsn.samplers import Sampler
-from ncsn.score import Denoiser, Score, ScoreModel
+from ncsn.score import Denoiser, ScoreModel
 from ncsn.settings import rebuilt
-from ncsn.streams import Streams, mixed_seed, normal, uniform
+from ncsn.streams import mixed_seed
 
-__all__ = ["ScoreModule", "part_of"]
+__all__ = ["ScoreModule"]
 
 MOST_NUMBERS = 100_000_000
 """In an example: more is a mistake, or a file that would fill the memory."""
@@ -33,7 +35,7 @@ MOST_SKIPPED = 20
 """Steps in a row without a finite loss and gradient, after which training ends: the weights will not come back."""
 
 
-class ScoreModule(LightningModule):
+class ScoreModule(Model):
     """A denoiser that learns the score of pictures, and draws.
 
     Args:
@@ -117,128 +119,36 @@ class ScoreModule(LightningModule):
             parts.pop(name, None)
         return rebuilt(cls, read(checkpoint_path), checkpoint_path, **parts)
 
-    @property
-    def classes(self) -> int:
-        """How many classes the network takes for labels; 0 where it takes none."""
-        classes: int = getattr(getattr(self.denoiser, "network", None), "classes", 0)
-        return classes
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "ScoreModule":
+        """The model in a local folder of `save_pretrained`, on the CPU and in evaluation mode; nothing in it is run.
 
-    @property
-    def of_gaussian_noise(self) -> bool:
-        """Whether what is learned is the score of data with Gaussian noise, which Tweedie's formula supposes."""
-        objective: Any = self.objective
-        while isinstance(objective, Annealed):
-            objective = objective.objective
-        return isinstance(getattr(objective, "corruption", GaussianNoise()), GaussianNoise)
+        Raises:
+            ValueError: where there is no such folder, or its files are missing, damaged, or do not fit each other.
+        """
+        content = read_folder(folder)
+        module = rebuilt(cls, content, folder).eval()
+        module.trained_on = content.get(DATA)
+        return module
+
+    def save_pretrained(self, folder: str | Path, report: Mapping[str, Any] | None = None) -> None:
+        """Write the model into a new `folder`, in the layout of the Hugging Face Hub, or nothing.
+
+        That is model.safetensors, config.json, and README.md, the model card.
+
+        Args:
+            folder: is made; it may be there, if it is empty.
+            report: of `python -m ncsn.evaluate --json`, of these weights: the figures for the card.
+
+        Raises:
+            ValueError: where there is something in the folder, no setting describes the model's parts, as where it was
+                made in Python, or the report is of other weights.
+        """
+        save_folder(self, folder, report)
 
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The objective (B,) on clean `x` (B, ...) at the levels `sigma` (B, 1, ..., 1), with labels (B,) or None."""
         return self.objective(self._function(self.objective, label), x, sigma)
-
-    @torch.no_grad()
-    def draw(
-        self,
-        start: Tensor,
-        label: Tensor | None = None,
-        sampler: Sampler | None = None,
-        sigmas: Tensor | None = None,
-        guide: Callable[[Score], Score] | None = None,
-    ) -> Iterator[Tensor]:
-        """Walk `start` (B, ...) from the largest noise level to a picture; the state once a level, without a graph.
-
-        Args:
-            start: a state at the largest noise level.
-            label: the classes (B,), or None.
-            sampler: another than the module's own.
-            sigmas: another ladder (L,) than the schedule's.
-            guide: makes of the model's score the one that is walked along, as those of `ncsn.guidance` do.
-
-        Raises:
-            ValueError: where the sampler cannot walk the ladder.
-            FloatingPointError: where the walk diverges, with the noise level.
-        """
-        sampler = self.sampler if sampler is None else sampler
-        sigmas = self.schedule.sigmas() if sigmas is None else sigmas
-        sampler.check(sigmas)
-        function = self._function(sampler, label)
-        if guide is not None:
-            function = guide(function)
-        sound = torch.zeros((), dtype=torch.int64, device=start.device)  # levels
-        for level, x in enumerate(sampler(function, start, sigmas), 1):
-            sound += x.isfinite().all() & (sound == level - 1)
-            # To look at a number is to wait for the device: others than the CPU are asked at the end alone.
-            if (sound.device.type == "cpu" or level == len(sigmas)) and sound < level:
-                raise FloatingPointError(
-                    f"{type(sampler).__name__} diverged at noise level {sigmas[int(sound)]:.4g}; {sampler.remedy}"
-                )
-            yield x
-
-    def samples(
-        self,
-        indices: Sequence[int],
-        seed: int = 0,
-        label: Tensor | None = None,
-        sampler: Sampler | None = None,
-        sigmas: Tensor | None = None,
-        guide: Callable[[Score], Score] | None = None,
-    ) -> Iterator[Tensor]:
-        """The walks of the samples `indices` of a seed, as `draw` gives them: (B, ...) once a level.
-
-        A sample follows from (seed, index) alone: it is the same whatever others are drawn beside it.
-
-        Raises:
-            ValueError, FloatingPointError: as `draw` does.
-        """
-        sigmas = self.schedule.sigmas() if sigmas is None else sigmas
-        streams = Streams(seed, indices, self.device)
-        with streams:
-            walk = self.draw(self.start(len(indices), sigmas[0]), label, sampler, sigmas, guide)
-        while True:
-            # The streams are put in place for each step alone: between them, others may draw.
-            with streams:
-                x = next(walk, None)
-            if x is None:
-                return
-            yield x
-
-    def sample(self, count: int, seed: int = 0, **others: Any) -> Tensor:
-        """The first `count` samples (count, ...) of a seed. `others` are as for `samples`."""
-        *_, x = self.samples(range(count), seed, **others)
-        return x
-
-    def _function(self, part: Objective | Sampler, label: Tensor | None) -> Score:
-        """What an objective or a sampler is given of the model: its score, or its log-probability."""
-        function = part_of(self.denoiser, part)
-        return partial(function, label=label) if part.takes == "score" else function
-
-    def ladder(self, levels: int, sampler: Sampler) -> Tensor:
-        """Another ladder (levels,) between the ends of the schedule's: Karras's, spaced as the sampler walks it best.
-
-        Raises:
-            ValueError: where the schedule has one level alone, between which there are no others.
-        """
-        trained = self.schedule.sigmas()
-        return KarrasSchedule(trained.max().item(), trained.min().item(), levels, sampler.rho).sigmas()
-
-    def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
-        """`count` states at the largest noise level: pictures of uniform noise on [0, 1], with that much noise added.
-
-        At a large sigma this is N(0, sigma^2) but for a little. The NCSN papers start from U[0, 1] alone, which is
-        narrower than their first level, and leave it to the first steps to widen it.
-        """
-        sigma = self.schedule.sigmas()[0] if sigma is None else sigma
-        like = torch.empty(count, *self.shape, device=self.device)
-        return uniform(like) + sigma.to(like) * normal(like)
-
-    def compile_network(self, mode: str | None = None) -> None:
-        """Let torch compile the network, for each shape of a batch; `mode` is as for `torch.compile`.
-
-        Raises:
-            ValueError: where the model is an energy.
-        """
-        if not isinstance(self.denoiser, Denoiser):
-            raise ValueError("an energy, which is differentiated, cannot be compiled")
-        self.denoiser.network.compile(mode=mode, dynamic=False)
 
     def on_fit_start(self) -> None:
         self.seed = torch.initial_seed()
@@ -328,18 +238,3 @@ class ScoreModule(LightningModule):
         schedule.base_lrs = [group["lr"] for group in self.optimizer(self.parameters()).param_groups]
         for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
             group["lr"], group["initial_lr"] = rate * self.learning_rate_at(schedule.last_epoch), rate
-
-
-def part_of(denoiser: ScoreModel, user: Objective | Sampler) -> Callable[..., Tensor]:
-    """What an objective or a sampler takes of a model: its score, or its log-probability.
-
-    Raises:
-        ValueError: where the model does not give that.
-    """
-    function: Callable[..., Tensor] | None = getattr(denoiser, user.takes, None)
-    if function is None:
-        raise ValueError(
-            f"{type(user).__name__} takes the log-probability of binary data, which {type(denoiser).__name__} does not "
-            "give; make the denoiser an EnergyScore"
-        )
-    return function

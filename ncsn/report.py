@@ -4,17 +4,17 @@ import json
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
-from statistics import mean, stdev
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ncsn.card import spread
 from ncsn.copies import COPIES, plainly_more
 from ncsn.drawing import Cost
 from ncsn.files import whole
 
-__all__ = ["Counts", "Report", "Samples", "markdown", "notes", "save_report", "spread"]
+__all__ = ["Counts", "Report", "Samples", "markdown", "notes", "save_report"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class Samples:
-    """What was drawn: from which checkpoint, of which seeds, by which sampler over how many levels, at what cost."""
+    """What was drawn: from which checkpoint, of which seeds, by which sampler over how many levels, at what cost.
+
+    `weights` is the fingerprint of the weights that were drawn from: in another file, too, these are their figures.
+    """
 
     checkpoint: str
+    weights: str
     seeds: list[int]
     sampler: str
     levels: int
@@ -103,13 +107,6 @@ def markdown(table: Table) -> str:
     text = StringIO()
     Console(file=text, width=10_000).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
-
-
-def spread(values: list[float]) -> str:
-    """The mean of the values, with their standard deviation where there are several."""
-    if len(values) == 1:
-        return f"{values[0]:.4g}"
-    return f"{mean(values):.4g} +- {stdev(values):.2g}"
 
 
 def save_report(report: Report, file: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ncsn"
 THEORY = {"torch", "einops"}
-SOLVER = {"likelihood": {"torchdiffeq"}}
+SOLVER = {"likelihood": {"torchdiffeq"}, "foreign": {"diffusers"}}
 FRAMEWORK = THEORY | {
     "lightning",
     "torchvision",
@@ -37,15 +37,20 @@ MAY_IMPORT = {
     "samplers": {"noise", "score", "streams"},
     "likelihood": {"noise", "score", "densities"},
     "guidance": {"noise", "score", "streams"},
+    "foreign": {"score"},
     "data": {"densities", "files"},
     "archive": {"files"},
     "settings": {"noise", "score", "densities", "objectives", "samplers", "data", "errors"},
-    "module": {"noise", "score", "objectives", "samplers", "streams", "archive", "settings"},
+    "model": {"noise", "score", "objectives", "samplers", "streams", "likelihood"},
+    "card": {"model", "data", "judging"},
+    "published": {"archive", "card", "data", "files", "model"},
+    "module": {"model", "noise", "score", "objectives", "samplers", "streams", "archive", "settings", "published"},
     "callbacks": {
-        *{"noise", "score", "samplers", "data", "module", "plots", "sheets", "checkpoints", "errors"},
+        *{"noise", "score", "samplers", "data", "model", "module", "plots", "sheets", "checkpoints", "errors"},
         *{"drawing", "features", "judging", "metrics"},
     },
-    "checkpoints": {"archive", "settings", "data", "module", "files"},
+    "checkpoints": {"archive", "settings", "data", "module", "published"},
+    "export": {"card", "checkpoints", "errors", "options", "files", "module", "published", "score"},
     "errors": set(),
     "resume": {"archive", "checkpoints", "data"},
     "training": {
@@ -60,14 +65,14 @@ MAY_IMPORT = {
     "metrics": {"judging"},
     "copies": {"data"},
     "scores": {"likelihood", "data", "module", "copies", "features", "inception", "judging", "metrics"},
-    "report": {"files", "copies", "drawing"},
+    "report": {"files", "copies", "drawing", "card"},
     "plots": {"score", "densities", "networks", "data", "module", "files"},
     "drawing": {"score", "samplers", "streams", "data", "module"},
     "outputs": {"data", "files"},
     "sheets": {"data", "files"},
     "given": {"score", "samplers", "guidance", "data", "module", "choices", "drawing", "steering"},
     "steering": {"score", "guidance", "data", "module"},
-    "choices": {"noise", "score", "samplers", "module", "drawing"},
+    "choices": {"noise", "score", "samplers", "model", "module", "drawing"},
     "sampling": {
         *{"data", "module", "archive", "checkpoints", "copies", "plots", "errors"},
         *{"choices", "drawing", "given", "outputs", "sheets", "steering"},
@@ -77,7 +82,7 @@ MAY_IMPORT = {
         *{"samplers", "data", "module", "checkpoints", "errors", "choices", "options", "drawing"},
         *{"family", "judging", "metrics", "report", "scores"},
     },
-    "results": {"checkpoints", "errors", "files", "options", "report"},
+    "results": {"card", "checkpoints", "errors", "files", "options", "report"},
     "preflight": set(),
     "options": {"errors"},
     "cli": {"errors", "options", "preflight", "training", "sampling"},
@@ -94,6 +99,7 @@ THEORY_MODULES = {
     "samplers",
     "guidance",
     "likelihood",
+    "foreign",
 }
 
 

@@ -19,7 +19,7 @@ from ncsn.copies import are_copies, nearest
 from ncsn.data import Digits, to_pixels
 from ncsn.evaluate import main
 from ncsn.features import load_features
-from ncsn.judging import looks, real_pictures
+from ncsn.judging import looks, real_pictures, weights_fingerprint
 from ncsn.metrics import class_score, kernel_distance, precision_recall
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import Ancestral, EulerMaruyama
@@ -103,6 +103,8 @@ def test_the_figures_are_those_of_the_samples_beside_those_of_held_out_pictures(
     samples = report["samples"]
     assert (samples["checkpoint"], samples["seeds"], samples["levels"]) == (checkpoint, [3], 8)
     assert samples["sampler"] == str(Ancestral())
+    raw = weights_fingerprint(load(checkpoint, raw=True).denoiser)
+    assert samples["weights"] == weights_fingerprint(module.denoiser) != raw
     cost = samples["cost"]
     assert cost["network calls"] == 8
     assert cost["pictures/s"] == pytest.approx(120 / cost["seconds"])

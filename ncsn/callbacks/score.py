@@ -12,7 +12,8 @@ from ncsn.drawing import gathered
 from ncsn.features import load_features
 from ncsn.judging import look_at, reference_looks
 from ncsn.metrics import frechet
-from ncsn.module import ScoreModule, part_of
+from ncsn.model import part_of
+from ncsn.module import ScoreModule
 from ncsn.samplers import DPMSolver, Sampler
 
 __all__ = ["FIGURE", "SampleScore"]

@@ -1,0 +1,264 @@
+"""Models for others: what is written is the model, whole, with figures that were measured, and over nothing."""
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+from safetensors.torch import load_file
+from test_cli import refusal, sample, train_small
+
+import ncsn
+from ncsn.checkpoints import SHIPPED, load, load_data
+from ncsn.data import Digits
+from ncsn.evaluate import main as evaluate
+from ncsn.export import exported, main
+from ncsn.files import whole
+from ncsn.judging import real_pictures
+from ncsn.module import ScoreModule
+from ncsn.noise import GeometricSchedule
+from ncsn.objectives import DenoisingScoreMatching
+from ncsn.samplers import AnnealedLangevin
+from ncsn.score import EnergyScore, NCSNDenoiser
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def called(command, *options: str) -> None:
+    """`python -m COMMAND OPTIONS` in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["command", *options])
+        command()
+
+
+def export(*options: str) -> None:
+    called(main, *options)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return train_small(tmp_path_factory.mktemp("run"), "--data.labels", "true")
+
+
+@pytest.fixture(scope="module")
+def report(checkpoint) -> Path:
+    file = checkpoint.parent / "report.json"
+    called(evaluate, str(checkpoint), "--num-samples", "100", "--json", str(file), "--device", "cpu", "--seeds", "2")
+    return file
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_one_file_and_its_card(checkpoint, report, capsys):
+    export(str(checkpoint), "--to", "safetensors", "--figures", str(report))
+    assert "Wrote small.safetensors and small.md" in capsys.readouterr().out
+    assert sorted(file.name for file in Path().iterdir()) == ["small.md", "small.safetensors"]
+    module = load("small.safetensors")
+    assert torch.equal(module.sample(2, seed=1), load(checkpoint).sample(2, seed=1))
+    assert isinstance(load_data("small.safetensors"), Digits)
+    assert Path("small.safetensors").stat().st_mode & 0o044 == 0o044  # for others to read
+    text, figures = Path("small.md").read_text(), json.loads(report.read_text())
+    for name, (one, other) in figures["figures"].items():
+        assert f"| {name} | {(one + other) / 2:.4g} +- " in text
+        assert f" | {figures['floor'][name]:.4g} |" in text
+    assert "100 samples, by `AnnealedLangevin" in text
+    assert "seeds: [0, 1]" in text
+    front, settings = (
+        yaml.safe_load(text.split("---")[1]),
+        yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1]),
+    )
+    assert front["library_name"] == "ncsn"
+    assert settings["model"]["schedule"]["init_args"]["levels"] == 6
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].replace("64", "2"), names)
+    assert names["x"].shape == (2, 1, 8, 8)
+
+
+def test_the_figures_of_a_file_hold_for_what_is_written_of_it(checkpoint, report):
+    """And not for other weights, which `--raw` takes."""
+    export(str(checkpoint), "--to", "safetensors")
+    assert "None was measured" in Path("small.md").read_text()
+    export("small.safetensors", "--to", "folder", "--out", "again", "--figures", str(report))
+    assert "| Frechet distance |" in Path("again/README.md").read_text()
+    with pytest.raises(ValueError, match="figures: they are of other weights than these: of 100 samples"):
+        load(checkpoint, raw=True).save_pretrained("raw", json.loads(report.read_text()))
+    assert not Path("raw").exists()
+
+
+def test_a_folder_has_the_layout_of_the_hub(checkpoint):
+    module = load(checkpoint)
+    module.save_pretrained("made/model")
+    names = {constants.SAFETENSORS_SINGLE_FILE, constants.CONFIG_NAME, constants.REPOCARD_NAME}
+    assert {file.name for file in Path("made/model").iterdir()} == names
+    assert [file.name for file in Path("made").iterdir()] == ["model"]
+    weights = load_file("made/model/model.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
+    assert json.loads(Path("made/model/config.json").read_text())["hyper_parameters"]["sampler"]["class_path"]
+    again = ScoreModule.from_pretrained("made/model")
+    assert not again.training
+    assert torch.equal(again.sample(2, seed=1), module.sample(2, seed=1))
+    again.save_pretrained("made/other")
+    assert Path("made/other/config.json").read_bytes() == Path("made/model/config.json").read_bytes()
+    assert "ncsn.data.Digits" in Path("made/other/README.md").read_text()
+    assert torch.equal(load("made/model/model.safetensors").sample(1), module.sample(1))
+
+
+def test_the_hub_reads_the_card_and_its_own_mixin_the_weights(checkpoint):
+    from huggingface_hub import ModelCard, PyTorchModelHubMixin
+
+    load(checkpoint).save_pretrained("model")
+    assert ModelCard.load("model/README.md").data.library_name == "ncsn"
+    denoiser = torch.nn.Module()
+    denoiser.denoiser = load(checkpoint).denoiser
+    for parameter in denoiser.parameters():
+        parameter.data.zero_()
+    PyTorchModelHubMixin._load_as_safetensor(denoiser, "model/model.safetensors", "cpu", True)
+    for name, value in load(checkpoint).state_dict().items():
+        assert torch.equal(value, denoiser.state_dict()[name])
+
+
+def test_the_settings_of_a_folder_are_those_of_its_config(checkpoint):
+    load(checkpoint).save_pretrained("model")
+    config = json.loads(Path("model/config.json").read_text())
+    config["hyper_parameters"]["sampler"]["init_args"]["steps"] = 3
+    Path("model/config.json").write_text(json.dumps(config))
+    assert ScoreModule.from_pretrained("model").sampler.steps == 3
+    config["hyper_parameters"]["sampler"] = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "it"]}}
+    Path("model/config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"sampler names subprocess\.Popen, which is neither"):
+        ScoreModule.from_pretrained("model")
+    for content in ("{", "[]", "{}", "[" * 10_000, '"hyper_parameters"'):
+        Path("model/config.json").write_text(content)
+        with pytest.raises(ValueError, match="checkpoint: "):
+            ScoreModule.from_pretrained("model")
+    Path("model/config.json").unlink()
+    with pytest.raises(ValueError, match=r"there is no file model/config\.json"):
+        ScoreModule.from_pretrained("model")
+
+
+def test_nothing_is_written_over_and_nothing_is_downloaded(checkpoint):
+    module = load(checkpoint)
+    Path("empty").mkdir()
+    module.save_pretrained("empty")
+    with pytest.raises(ValueError, match="folder: empty is there already, and nothing is written over"):
+        module.save_pretrained("empty")
+    with pytest.raises(ValueError, match="there is no local folder someone/model, and nothing is downloaded"):
+        ScoreModule.from_pretrained("someone/model")
+
+
+def test_a_folder_is_whole_or_absent(checkpoint, monkeypatch):
+    def full(file):
+        if file.name == "config.json":
+            raise OSError("No space left on device")
+        return whole(file)
+
+    monkeypatch.setattr("ncsn.published.whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        load(checkpoint).save_pretrained("made/model")
+    assert not list(Path("made").iterdir())
+
+
+def test_a_program_is_the_denoiser(checkpoint, capsys):
+    export(str(checkpoint), "--to", "program")
+    assert "Wrote small.pt2, which is within" in capsys.readouterr().out
+    program, module = torch.export.load("small.pt2").module(), load(checkpoint)
+    for count in (1, 3, 8):
+        x, sigma, label = torch.rand(count, 1, 8, 8), torch.rand(count, 1, 1, 1) + 0.1, torch.randint(-1, 10, (count,))
+        with torch.no_grad():
+            torch.testing.assert_close(program(x, sigma, label), module.denoiser(x, sigma, label), atol=1e-4, rtol=0)
+
+
+def other_module(denoiser):
+    return ScoreModule(
+        denoiser, GeometricSchedule(2, 0.1, 4), DenoisingScoreMatching(), AnnealedLangevin(1e-3, 1), (3,)
+    )
+
+
+class Differing(torch.nn.Module):
+    """A network that gives something else where it is exported."""
+
+    def forward(self, x, c_noise, label=None):
+        return x + 1e-3 if torch.compiler.is_compiling() else x
+
+
+class Choosing(torch.nn.Module):
+    """A network that no program follows: it looks at a number to choose its way."""
+
+    def forward(self, x, c_noise, label=None):
+        return x if x.sum().item() > 0 else -x
+
+
+def test_a_program_that_is_not_the_denoiser_is_not_written():
+    with pytest.raises(RuntimeError, match=r"what torch\.export made is 0\.\d+ from the denoiser, above 0\.0001"):
+        exported(other_module(NCSNDenoiser(Differing())))
+    with pytest.raises(RuntimeError, match=r"torch\.export cannot follow the network"):
+        exported(other_module(NCSNDenoiser(Choosing())))
+    with pytest.raises(ValueError, match="this model has an EnergyScore"):
+        exported(other_module(EnergyScore(lambda x, sigma: x.square().sum(1) / 2)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "--to"),
+        (["--to", "pickle"], "invalid choice: 'pickle'"),
+        (["--to", "program", "--out", "a.pt"], r"--out: a\.pt does not end in \.pt2"),
+        (["--to", "program", "--figures", "a.json"], "--figures: they are for a model card"),
+        (["--to", "folder", "--figures", "a.json"], r"--figures: a\.json is not a file of JSON"),
+        (["--to", "folder", "--figures", "list.json"], r"--figures: list\.json is not a report of"),
+        (["--to", "folder", "--figures", "dict.json"], "figures: not a report of this version"),
+        (["--to", "safetensors", "--out", "there.safetensors"], r"--out: there\.md is there already"),
+        (["--to", "folder", "--out", "there.md"], r"--out: there\.md is there already"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(checkpoint, capsys, options, said):
+    for name, content in {"list.json": "[]", "dict.json": '{"figures": 1}', "there.md": ""}.items():
+        Path(name).write_text(content)
+    status, line = refusal(capsys, lambda: export(str(checkpoint), *options))
+    assert status == 2
+    assert re.search(said, line), line
+    assert sorted(file.name for file in Path().iterdir()) == ["dict.json", "list.json", "there.md"]
+
+
+def test_a_model_that_was_made_in_python_is_not_published():
+    with pytest.raises(ValueError, match="of parts that no setting describes"):
+        other_module(NCSNDenoiser(Choosing())).save_pretrained("model")
+
+
+def test_the_shipped_model_is_the_one_that_its_list_says():
+    listed = (REPOSITORY / "checkpoints/README.md").read_text()
+    assert SHIPPED.stat().st_size <= 3_000_000
+    assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() in listed
+    assert SHIPPED.with_suffix(".md").is_file()
+    distance = re.search(r"\| Frechet distance \| ([\d.]+ \+- [\d.]+) \|", SHIPPED.with_suffix(".md").read_text())
+    assert distance[1] in listed
+
+
+def test_the_shipped_model_draws_digits():
+    """A classifier of the data's own is as sure of nine in ten of them as it is of scans."""
+    images = load(SHIPPED).sample(64, seed=0)
+    assert images.shape == (64, 1, 8, 8)
+    judge = ncsn.load_features("checkpoints/features_digits.safetensors")
+    data = load_data(SHIPPED)
+    data.setup()
+    sure = judge.logits(images.clamp(0, 1)).softmax(1).amax(1)
+    of_scans = judge.logits(torch.cat(list(real_pictures(data, "val", 180)))).softmax(1).amax(1)
+    assert (sure > of_scans.quantile(0.05)).float().mean() > 0.8
+    assert len(judge.logits(images).argmax(1).unique()) == 10
+
+
+def test_before_any_training_the_shipped_model_is_drawn_from(capsys, checkpoint):
+    sample(["--num-samples", "2", "--device", "cpu"])
+    assert f"Drawing 2 from {SHIPPED}" in capsys.readouterr().out
+    Path("checkpoints/mine").mkdir(parents=True)
+    Path("checkpoints/mine/step=7.ckpt").write_bytes(checkpoint.read_bytes())
+    sample(["--num-samples", "2", "--device", "cpu", "--out", "own.png"])
+    assert "Drawing 2 from checkpoints/mine/step=7.ckpt" in capsys.readouterr().out
