@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError
 from torch import Tensor
 
 from ncsn.archive import digest
-from ncsn.checkpoints import contents, load, load_data, newest_checkpoint
+from ncsn.checkpoints import contents, default_checkpoint, load, load_data
 from ncsn.choices import chosen_trainer, chosen_walks
 from ncsn.copies import are_copies, nearest, neighbours
 from ncsn.data import DataModule, ImageData, Points, enlarged, pixel_grid, save_pixels, tiled, to_pixels
@@ -45,7 +45,7 @@ def run(options: Namespace, of_sampler: Sequence[str]) -> None:
     """Load, draw (or denoise), and write, as the options of the command line say."""
     hush()
     with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, OSError: 1}):
-        checkpoints = options.checkpoints or [newest_checkpoint(CHECKPOINTS)]
+        checkpoints = options.checkpoints or [default_checkpoint(CHECKPOINTS)]
         if options.show_settings:
             print("---\n".join(map(settings_text, checkpoints)), end="")
         elif options.denoise is not None:
