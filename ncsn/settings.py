@@ -161,7 +161,11 @@ def check_class(kind: str, path: str) -> None:
     module, _, name = path.rpartition(".")
     package = module.partition(".")[0]
     if package != "ncsn" and (not package or is_installed(package)):
-        raise ValueError(f"{kind} names {path}, which is neither of this package nor code of your own")
+        found = not package or importlib.util.find_spec(package) is not None
+        hint = (
+            "" if found else f": Python finds no {package}.py; put it beside the command, or its folder on PYTHONPATH"
+        )
+        raise ValueError(f"{kind} names {path}, which is neither of this package nor code of your own{hint}")
     named = getattr(importlib.import_module(module), name, None)
     if not isinstance(named, type) or not issubclass(named, KINDS.get(kind, tuple(KINDS.values()))):
         raise ValueError(f"{kind} names {path}, which is not a class of that kind")
