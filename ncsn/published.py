@@ -110,7 +110,7 @@ def save_folder(module: Model, folder: str | Path, report: Mapping[str, Any] | N
     Raises:
         ValueError: where the folder has something in it, the module could not be rebuilt, or the report is of others.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder: {folder} is there already, and nothing is written over; give the name of a new one")
     settings = settings_of(module)
