@@ -54,10 +54,10 @@ def test_the_averaged_weights_are_scored_in_batches_of_any_size(tmp_path):
     for size in (30, 250):
         logger = TensorBoardLogger(tmp_path, name=f"run{size}", default_hp_metric=False)
         validation = {"check_val_every_n_epoch": None, "val_check_interval": 3, "limit_val_batches": 1}
-        copies, module = Copies(), small_module(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.02))
+        torch.manual_seed(0)
+        copies, module = Copies(), small_module(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.05))
         score = SampleScore(FEATURES, count=70, sampler=EulerMaruyama(), levels=5, batch_size=size)
         callbacks = [copies, score, EMA(0.5)]
-        torch.manual_seed(0)
         small_trainer(tmp_path, max_steps=6, callbacks=callbacks, logger=logger, **validation).fit(
             module, Digits(batch_size=64)
         )
