@@ -55,7 +55,7 @@ def test_the_averaged_weights_are_scored_in_batches_of_any_size(tmp_path):
         logger = TensorBoardLogger(tmp_path, name=f"run{size}", default_hp_metric=False)
         validation = {"check_val_every_n_epoch": None, "val_check_interval": 3, "limit_val_batches": 1}
         torch.manual_seed(0)
-        copies, module = Copies(), small_module(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.05))
+        copies, module = Copies(), small_module(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.02))
         score = SampleScore(FEATURES, count=70, sampler=EulerMaruyama(), levels=5, batch_size=size)
         callbacks = [copies, score, EMA(0.5)]
         small_trainer(tmp_path, max_steps=6, callbacks=callbacks, logger=logger, **validation).fit(
@@ -69,7 +69,7 @@ def test_the_averaged_weights_are_scored_in_batches_of_any_size(tmp_path):
     assert found[1][6] == pytest.approx(expected, rel=1e-3)
     raw = small_module()
     torch.nn.utils.vector_to_parameters(copies.weights[-1], raw.parameters())
-    assert by_hand(raw, 70, 5, EulerMaruyama()) != pytest.approx(expected, rel=1e-2)
+    assert by_hand(raw, 70, 5, EulerMaruyama()) != pytest.approx(expected, rel=5e-3)  # five times as far as that
     assert found[0] == pytest.approx(found[1], rel=1e-2)
 
 
