@@ -31,7 +31,8 @@ TRIAL = 30
 def trained(config: Path, steps: int, others: list[str]) -> tuple[TrainCLI, float]:
     """What the training command makes of a configuration in so many steps, and the CPU-seconds that the steps took."""
     fixed = ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(10 * steps), "--samples.count", "0"]
-    sys.argv = ["train.py", "--config", str(config), *fixed, "--trainer.logger", "false", *others]
+    fixed += ["--name", f"{config.stem}_{steps}", "--trainer.logger", "false"]
+    sys.argv = ["train.py", "--config", str(config), *fixed, *others]
     cli = build()
     cli.prepare()
     began = time.process_time()
