@@ -1,4 +1,4 @@
-"""What docs/theory.md says is in the code and held by a test."""
+"""What docs/theory.md says is in the code and held by a test; and every page's links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,13 @@ REPOSITORY = Path(__file__).parent.parent
 THEORY = (REPOSITORY / "docs" / "theory.md").read_text()
 LINES = re.findall(r"\[`[\w.]+`\]\(\.\./([\w/.]+)\) `([^`]+)`", THEORY)
 TESTS = re.findall(r"`(test_\w+)`", THEORY)
-LINKS = [link for link in re.findall(r"\]\(([^)#]+)\)", THEORY) if not link.startswith("http")]
+PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("checkpoints/*.md")]
+LINKS = {
+    (str(page.relative_to(REPOSITORY)), link)
+    for page in PAGES
+    for link in re.findall(r"\]\(([^)#\s]+)\)", page.read_text())
+    if not link.startswith("http")
+}
 
 
 def test_there_is_something_to_check():
@@ -27,9 +33,9 @@ def test_every_test_is_there(name):
     assert any(f"def {name}(" in file.read_text() for file in (REPOSITORY / "tests").glob("test_*.py"))
 
 
-@pytest.mark.parametrize("link", sorted(set(LINKS)))
-def test_every_link_leads_somewhere(link):
-    assert (REPOSITORY / "docs" / link).exists()
+@pytest.mark.parametrize(("page", "link"), sorted(LINKS))
+def test_every_link_leads_somewhere(page, link):
+    assert ((REPOSITORY / page).parent / link).exists()
 
 
 def test_every_experiment_that_is_told_of_is_there():

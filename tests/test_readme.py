@@ -1,4 +1,4 @@
-"""The code in the README runs."""
+"""The code in the README and in the page on drawing runs."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "sampling.md")
+BLOCKS = re.findall(r"```python\n(.*?)```", "".join(page.read_text() for page in PAGES), re.DOTALL)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[-1][:30])
