@@ -22,7 +22,9 @@ _NOISE = re.compile(
 )
 _UNION = "Does not validate against any of the Union subtypes"
 _ALTERNATIVE = re.compile(r"- Expected a (?:<class '([^']*)'>|typing\.Literal\[(.*)\])$")
-_GIVEN = re.compile(r"Given value: (.*)")
+_GIVEN = re.compile(r"Given value: (.*?)(?:\. Got value: .*)?$")
+# Where a number is wanted, torch would take a tensor too, which no configuration holds.
+_TENSOR = "<class 'float'>, <class 'torch.Tensor'>"
 _KEY = re.compile(r"""Parser key ["']([^"']*)["']:?""")
 
 
@@ -77,7 +79,7 @@ def reason(error: Exception) -> str:
         text = re.sub(r"^\s*- ", "", _KEY.sub("", line)).strip()
         if text and not _NOISE.match(text):
             reasons.append(re.sub(r"Expected a <class '([^']*)'>(?:\. Got value:)?", r"expected \1, got", text))
-    if alternatives and given and not reasons:
+    if alternatives and given and (not reasons or _TENSOR in str(error)):
         reasons = [f"expected {' or '.join(alternatives)}, got {given[1]}"]
     return ": ".join([".".join(keys), *reasons[:1]] if keys else reasons[:1]) or str(error)
 

@@ -3,12 +3,13 @@
 import fcntl
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["locked", "whole"]
+__all__ = ["check_writable", "locked", "whole"]
 
 
 @contextmanager
@@ -26,6 +27,20 @@ def whole(file: Path) -> Iterator[Path]:
         _flush(file.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that could not be made, or written to. Nothing of it is made.
+
+    Raises:
+        OSError: with what stands in the way.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {there}: {error.strerror}") from error
 
 
 @contextmanager

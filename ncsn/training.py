@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback, instantiate_class
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from ncsn.archive import read
@@ -37,7 +37,7 @@ from ncsn.callbacks import (
 from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint
 from ncsn.data import DataModule
 from ncsn.errors import answered, fail, hush
-from ncsn.files import locked
+from ncsn.files import check_writable, locked
 from ncsn.module import ScoreModule
 from ncsn.resume import Record, check_resumed, checkpoint_of, recorded
 from ncsn.settings import at_most_parameters, check_weights
@@ -136,7 +136,7 @@ class TrainCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
         name, seed, trainer = self.config.name, self.config.seed_everything, self.config.trainer
-        if not name or Path(name).name != name:
+        if name in ("", "..") or Path(name).name != name:
             raise ValueError(f"name: {name!r} is not the name of a folder")
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise ValueError(f"seed_everything: {seed} is not a whole number from 0 to {2**32 - 1}")
@@ -178,20 +178,20 @@ class TrainCLI(LightningCLI):
         Raises:
             ValueError: where there is no such checkpoint or it is of another network, where the optimiser refuses its
                 settings, or where the data is not what it should be.
-            OSError: where the data cannot be had.
+            OSError: where the data cannot be had, or the logs cannot be written.
         """
         # Where SLURM started the job again, Lightning finds its own checkpoint.
         requeued = any(Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
         self.ckpt_path = None if requeued else checkpoint_of(self.config.ckpt_path, self.folder)
         checkpoint = read(self.ckpt_path) if self.ckpt_path else None
         self.finished = checkpoint is not None and 0 < self.trainer.max_steps <= checkpoint["global_step"]
+        rate = self.model.hparams["optimizer"].get("init_args", {}).get("lr")
+        if rate is not None and not 0 < rate < math.inf:
+            raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
         try:
             self.model.configure_optimizers()
         except ValueError as error:
             raise ValueError(f"model.optimizer: {error}") from error
-        rate = self.model.optimizer(self.model.parameters()).param_groups[0]["lr"]
-        if not 0 < rate < math.inf:
-            raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
         precision = str(self.config.trainer.precision)
         if self.config.model.optimizer.get("init_args", {}).get("fused"):
             clipped = precision.endswith("mixed") and self.config.trainer.gradient_clip_val
@@ -201,6 +201,9 @@ class TrainCLI(LightningCLI):
         if self.config.trainer.precision == "16-mixed" and self.trainer.strategy.root_device.type == "cpu":
             raise ValueError("trainer.precision: 16-mixed is not there on a CPU; bf16-mixed is")
         if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
+            for logger in self.trainer.loggers:
+                if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+                    check_writable(Path(logger.root_dir))
             self.datamodule.prepare_data()
             self.datamodule.setup()
             self.datamodule.check_share(self.trainer.world_size)

@@ -91,9 +91,11 @@ def test_nothing_is_said_against_a_config_that_is_right(file):
 
 OPTIONS = {
     "a rate of 0": (["--model.optimizer.lr", "0"], "model.optimizer.lr: 0"),
-    "a rate that is no number": (["--model.optimizer.lr", ".nan"], "model.optimizer.* nan"),
+    "a rate that is no number": (["--model.optimizer.lr", ".nan"], "model.optimizer.lr: nan, and must be positive"),
+    "a rate of nan": (["--model.optimizer.lr", "nan"], "model.optimizer.lr: expected float, got nan"),
+    "a negative rate": (["--model.optimizer.lr", "-1"], "model.optimizer.lr: -1.0, and must be positive"),
     "an infinite rate": (["--model.optimizer.lr", ".inf"], "model.optimizer.lr: inf"),
-    "a list for a rate": (["--model.optimizer.lr", "[1, 2]"], "model.optimizer.*lr"),
+    "a list for a rate": (["--model.optimizer.lr", "[1, 2]"], r"model.optimizer.lr: expected float, got \[1, 2\]"),
     "betas": (["--model.optimizer.betas", "[0.9, 1.0]"], "beta"),
     "a negative level": (["--model.schedule.sigma_min", "-1"], "sigma_min"),
     "a level of 0": (["--model.schedule.sigma_min", "0"], "sigma_min"),
@@ -116,6 +118,7 @@ OPTIONS = {
     "a folder for a checkpoint": (["--ckpt_path", "."], "is a folder"),
     "a billion blocks": (["--model.denoiser.network.blocks", "1000000000"], "larger network"),
     "no name": (["--name", ""], "name: ''"),
+    "the name of the folder above": (["--name", ".."], r"name: '\.\.' is not the name of a folder"),
     "a decay of 1": (["--ema.decay", "1"], "decay is 1"),
 }
 
@@ -274,6 +277,17 @@ def test_a_file_in_the_place_of_the_folder_is_a_failure_of_the_world(tmp_path, m
         Path(name).write_text(SMALL)
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
     assert (status, "checkpoints" in line) == (1, True)
+
+
+@pytest.mark.parametrize("place", ["logs", "logs/small"])
+def test_logs_that_cannot_be_written_are_answered_before_the_run_begins(tmp_path, monkeypatch, capsys, place):
+    monkeypatch.chdir(tmp_path)
+    for name in ("small.yaml", place):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(SMALL)
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
+    assert (status, f"/{place}: Not a directory" in line) == (1, True), line
+    assert {file.name for file in tmp_path.iterdir()} == {"small.yaml", "logs"}
 
 
 def test_a_second_run_into_the_same_folder_is_refused_with_the_first_one_named(tmp_path, monkeypatch, capsys):

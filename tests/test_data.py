@@ -1,3 +1,5 @@
+import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -44,7 +46,7 @@ def folder(tmp_path):
     write(tmp_path / "red" / "deep" / "b.JPG", (255, 0, 0), (9, 9))
     write(tmp_path / "red" / "c.bmp", (255, 0, 0), (8, 30))
     write(tmp_path / "grey" / "d.gif", 128, mode="L")
-    write(tmp_path / "grey" / "e.tiff", (128, 128, 128, 0), mode="RGBA")
+    write(tmp_path / "grey" / "e.tiff", (128, 128, 128, 255), mode="RGBA")
     write(tmp_path / "grey" / "f.webp", (128, 128, 128), lossless=True)
     (tmp_path / "grey" / "notes.txt").write_text("not a picture")
     write(tmp_path / "grey" / ".hidden.png", (0, 0, 0))
@@ -218,6 +220,135 @@ def test_a_picture_of_fractions_is_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "fractions.tiff")
     with pytest.raises(ValueError, match=r"fractions\.tiff .*its pixels are fractions"):
         FilePictures([tmp_path / "fractions.tiff"], torch.zeros(1), 3, size=4).held()
+
+
+def colours(file, channels=3):
+    """The first pixel of a picture, and its last."""
+    pixels = FilePictures([file], torch.zeros(1), channels, 4)[[0]][0][0]
+    return pixels[:, 0, 0].tolist(), pixels[:, -1, -1].tolist()
+
+
+def half(mode, first, last, **info):
+    """A picture of 4x4 pixels, of one colour above and another below."""
+    picture = Image.new(mode, (4, 4), first)
+    picture.paste(last, (0, 2, 4, 4))
+    picture.info |= info
+    return picture
+
+
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+PALETTE = Image.new("P", (4, 4))
+PALETTE.putpalette([*GREEN, *RED])
+PALETTE.paste(1, (0, 0, 4, 2))
+DEEP = Image.fromarray(np.repeat(np.array([[65535], [65535], [257 * 3], [257 * 3]], dtype=np.uint16), 4, axis=1))
+KINDS = {
+    "colour": (half("RGB", RED, GREEN), "png", RED, GREEN),
+    "half transparent": (half("RGBA", (255, 0, 0, 255), (0, 0, 0, 127)), "png", RED, (128, 128, 128)),
+    "colours hidden under transparent pixels": (half("RGBA", (255, 0, 0, 255), (9, 9, 9, 0)), "png", RED, (255,) * 3),
+    "grey with alpha": (half("LA", (40, 255), (40, 0)), "png", (40,) * 3, (255,) * 3),
+    "one transparent colour": (half("RGB", RED, GREEN, transparency=GREEN), "png", RED, (255,) * 3),
+    "one transparent grey": (half("L", 40, 9, transparency=9), "png", (40,) * 3, (255,) * 3),
+    "palette": (PALETTE, "png", RED, GREEN),
+    "palette with a transparent colour": (PALETTE, "gif", RED, (255,) * 3),
+    "black and white": (half("1", 1, 0), "png", (255,) * 3, (0,) * 3),
+    "grey": (half("L", 40, 9), "png", (40,) * 3, (9,) * 3),
+    "16 bits": (DEEP, "png", (255,) * 3, (3,) * 3),
+    "16 bits with a transparent grey": (DEEP, "png", (255,) * 3, (255,) * 3),
+    "16 bits, the other end first": (DEEP, "tiff", (255,) * 3, (3,) * 3),
+    "inks": (half("CMYK", (0, 255, 255, 0), (255, 0, 255, 0)), "tiff", RED, GREEN),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_picture_comes_out_in_its_colours(tmp_path, name):
+    picture, ending, first, last = KINDS[name]
+    if "transparent grey" in name and picture is DEEP:
+        settings = {"transparency": 257 * 3}
+    else:
+        settings = {"transparency": 0} if name == "palette with a transparent colour" else {}
+    file = tmp_path / f"a.{ending}"
+    picture.save(file, **settings)
+    assert colours(file) == (list(first), list(last))
+    grey = [Image.new("RGB", (1, 1), tuple(colour)).convert("L").getpixel((0, 0)) for colour in (first, last)]
+    assert colours(file, channels=1) == ([grey[0]], [grey[1]])
+
+
+def test_greys_of_32_bits_are_refused_where_16_do_not_hold_them(tmp_path):
+    file = tmp_path / "a.tiff"
+    Image.fromarray(np.full((4, 4), 70_000, dtype=np.int32)).save(file)
+    with pytest.raises(ValueError, match=r"a\.tiff .*its pixels are from 70000 to 70000, and not of 16 bits"):
+        FilePictures([file], torch.zeros(1), 3, 4).read(file)
+
+
+def pipe(file):
+    os.mkfifo(file)
+
+
+def socket_file(file):
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(file))
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (pipe, "not a file"),
+        (socket_file, "not a file"),
+        (lambda file: file.symlink_to("/dev/zero"), "not a file"),
+        (lambda file: file.symlink_to("/dev/null"), "not a file"),
+        (lambda file: file.symlink_to("no such"), "a link to nothing"),
+        (lambda file: file.symlink_to(file), "a link to nothing"),
+    ],
+)
+def test_what_is_no_file_is_named(folder, monkeypatch, make, what):
+    monkeypatch.chdir(folder)  # the path of a socket is short
+    make(Path("red/z.png"))
+    with pytest.raises(ValueError, match=rf"red/z\.png has the name of a picture, and is {what}; remove it"):
+        ImageFolder(".", size=8)
+    with pytest.raises(ValueError, match=r"cannot read red/z\.png as a picture"):
+        FilePictures([Path("red/z.png")], torch.zeros(1), 3, 8).read(Path("red/z.png"))
+    data = ImageFolder(".", size=8, batch_size=2, skip_broken=True)
+    with pytest.warns(UserWarning, match=r"1 of 7 pictures are left out: cannot read red/z\.png"):
+        data.setup()
+
+
+def test_links_are_followed_but_not_in_circles(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write(elsewhere / "g.png", 0)
+    (folder / "black").symlink_to(elsewhere)
+    (folder / "red" / "h.png").symlink_to(elsewhere / "g.png")
+    data = ImageFolder(str(folder), size=8, labels=True)
+    assert (len(data.files), data.class_names) == (8, ["black", "grey", "red"])
+    (folder / "red" / "back").symlink_to(folder)
+    with pytest.raises(ValueError, match="red/back is a link to a folder that it is in"):
+        ImageFolder(str(folder), size=8)
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
+    def denied(path):
+        if str(path).endswith("grey"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(PermissionError, match="grey"):
+        ImageFolder(str(folder), size=8)
+
+
+@pytest.mark.parametrize("memory", [1, 0])
+def test_broken_pictures_are_left_out_where_that_is_asked_for(folder, memory):
+    (folder / "red" / "broken.png").write_bytes(b"<html>")
+    (folder / "grey" / "cut.gif").write_bytes((folder / "grey" / "d.gif").read_bytes()[:30])
+    data = ImageFolder(str(folder), size=8, labels=True, batch_size=2, memory=memory, skip_broken=True)
+    with pytest.warns(UserWarning, match=r"2 of 8 pictures are left out: cannot read .*cut\.gif as a picture"):
+        data.setup()
+    labels = torch.cat([split[range(len(split))][1] for split in data.splits.values()])
+    assert sorted(labels.tolist()) == [0, 0, 0, 1, 1, 1]
+    for file in data.files:
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no picture can be read; cannot read"):
+        ImageFolder(str(folder), size=8, skip_broken=True).setup()
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])

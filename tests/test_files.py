@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ncsn.files import locked, whole
+from ncsn.files import check_writable, locked, whole
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path):
@@ -37,6 +37,20 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     with whole(tmp_path / "a.txt") as partial:
         partial.write_text("one")
     assert order == [("flush", ".a.txt.partial"), ("rename", ".a.txt.partial"), ("flush", tmp_path.name)]
+
+
+def test_whether_a_folder_can_be_written_is_known_before_it_is_made(tmp_path, monkeypatch):
+    check_writable(tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("a"))
+    Path("file").touch()
+    Path("link").symlink_to("nothing")
+    for name in ("file", "link"):
+        with pytest.raises(OSError, match=f"cannot write to {name}: "):
+            check_writable(Path(name, "logs"))
+    with pytest.raises(OSError, match="cannot write to /proc/self: "):
+        check_writable(Path("/proc/self/logs"))
 
 
 HOLDER = """
