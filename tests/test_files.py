@@ -47,7 +47,7 @@ def test_whether_a_folder_can_be_written_is_known_before_it_is_made(tmp_path, mo
     Path("file").touch()
     Path("link").symlink_to("nothing")
     for name in ("file", "link"):
-        with pytest.raises(OSError, match=f"cannot write to {name}: "):
+        with pytest.raises(OSError, match=f"cannot write to .*{name}: "):
             check_writable(Path(name, "logs"))
     with pytest.raises(OSError, match="cannot write to /proc/self: "):
         check_writable(Path("/proc/self/logs"))

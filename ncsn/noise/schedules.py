@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 MAX_LEVELS = 100_000
+SINGLE = torch.finfo(torch.float32)
 
 
 class NoiseSchedule(ABC):
@@ -40,8 +41,8 @@ class Ladder(NoiseSchedule):
     """A finite ladder from `sigma_max` down to `sigma_min`; an example gets each of its levels equally often.
 
     Raises:
-        ValueError: where not 0 < sigma_min < sigma_max < inf, or `levels` is not a whole number from 2 to 100,000
-            (1 where sigma_min equals sigma_max).
+        ValueError: where not 0 < sigma_min < sigma_max < inf, in 32 bits, or `levels` is not a whole number from 2 to
+            100,000 (1 where sigma_min equals sigma_max).
     """
 
     sigma_max: float
@@ -52,8 +53,8 @@ class Ladder(NoiseSchedule):
         name = type(self).__name__
         for field in ("sigma_max", "sigma_min"):
             value = getattr(self, field)
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name}: {field} is {value}, and must be a positive number")
+            if not SINGLE.tiny <= value <= SINGLE.max:
+                raise ValueError(f"{name}: {field} is {value}, and must be a positive number that 32 bits hold")
         if self.sigma_min > self.sigma_max:
             raise ValueError(f"{name}: sigma_min ({self.sigma_min}) is above sigma_max ({self.sigma_max}); swap them")
         if self.levels != int(self.levels) or not 1 <= self.levels <= MAX_LEVELS:
