@@ -26,7 +26,9 @@ FIXED = (
     "model.schedule",
     "model.objective",
     "model.optimizer",
+    "model.label_dropout",
     "trainer.accumulate_grad_batches",
+    "trainer.limit_train_batches",
 )
 """The settings that a run keeps to, and all below them."""
 FREE = ("data.root", "data.workers", "data.memory", "model.optimizer.lr")

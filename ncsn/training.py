@@ -140,9 +140,11 @@ class TrainCLI(LightningCLI):
             raise ValueError(f"name: {name!r} is not the name of a folder")
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
             raise ValueError(f"seed_everything: {seed} is not a whole number from 0 to {2**32 - 1}")
-        for key in ("max_steps", "max_epochs", "val_check_interval"):
+        for key in ("max_steps", "max_epochs", "limit_train_batches", "val_check_interval"):
             if trainer[key] == 0:
                 raise ValueError(f"trainer.{key}: 0 leaves nothing to do")
+        if trainer.accumulate_grad_batches < 1:
+            raise ValueError(f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches} is not at least 1")
         if isinstance(trainer.val_check_interval, dict):
             try:
                 timedelta(**trainer.val_check_interval)

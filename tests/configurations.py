@@ -83,9 +83,9 @@ def outcome(call: Callable[[], object]) -> tuple[int, str]:
 
 
 def names(line: str, change: tuple[str, ...]) -> bool:
-    """Whether a line names the setting that was changed, or by its whole name what that is a setting of."""
+    """Whether a line names the setting that was changed, or by its whole name a class that it is part of."""
     *parts, setting = (part for part in change if part not in ("class_path", "init_args"))
-    return setting in line or (len(parts) > 1 and ".".join(parts) in line)
+    return setting in line or any(".".join(parts[:depth]) in line for depth in range(2, len(parts) + 1))
 
 
 def configurations(folder: Path, count: int) -> str:

@@ -107,6 +107,8 @@ OPTIONS = {
     "true for a number": (["--model.schedule.sigma_max", "abc"], "model.schedule.*sigma_max"),
     "half a picture": (["--data.batch_size", "2.5"], "data.*batch_size"),
     "minus one picture": (["--data.batch_size", "-1"], "batch_size is -1"),
+    "no batches a step": (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches: 0 is not"),
+    "no batches": (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches: 0 leaves nothing to do"),
     "no epochs": (["--trainer.max_epochs", "0", "--trainer.max_steps", "-1"], "trainer.max_epochs"),
     "a seed too large": (["--seed_everything", "4294967296"], "seed_everything: 4294967296"),
     "a seed in letters": (["--seed_everything", "abc"], "seed_everything"),
@@ -211,6 +213,8 @@ MIXED = {
     "network": (["--model.denoiser.network.width", "12"], "model.denoiser.network.width: 12, but 8 in"),
     "seed": (["--seed_everything", "5"], "seed_everything: 5, but 0 in"),
     "data": (["--data", "BinaryDigits", "--data.batch_size=64"], "data: BinaryDigits, but Digits in"),
+    "labels": (["--model.label_dropout", "0.5"], "model.label_dropout: 0.5, but 0.1 in"),
+    "epoch": (["--trainer.limit_train_batches", "4"], "trainer.limit_train_batches: 4.0, but None in"),
     "accumulation": (["--trainer.accumulate_grad_batches", "2"], "trainer.accumulate_grad_batches: 2, but 1 in"),
 }
 

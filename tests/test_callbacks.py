@@ -2,6 +2,9 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from io import BytesIO
 from itertools import pairwise
 
@@ -126,6 +129,33 @@ def test_resuming_goes_on_with_both_sets_of_weights(tmp_path):
         d = min(0.5, (1 + step) / (10 + step))
         expected = d * expected + (1 - d) * current
     torch.testing.assert_close(saved(tmp_path / "b" / "step=28.ckpt", "state_dict"), expected)
+
+
+STUCK = """
+import os, sys, time
+from pathlib import Path
+from ncsn.callbacks import Checkpoint, GracefulStop
+from test_callbacks import StopsAt, fit
+
+class Stuck(StopsAt):
+    def on_train_batch_end(self, trainer, *rest):
+        super().on_train_batch_end(trainer, *rest)
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), int(sys.argv[2]))
+            time.sleep(60)
+
+fit(Path(sys.argv[1]), Stuck(2), GracefulStop(), Checkpoint(Path(sys.argv[1]), every=1), steps=50)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_ends_the_run_at_once(tmp_path, number):
+    began, environment = time.monotonic(), os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", STUCK, str(tmp_path), str(int(number))]
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 128 + number
+    assert time.monotonic() - began < 55
+    for file in tmp_path.glob("*.ckpt"):
+        torch.load(file, weights_only=True)
 
 
 @pytest.mark.parametrize("steps", [7, 6, 25, 31])

@@ -30,7 +30,9 @@ def in_training(data, training=True, ranks=1, rank=0):
     """`data` as if a trainer had it."""
     progress = SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(ready=0)))
     fit_loop = SimpleNamespace(epoch_loop=progress)
-    data.trainer = SimpleNamespace(training=training, world_size=ranks, global_rank=rank, fit_loop=fit_loop)
+    data.trainer = SimpleNamespace(
+        training=training, world_size=ranks, global_rank=rank, fit_loop=fit_loop, limit_train_batches=1.0
+    )
     return data
 
 

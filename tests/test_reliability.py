@@ -32,6 +32,7 @@ def test_in_short(experiment, count):
         ("kills", 30),
         ("evil", 1),
         ("accumulated", 2),
+        ("shortened", 5),
         ("streamed", 5),
         ("ranks", 9),
         ("signals", 6),

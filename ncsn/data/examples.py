@@ -50,8 +50,9 @@ class Batches(DistributedSampler[Any]):
     """Lists of indices, one a batch: this rank's share of an order that follows from (seed, epoch) alone.
 
     It counts the batches that it has given in the whole run, and is told that count when a run is resumed: an epoch
-    that was broken off goes on where it was (but not one that `limit_train_batches` made shorter). It is a
-    `DistributedSampler` so that Lightning leaves it in place.
+    that was broken off goes on where it was. It is a `DistributedSampler` so that Lightning leaves it in place.
+
+    `taken` is how many batches of an epoch are asked for, where the trainer's `limit_train_batches` makes it shorter.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class Batches(DistributedSampler[Any]):
         super().__init__(examples, ranks, rank, shuffle, seed, drop_last)
         self.batch_size = batch_size
         self.given = 0
+        self.taken = len(self)
 
     def __iter__(self) -> Iterator[list[int]]:
-        self.epoch, done = divmod(self.given, len(self))
-        self.given = (self.epoch + 1) * len(self)
+        self.epoch, done = divmod(self.given, self.taken)
+        self.given = (self.epoch + 1) * self.taken
         order = list(super().__iter__())
         for i in range(done, len(self)):
             yield order[i * self.batch_size : (i + 1) * self.batch_size]

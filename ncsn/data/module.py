@@ -106,6 +106,8 @@ class DataModule(LightningDataModule, ABC):
         batches = Batches(examples, self.batch_size, ranks, rank, shuffle, seed, drop_last)
         if self.trainer and split == "train":
             batches.given = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+            limit = self.trainer.limit_train_batches
+            batches.taken = min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * limit)
         workers = 0 if isinstance(examples, HeldExamples) else self.workers
         return DataLoader(
             examples,
