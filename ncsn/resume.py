@@ -13,11 +13,11 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ncsn.archive import local_file
+from ncsn.archive import local_file, read
 from ncsn.checkpoints import newest_whole, numbered
 from ncsn.data import DataModule
 
-__all__ = ["Record", "check_resumed", "checkpoint_of", "recorded"]
+__all__ = ["Record", "check_resumed", "checkpoint_of", "recorded", "resumable"]
 
 FIXED = (
     "seed_everything",
@@ -33,6 +33,21 @@ FIXED = (
 """The settings that a run keeps to, and all below them."""
 FREE = ("data.root", "data.workers", "data.memory", "model.optimizer.lr")
 """Those among them that may change: where the data is (which it is, its fingerprint says), and the learning rate."""
+
+
+CONTENT = {
+    "global_step": int,
+    "state_dict": dict,
+    "current_model_state": dict,
+    "averaging_state": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+    "skipped_steps": list,
+    "run": dict,
+}
+"""What a checkpoint of the training command has, and what that is."""
 
 
 class Record(Callback):
@@ -75,6 +90,21 @@ def checkpoint_of(asked: str | None, folder: Path) -> Path | None:
     return file
 
 
+def resumable(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of the training command.
+
+    Raises:
+        ValueError: where the file is not whole, or was made by something else.
+    """
+    content = read(path)
+    kinds = [isinstance(content.get(key), kind) for key, kind in CONTENT.items()]
+    if not (
+        all(kinds) and content["optimizer_states"] and {"config", "fingerprint", "devices"} <= content["run"].keys()
+    ):
+        raise ValueError(f"--ckpt_path: {path} was not made by the training command, and cannot be gone on from")
+    return content
+
+
 def recorded(config: dict[str, Any], data: DataModule, devices: int) -> dict[str, Any]:
     """What `Record` keeps of a run, in plain values."""
     return {"config": config, "fingerprint": data.fingerprint(), "devices": devices}
@@ -85,14 +115,12 @@ def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) ->
 
     Args:
         run: as `recorded` of the run that would go on.
-        checkpoint: the content of the checkpoint that it would go on from.
+        checkpoint: the content of the checkpoint that it would go on from, `resumable`.
         path: of that checkpoint, for the error.
 
     Raises:
         ValueError: with the first setting that differs and its two values.
     """
-    if "run" not in checkpoint:
-        raise ValueError(f"--ckpt_path: {path} was not made by the training command, and cannot be gone on from")
     before = checkpoint["run"]
     ours, theirs = dict(fixed(run["config"])), dict(fixed(before["config"]))
     ours |= {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}

@@ -20,7 +20,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
-from ncsn.archive import read
 from ncsn.callbacks import (
     EMA,
     BestCheckpoint,
@@ -36,10 +35,10 @@ from ncsn.callbacks import (
 )
 from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint
 from ncsn.data import DataModule
-from ncsn.errors import answered, fail, hush
+from ncsn.errors import answered, fail, hush, reason
 from ncsn.files import check_writable, locked
 from ncsn.module import ScoreModule
-from ncsn.resume import Record, check_resumed, checkpoint_of, recorded
+from ncsn.resume import Record, check_resumed, checkpoint_of, recorded, resumable
 from ncsn.settings import at_most_parameters, check_weights
 
 __all__ = ["TrainCLI", "run"]
@@ -138,7 +137,7 @@ class TrainCLI(LightningCLI):
         name, seed, trainer = self.config.name, self.config.seed_everything, self.config.trainer
         if name in ("", "..") or Path(name).name != name:
             raise ValueError(f"name: {name!r} is not the name of a folder")
-        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+        if seed is False or not 0 <= seed < 2**32:  # without one, a run could not be gone on from to the bit
             raise ValueError(f"seed_everything: {seed} is not a whole number from 0 to {2**32 - 1}")
         for key in ("max_steps", "max_epochs", "limit_train_batches", "val_check_interval"):
             if trainer[key] == 0:
@@ -185,7 +184,7 @@ class TrainCLI(LightningCLI):
         # Where SLURM started the job again, Lightning finds its own checkpoint.
         requeued = any(Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
         self.ckpt_path = None if requeued else checkpoint_of(self.config.ckpt_path, self.folder)
-        checkpoint = read(self.ckpt_path) if self.ckpt_path else None
+        checkpoint = resumable(self.ckpt_path) if self.ckpt_path else None
         self.finished = checkpoint is not None and 0 < self.trainer.max_steps <= checkpoint["global_step"]
         rate = self.model.hparams["optimizer"].get("init_args", {}).get("lr")
         if rate is not None and not 0 < rate < math.inf:
@@ -260,7 +259,12 @@ class TrainCLI(LightningCLI):
             print(f"{self.ckpt_path} is of the end of the run: trainer.max_steps is {self.trainer.max_steps}.")
             return
         self.announce()
-        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if self.ckpt_path is None or self.stop.began:
+                raise
+            fail(2, f"--ckpt_path: {self.ckpt_path} cannot be gone on from: {reason(error)}")
         if self.files.failure is not None:
             raise self.files.failure
         self.report()

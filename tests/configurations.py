@@ -116,7 +116,7 @@ def configurations(folder: Path, count: int) -> str:
         arguments += ["--trainer.max_steps", "1"]  # some would train for ever, and rightly so
         if number % 100 == 99:
             command = [sys.executable, str(REPOSITORY / "train.py"), *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
             status, said = done.returncode, done.stderr
         else:
             sys.argv = ["train.py", *arguments]

@@ -211,10 +211,12 @@ def evil(folder: Path, count: int) -> str:
         _, ending, usage = os.wait4(process, 0)
         assert ending == 0, f"{file}: {ending}"
         assert not (folder / "marker").exists(), f"{file} was executed"
-        tried, longest = tried + 1, max(longest, time.monotonic() - began)
+        assert time.monotonic() - began < 300, file
+        # Of the processor, which others may be using too.
+        tried, longest = tried + 1, max(longest, usage.ru_utime + usage.ru_stime)
         largest = max(largest, usage.ru_maxrss)
         assert max(longest / 10, largest / 2**20) < 1, f"{file}: {longest:.1f} s, {largest:,} kB"
-    return f"{tried} evil files: 0 executed, at most {longest:.1f} s and {largest / 1000:.0f} MB each"
+    return f"{tried} evil files: 0 executed, at most {longest:.1f} s of the processor and {largest / 1000:.0f} MB each"
 
 
 def mutations(folder: Path, count: int) -> str:

@@ -17,6 +17,7 @@ from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
 from test_files import HOLDER
 from torch.utils.data import get_worker_info
 
+from ncsn import archive
 from ncsn.cli import sample
 from ncsn.data import FilePictures
 from ncsn.preflight import SECTIONS, check_config, parameters
@@ -112,6 +113,7 @@ OPTIONS = {
     "no epochs": (["--trainer.max_epochs", "0", "--trainer.max_steps", "-1"], "trainer.max_epochs"),
     "a seed too large": (["--seed_everything", "4294967296"], "seed_everything: 4294967296"),
     "a seed in letters": (["--seed_everything", "abc"], "seed_everything"),
+    "no seed": (["--seed_everything", "false"], "seed_everything: False is not a whole number"),
     "a seed of 1.7": (["--seed_everything", "1.7"], "seed_everything"),
     "half precision": (["--trainer.precision", "fp16"], "trainer.precision"),
     "16-mixed on a CPU": (["--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed"),
@@ -214,7 +216,7 @@ MIXED = {
     "seed": (["--seed_everything", "5"], "seed_everything: 5, but 0 in"),
     "data": (["--data", "BinaryDigits", "--data.batch_size=64"], "data: BinaryDigits, but Digits in"),
     "labels": (["--model.label_dropout", "0.5"], "model.label_dropout: 0.5, but 0.1 in"),
-    "epoch": (["--trainer.limit_train_batches", "4"], "trainer.limit_train_batches: 4.0, but None in"),
+    "epoch": (["--trainer.limit_train_batches", "4"], "trainer.limit_train_batches: 4"),
     "accumulation": (["--trainer.accumulate_grad_batches", "2"], "trainer.accumulate_grad_batches: 2, but 1 in"),
 }
 
@@ -228,6 +230,32 @@ def test_a_run_goes_on_as_it_began(run, monkeypatch, capsys, name):
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *more))
     assert (status, message in line) == (2, True), line
     assert sorted(run.rglob("*")) == before
+
+
+STRANGE = {
+    "no steps": lambda content: content.pop("global_step"),
+    "no weights": lambda content: content.pop("current_model_state"),
+    "a number for a run": lambda content: content.update(run=7),
+    "no record in the run": lambda content: content["run"].clear(),
+    "no optimiser": lambda content: content["optimizer_states"].clear(),
+    "another optimiser": lambda content: content["optimizer_states"][0]["param_groups"].clear(),
+    "a number for loops": lambda content: content["loops"].update(fit_loop=7),
+    "a version that is none": lambda content: content.update({"pytorch-lightning_version": "new"}),
+    "a number for skipped steps": lambda content: content.update(skipped_steps=[7]),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_checkpoint_that_is_whole_and_makes_no_sense_is_refused(run, tmp_path, monkeypatch, capsys, name):
+    file = tmp_path / "checkpoints/small/step=7.ckpt"
+    content = archive.read(run / "checkpoints/small/step=7.ckpt")
+    STRANGE[name](content)
+    archive.write(content, file)
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    options = ["--config", "small.yaml", "--ckpt_path", "last", "--trainer.max_steps", "9"]
+    status, line = refusal(capsys, lambda: run_train(*options))
+    assert (status, bool(re.search("--ckpt_path: .* cannot be gone on from", line))) == (2, True), line
 
 
 def test_other_pictures_in_the_same_folder_are_noticed(tmp_path, monkeypatch, capsys):

@@ -14,13 +14,18 @@ __all__ = ["GracefulStop"]
 
 
 class GracefulStop(Callback):
-    """The first SIGINT, SIGTERM or SIGHUP ends the run after its step, with a checkpoint; a second one at once."""
+    """The first SIGINT, SIGTERM or SIGHUP ends the run after its step, with a checkpoint; a second one at once.
+
+    `signal` is its number, or None; `began` says whether training did, with all that it goes on from in place.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.began = False
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = True
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
 
