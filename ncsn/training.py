@@ -37,6 +37,7 @@ from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint
 from ncsn.data import DataModule
 from ncsn.errors import answered, fail, hush, reason
 from ncsn.files import check_writable, locked
+from ncsn.logs import PatientLogger
 from ncsn.module import ScoreModule
 from ncsn.resume import Record, check_resumed, checkpoint_of, recorded, resumable
 from ncsn.settings import at_most_parameters, check_weights
@@ -160,7 +161,7 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.config.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger("logs", name=self.config.name, default_hp_metric=False, flush_secs=30)
+            kwargs["logger"] = PatientLogger("logs", name=self.config.name, default_hp_metric=False, flush_secs=30)
         self.stop, self.record, self.files = GracefulStop(), Record(), PatientCheckpointIO()
         bar = [RunProgress()] if self.config.trainer.enable_progress_bar is not False else []
         scored = self.config.score.features is not None
@@ -253,7 +254,7 @@ class TrainCLI(LightningCLI):
 
         Raises:
             FloatingPointError: where too many steps in a row have no finite gradient.
-            OSError: where the last checkpoint could not be written.
+            OSError: where the last checkpoint could not be written, or figures were not logged.
         """
         if self.finished:
             print(f"{self.ckpt_path} is of the end of the run: trainer.max_steps is {self.trainer.max_steps}.")
@@ -267,6 +268,9 @@ class TrainCLI(LightningCLI):
             fail(2, f"--ckpt_path: {self.ckpt_path} cannot be gone on from: {reason(error)}")
         if self.files.failure is not None:
             raise self.files.failure
+        for logger in self.trainer.loggers:
+            if isinstance(logger, PatientLogger) and logger.failure is not None:
+                raise logger.failure
         self.report()
         if self.stop.signal is not None:
             sys.exit(128 + self.stop.signal)

@@ -52,9 +52,10 @@ MAY_IMPORT = {
     "checkpoints": {"archive", "settings", "data", "module", "published"},
     "export": {"card", "checkpoints", "errors", "options", "files", "module", "published", "score"},
     "errors": set(),
+    "logs": set(),
     "resume": {"archive", "checkpoints", "data"},
     "training": {
-        *{"module", "data", "callbacks", "checkpoints", "archive", "settings", "resume", "files", "errors"},
+        *{"module", "data", "callbacks", "checkpoints", "settings", "resume", "files", "logs", "errors"},
     },
     "compare": {"errors", "noise", "score", "densities", "networks", "objectives"},
     "advise": {"noise", "samplers", "data", "training", "errors"},
