@@ -3,6 +3,8 @@
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -42,44 +44,41 @@ class PatientEvents:
     def __init__(self, writer: Any) -> None:
         self.writer = writer
         self.failure: OSError | None = None
-        self.failed_at = 0.0
+        self.broken_at: float | None = None
         threading.excepthook = _say_nothing_of_the_disk
 
     def get_logdir(self) -> str:
         return str(self.writer.get_logdir())
 
     def add_event(self, event: Any) -> None:
-        if self.failure is not None and time.monotonic() - self.failed_at < PAUSE:
+        if self.broken_at is not None and time.monotonic() - self.broken_at < PAUSE:
             return
-        try:
-            if self.failure is not None:
+        with self._patience():
+            if self.broken_at is not None:
                 self.writer = type(self.writer)(self.get_logdir())
+                self.broken_at = None
             self.writer.add_event(event)
-        except OSError as error:
-            self._note(error)
 
     def flush(self) -> None:
-        try:
-            if self.failure is None or time.monotonic() - self.failed_at >= PAUSE:
+        if self.broken_at is None:
+            with self._patience():
                 self.writer.flush()
-        except OSError as error:
-            self._note(error)
 
     def close(self) -> None:
-        try:
+        with self._patience():
             self.writer.close()
-        except OSError as error:
-            self._note(error)
 
     def reopen(self) -> None:
         self.writer.reopen()
 
-    def _note(self, error: OSError) -> None:
-        self.failure, self.failed_at = (
-            OSError(f"cannot write the log in {self.get_logdir()}: {error}"),
-            time.monotonic(),
-        )
-        warnings.warn(f"figures are not logged, and the run goes on: {self.failure}", stacklevel=2)
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.broken_at = time.monotonic()
+            self.failure = OSError(f"cannot write the log in {self.get_logdir()}: {error}")
+            warnings.warn(f"figures are not logged, and the run goes on: {self.failure}", stacklevel=4)
 
 
 def _say_nothing_of_the_disk(ended: threading.ExceptHookArgs) -> None:
