@@ -138,7 +138,9 @@ class TrainCLI(LightningCLI):
         name, seed, trainer = self.config.name, self.config.seed_everything, self.config.trainer
         if name in ("", "..") or Path(name).name != name:
             raise ValueError(f"name: {name!r} is not the name of a folder")
-        if seed is False or not 0 <= seed < 2**32:  # without one, a run could not be gone on from to the bit
+        if (
+            seed is None or seed is False or not 0 <= seed < 2**32
+        ):  # without one, a run could not be gone on from to the bit
             raise ValueError(f"seed_everything: {seed} is not a whole number from 0 to {2**32 - 1}")
         for key in ("max_steps", "max_epochs", "limit_train_batches", "val_check_interval"):
             if trainer[key] == 0:

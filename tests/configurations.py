@@ -54,7 +54,7 @@ def altered(draw: Callable[[st.SearchStrategy[Any]], Any], config: dict[str, Any
         inside = inside[key]
     kind = draw(st.sampled_from(["value"] * 15 + ["name"] * 3 + ["none"] * 2))
     if kind == "value":
-        inside[path[-1]] = draw(VALUES)
+        inside[path[-1]] = deepcopy(draw(VALUES))
     elif kind == "name":
         inside[path[-1] + draw(st.sampled_from("sx"))] = inside.pop(path[-1])
     else:

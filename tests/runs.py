@@ -4,6 +4,7 @@ torch is imported once: a run is a fork of this process.
 """
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import ncsn.training  # noqa: F401
 from ncsn import archive
 from ncsn.checkpoints import numbered
 from ncsn.cli import train
+from ncsn.errors import SIGNALS
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIG = """
@@ -56,8 +58,11 @@ class Folder:
     def start(self, *options: str, command: Callable[[], object] = train) -> int:
         """Start `train.py --config run.yaml OPTIONS` here, or another command; its process id."""
         sys.stdout.flush()
+        # A signal that comes before the fork is ready for it would be answered as one to this process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         process = os.fork()
         if process:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             return process
         status = 70
         try:
@@ -67,6 +72,7 @@ class Folder:
             sys.argv = [str(REPOSITORY / "train.py"), *options]
             if command is train:
                 sys.argv[1:1] = ["--config", "run.yaml"]
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             command()
             status = 0
         except SystemExit as stop:

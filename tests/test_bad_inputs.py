@@ -114,6 +114,7 @@ OPTIONS = {
     "a seed too large": (["--seed_everything", "4294967296"], "seed_everything: 4294967296"),
     "a seed in letters": (["--seed_everything", "abc"], "seed_everything"),
     "no seed": (["--seed_everything", "false"], "seed_everything: False is not a whole number"),
+    "null for a seed": (["--seed_everything", "null"], "seed_everything: None is not a whole number"),
     "a seed of 1.7": (["--seed_everything", "1.7"], "seed_everything"),
     "half precision": (["--trainer.precision", "fp16"], "trainer.precision"),
     "16-mixed on a CPU": (["--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed"),
