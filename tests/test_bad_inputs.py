@@ -114,7 +114,6 @@ OPTIONS = {
     "a seed too large": (["--seed_everything", "4294967296"], "seed_everything: 4294967296"),
     "a seed in letters": (["--seed_everything", "abc"], "seed_everything"),
     "no seed": (["--seed_everything", "false"], "seed_everything: False is not a whole number"),
-    "null for a seed": (["--seed_everything", "null"], "seed_everything: None is not a whole number"),
     "a seed of 1.7": (["--seed_everything", "1.7"], "seed_everything"),
     "half precision": (["--trainer.precision", "fp16"], "trainer.precision"),
     "16-mixed on a CPU": (["--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed"),
@@ -136,6 +135,13 @@ def test_an_option_is_answered_in_one_line(tmp_path, monkeypatch, capsys, name):
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
     assert (status, bool(re.search(message, line))) == (2, True), line
     assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_null_for_a_seed_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL.replace("seed_everything: 0", "seed_everything: null"))
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
+    assert (status, "seed_everything: None is not a whole number" in line) == (2, True), line
 
 
 def idx(folder: Path, images: bytes, labels: bytes) -> None:
