@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncsn.files import whole
 
-__all__ = ["DamagedError", "digest", "local_file", "read", "write"]
+__all__ = ["DamagedError", "digest", "local_file", "read", "tensors_fingerprint", "weights_fingerprint", "write"]
 
 FORMAT = 1
 """The version of what `write` writes; another is not read."""
@@ -213,3 +213,17 @@ def tensors(content: Any, path: Path) -> Iterator[Tensor]:
             left += value.values()
         elif isinstance(value, (list, tuple)):
             left += value
+
+
+def weights_fingerprint(network: nn.Module) -> str:
+    """sha256 over the names and the values of a network's weights and buffers."""
+    return tensors_fingerprint(network.state_dict())
+
+
+def tensors_fingerprint(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names, kinds, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
+    return digest.hexdigest()

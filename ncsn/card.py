@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
+from ncsn.archive import weights_fingerprint
 from ncsn.data import DataModule
-from ncsn.judging import weights_fingerprint
 from ncsn.model import Model
 
 __all__ = ["card", "spread"]

@@ -1,10 +1,10 @@
 """How well a checkpoint draws: `python -m ncsn.evaluate` prints one table of figures, with what each of them is of.
 
 Samples are drawn as the sampling command does, over any number of devices, and are looked at once, as they come
-(`ncsn.scores`): what is kept of them is rows of numbers. Each figure (`ncsn.metrics`, `ncsn.copies`) is put beside the
-same of held-out pictures, as many, which is what a perfect model would reach: the floor. Both are judged by the
-training split. `--seeds 3` gives the spread; `--png` scores pictures that something else has made; `--family` compares
-the samplers; `--likelihood` adds what held-out pictures take in bits per dimension.
+(`ncsn.evaluation`): what is kept of them is rows of numbers. Each figure is put beside the same of held-out pictures,
+as many, which is what a perfect model would reach: the floor. Both are judged by the training split. `--seeds 3` gives
+the spread; `--png` scores pictures that something else has made; `--family` compares the samplers; `--likelihood` adds
+what held-out pictures take in bits per dimension.
 """
 
 import sys
@@ -17,20 +17,21 @@ import torch
 from jsonargparse import ArgumentError
 from torch import Tensor
 
+from ncsn.archive import weights_fingerprint
 from ncsn.checkpoints import load, load_data, newest_checkpoint
-from ncsn.choices import chosen_trainer, chosen_walks, place_of
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.data.option import chosen_data
-from ncsn.drawing import Collected, Cost, DrawingProgress, Walks, collect
+from ncsn.drawing.choices import chosen_trainer, chosen_walks, place_of
+from ncsn.drawing.walks import Collected, Cost, DrawingProgress, Walks, collect
 from ncsn.errors import answered, fail, hush, stopped_by_signals
-from ncsn.family import family_of, family_table
-from ncsn.judging import Judge, look_at, looks, real_pictures, reference_looks, weights_fingerprint
-from ncsn.metrics import frechet
+from ncsn.evaluation.family import family_of, family_table
+from ncsn.evaluation.judging import Judge, look_at, looks, real_pictures, reference_looks
+from ncsn.evaluation.metrics import frechet
+from ncsn.evaluation.report import Counts, Report, Samples, markdown, notes, save_report
+from ncsn.evaluation.scores import chosen_judge, figures, held_out_bits, rows
 from ncsn.module import ScoreModule
 from ncsn.options import OneLineParser, add_drawing_options, split_options, whole
-from ncsn.report import Counts, Report, Samples, markdown, notes, save_report
 from ncsn.samplers import Sampler
-from ncsn.scores import chosen_judge, figures, held_out_bits, rows
 
 __all__ = ["main"]
 

@@ -21,9 +21,9 @@ from rich.table import Table
 from ncsn.card import spread
 from ncsn.checkpoints import newest_checkpoint
 from ncsn.errors import answered, fail
+from ncsn.evaluation.report import markdown
 from ncsn.files import whole
 from ncsn.options import OneLineParser
-from ncsn.report import markdown
 
 __all__ = ["main", "result", "results_table"]
 

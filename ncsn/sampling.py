@@ -13,16 +13,11 @@ from torch import Tensor
 
 from ncsn.archive import digest
 from ncsn.checkpoints import contents, default_checkpoint, load, load_data
-from ncsn.choices import chosen_trainer, chosen_walks
-from ncsn.copies import are_copies, nearest, neighbours
 from ncsn.data import DataModule, ImageData, Points, enlarged, pixel_grid, save_pixels, tiled, to_pixels
-from ncsn.drawing import Collected, DrawingProgress, Walks, predict
-from ncsn.errors import answered, hush
-from ncsn.given import clean, interpolate
-from ncsn.module import ScoreModule
-from ncsn.outputs import Files, Npz
-from ncsn.plots import plot, save_figure
-from ncsn.sheets import (
+from ncsn.drawing.choices import chosen_trainer, chosen_walks
+from ncsn.drawing.given import clean, interpolate
+from ncsn.drawing.outputs import Files, Npz
+from ncsn.drawing.sheets import (
     abreast,
     captioned_grid,
     nearest_sheet,
@@ -32,7 +27,12 @@ from ncsn.sheets import (
     walk_names,
     walk_sheet,
 )
-from ncsn.steering import steering
+from ncsn.drawing.steering import steering
+from ncsn.drawing.walks import Collected, DrawingProgress, Walks, predict
+from ncsn.errors import answered, hush
+from ncsn.evaluation.copies import are_copies, nearest, neighbours
+from ncsn.module import ScoreModule
+from ncsn.plots import plot, save_figure
 
 __all__ = ["run", "usual_count"]
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncsn.copies import are_copies, nearest, plainly_more
 from ncsn.data import Digits
 from ncsn.data.examples import HeldExamples
+from ncsn.evaluation.copies import are_copies, nearest, plainly_more
 
 
 def held(pixels) -> HeldExamples:
@@ -28,7 +28,7 @@ def test_distances_are_those_of_a_search_whatever_the_chunks(count, batch, chunk
     pixels = torch.randint(256, (count, 1, 6, 6)).to(torch.uint8)
     x = 1.5 * torch.rand(batch, 1, 6, 6) - 0.2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ncsn.copies.CHUNK", chunk)
+        patch.setattr("ncsn.evaluation.copies.CHUNK", chunk)
         torch.testing.assert_close(nearest(x, held(pixels)), by_hand(x, pixels), rtol=1e-3, atol=1e-3)
 
 

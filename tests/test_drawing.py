@@ -14,7 +14,7 @@ from test_sampling import trained
 
 from ncsn.checkpoints import load
 from ncsn.data import pixel_grid, to_pixels
-from ncsn.drawing import Walks
+from ncsn.drawing.walks import Walks
 from ncsn.module import ScoreModule
 from ncsn.networks import UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule

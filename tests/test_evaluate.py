@@ -14,13 +14,14 @@ from PIL import Image
 from test_cli import REPOSITORY, refusal, run_train, train_small
 from test_metrics import by_square_root
 
+from ncsn.archive import weights_fingerprint
 from ncsn.checkpoints import load
-from ncsn.copies import are_copies, nearest
 from ncsn.data import Digits, to_pixels
 from ncsn.evaluate import main
-from ncsn.features import load_features
-from ncsn.judging import looks, real_pictures, weights_fingerprint
-from ncsn.metrics import class_score, kernel_distance, precision_recall
+from ncsn.evaluation.copies import are_copies, nearest
+from ncsn.evaluation.features import load_features
+from ncsn.evaluation.judging import looks, real_pictures
+from ncsn.evaluation.metrics import class_score, kernel_distance, precision_recall
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import Ancestral, EulerMaruyama
 
@@ -215,8 +216,8 @@ def test_the_newest_checkpoint_is_what_is_evaluated_but_not_the_best(checkpoint,
 
 
 def test_the_family_is_a_row_for_each_sampler_and_the_floor(checkpoint, monkeypatch, capsys):
-    monkeypatch.setattr("ncsn.family.FAMILY", [(EulerMaruyama(), 3), (Ancestral(), 5)])
-    monkeypatch.setattr("ncsn.family.CALLS", 22)  # two at each of the 11 levels that Technique 2 finds
+    monkeypatch.setattr("ncsn.evaluation.family.FAMILY", [(EulerMaruyama(), 3), (Ancestral(), 5)])
+    monkeypatch.setattr("ncsn.evaluation.family.CALLS", 22)  # two at each of the 11 levels that Technique 2 finds
     evaluate(checkpoint, "--family", "--num-samples", "80", "--likelihood", "4")
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]

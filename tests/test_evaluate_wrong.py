@@ -34,7 +34,7 @@ def nothing_is_drawn(monkeypatch):
     def walked(*_):
         raise AssertionError("something was drawn")
 
-    monkeypatch.setattr("ncsn.drawing.Walks.predict_step", walked)
+    monkeypatch.setattr("ncsn.drawing.walks.Walks.predict_step", walked)
 
 
 WRONG = [

@@ -17,9 +17,9 @@ import ncsn
 from ncsn.checkpoints import SHIPPED, load, load_data
 from ncsn.data import Digits
 from ncsn.evaluate import main as evaluate
+from ncsn.evaluation.judging import real_pictures
 from ncsn.export import exported, main
 from ncsn.files import whole
-from ncsn.judging import real_pictures
 from ncsn.module import ScoreModule
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import DenoisingScoreMatching

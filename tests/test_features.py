@@ -12,7 +12,8 @@ from test_cli import refusal
 
 from ncsn.data import MNIST, Digits, FashionMNIST, to_unit
 from ncsn.data.option import data_section
-from ncsn.features import Features, load_features, main, save_features, train_features
+from ncsn.evaluation.features import Features, load_features, save_features
+from ncsn.features import main, train_features
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncsn.data import MNIST, to_pixels, to_unit
-from ncsn.features import Features, load_features
-from ncsn.judging import looks, real_pictures
-from ncsn.metrics import class_score, frechet, frechet_distance, kernel_distance, precision_recall
+from ncsn.evaluation.features import Features, load_features
+from ncsn.evaluation.judging import looks, real_pictures
+from ncsn.evaluation.metrics import class_score, frechet, frechet_distance, kernel_distance, precision_recall
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 

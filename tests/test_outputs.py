@@ -19,10 +19,10 @@ from test_cli import REPOSITORY, pixels, refusal, run_train, sample, train_small
 from test_drawing import pictures
 from test_sampling import trained
 
-from ncsn import sheets
 from ncsn.checkpoints import load, load_data
-from ncsn.copies import neighbours
 from ncsn.data import enlarged, pixel_grid, tiled, to_pixels
+from ncsn.drawing import sheets
+from ncsn.evaluation.copies import neighbours
 from ncsn.samplers import Sampler
 from ncsn.streams import Streams
 

@@ -18,8 +18,8 @@ from test_sampling import CONFIGS, SHORT
 from ncsn.callbacks import EMA, BestCheckpoint, SampleScore
 from ncsn.checkpoints import load, newest_checkpoint
 from ncsn.data import Digits
-from ncsn.features import load_features
-from ncsn.judging import looks, real_pictures
+from ncsn.evaluation.features import load_features
+from ncsn.evaluation.judging import looks, real_pictures
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver, EulerMaruyama
 

@@ -8,9 +8,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ncsn.data import to_pixels
+from ncsn.drawing.sheets import level_name, walk_sheet
 from ncsn.module import ScoreModule
 from ncsn.score import tweedie
-from ncsn.sheets import level_name, walk_sheet
 
 __all__ = ["DenoisingStrips"]
 

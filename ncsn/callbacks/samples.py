@@ -9,9 +9,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ncsn.data import pixel_grid, save_grid, to_pixels
+from ncsn.drawing.sheets import shown_levels, walk_names, walk_sheet
 from ncsn.module import ScoreModule
 from ncsn.plots import plot, save_figure
-from ncsn.sheets import shown_levels, walk_names, walk_sheet
 
 __all__ = ["SampleGrid"]
 

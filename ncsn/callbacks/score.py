@@ -8,10 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ncsn.data import DataModule, ImageData
-from ncsn.drawing import gathered
-from ncsn.features import load_features
-from ncsn.judging import look_at, reference_looks
-from ncsn.metrics import frechet
+from ncsn.drawing.walks import gathered
+from ncsn.evaluation.features import load_features
+from ncsn.evaluation.judging import look_at, reference_looks
+from ncsn.evaluation.metrics import frechet
 from ncsn.model import part_of
 from ncsn.module import ScoreModule
 from ncsn.samplers import DPMSolver, Sampler

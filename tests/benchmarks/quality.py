@@ -17,9 +17,9 @@ from typing import Any
 from sidebyside import show
 
 from ncsn.errors import hush
-from ncsn.judging import looks, real_pictures, reference_looks
-from ncsn.metrics import frechet
-from ncsn.scores import chosen_judge
+from ncsn.evaluation.judging import looks, real_pictures, reference_looks
+from ncsn.evaluation.metrics import frechet
+from ncsn.evaluation.scores import chosen_judge
 from ncsn.training import TrainCLI, build
 
 HERE = Path(__file__).parent

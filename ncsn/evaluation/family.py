@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from ncsn.drawing import Cost
+from ncsn.drawing.walks import Cost
 from ncsn.module import ScoreModule
 from ncsn.noise import GeometricSchedule, num_levels
 from ncsn.samplers import (

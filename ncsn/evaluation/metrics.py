@@ -1,6 +1,6 @@
 """How far drawn pictures are from real ones, as sets: figures of the looks at both, by torchmetrics and torch-fidelity.
 
-Each set is known by what a judge saw in it (`ncsn.judging`): features (N, F), and the logits of classes (N, K).
+Each set is known by what a judge (`ncsn.evaluation.judging`) saw in it: features (N, F), and logits of classes (N, K).
 
 - The Frechet distance sums up each set by the mean m and the covariance C of its features,
 
@@ -31,7 +31,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from ncsn.judging import Judge, looks
+from ncsn.evaluation.judging import Judge, looks
 
 __all__ = ["class_score", "frechet", "frechet_distance", "kernel_distance", "precision_recall"]
 

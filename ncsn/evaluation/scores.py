@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ncsn.copies import COPIES, are_copies, nearest
 from ncsn.data import Examples, ImageData
-from ncsn.features import default_file, load_features, weights_file
-from ncsn.inception import load_inception
-from ncsn.judging import Judge, Looks, look_at, real_pictures
+from ncsn.evaluation.copies import COPIES, are_copies, nearest
+from ncsn.evaluation.features import default_file, load_features, weights_file
+from ncsn.evaluation.inception import load_inception
+from ncsn.evaluation.judging import Judge, Looks, look_at, real_pictures
+from ncsn.evaluation.metrics import class_score, frechet, kernel_distance, precision_recall
 from ncsn.likelihood import bits_per_dim
-from ncsn.metrics import class_score, frechet, kernel_distance, precision_recall
 from ncsn.module import ScoreModule
 
 __all__ = ["chosen_judge", "figures", "held_out_bits", "rows"]

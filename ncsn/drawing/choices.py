@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from ncsn.drawing import Walks
+from ncsn.drawing.walks import Walks
 from ncsn.model import part_of
 from ncsn.module import ScoreModule
 from ncsn.samplers import Sampler

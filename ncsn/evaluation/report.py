@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ncsn.card import spread
-from ncsn.copies import COPIES, plainly_more
-from ncsn.drawing import Cost
+from ncsn.drawing.walks import Cost
+from ncsn.evaluation.copies import COPIES, plainly_more
 from ncsn.files import whole
 
 __all__ = ["Counts", "Report", "Samples", "markdown", "notes", "save_report"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from ncsn.data import to_pixels
-from ncsn.judging import Judge
+from ncsn.evaluation.judging import Judge
 
 __all__ = ["Inception", "load_inception"]
 

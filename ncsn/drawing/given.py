@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ncsn.choices import ladder, place_of
 from ncsn.data import save_grid
-from ncsn.drawing import usual_batch
+from ncsn.drawing.choices import ladder, place_of
+from ncsn.drawing.steering import read_pictures
+from ncsn.drawing.walks import usual_batch
 from ncsn.guidance import encode, slerp
 from ncsn.module import ScoreModule
 from ncsn.samplers import ProbabilityFlow
 from ncsn.score import tweedie
-from ncsn.steering import read_pictures
 
 __all__ = ["clean", "interpolate"]
 

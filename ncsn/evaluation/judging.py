@@ -1,9 +1,9 @@
 """What pictures are judged by: one look of a network at each, of which every figure is made.
 
 A judge gives of pictures (B, C, H, W) in [0, 1] features (B, F) and the logits of classes (B, K), in one pass: a
-classifier of the data's own kind (`ncsn.features`), or Inception (`ncsn.inception`). States are looked at as the pixels
-that a file would hold: clamped, scaled and rounded. They go by in batches of any sizes, and what is kept of N of them
-is two matrices, (N, F) and (N, K), in their order.
+classifier of the data's own kind (`ncsn.evaluation.features`), or Inception (`ncsn.evaluation.inception`). States are
+looked at as the pixels that a file would hold: clamped, scaled and rounded. They go by in batches of any sizes, and
+what is kept of N of them is two matrices, (N, F) and (N, K), in their order.
 
 The looks at a training set are what all figures refer to. They are kept on the disk, in the user's cache folder, under
 the fingerprints of the pictures and of the judge's weights: for another of either they are made anew.
@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ncsn.archive import tensors_fingerprint, weights_fingerprint
 from ncsn.data import ImageData, to_pixels, to_unit
 from ncsn.files import whole
 
@@ -35,7 +36,6 @@ __all__ = [
     "looks",
     "real_pictures",
     "reference_looks",
-    "weights_fingerprint",
 ]
 
 
@@ -153,20 +153,6 @@ def reference_looks(judge: Judge, data: ImageData) -> Looks:
 def cache_folder() -> Path:
     """Where looks are kept: `ncsn` in $XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ncsn")
-
-
-def weights_fingerprint(network: nn.Module) -> str:
-    """sha256 over the names and the values of a network's weights and buffers."""
-    return tensors_fingerprint(network.state_dict())
-
-
-def tensors_fingerprint(tensors: dict[str, Tensor]) -> str:
-    """sha256 over names, kinds, shapes and values."""
-    digest = sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
-    return digest.hexdigest()
 
 
 def keep(seen: Looks, file: Path, key: str) -> None:

@@ -1,0 +1,185 @@
+"""What the two commands answer to wrong settings, options and files: one line, and nothing is left behind."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
+
+from ncsn.cli import sample
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a run in it."""
+    folder = tmp_path_factory.mktemp("run")
+    train_small(folder)
+    return folder
+
+
+@pytest.fixture
+def here(folder, monkeypatch) -> Path:
+    """That folder, as the one that commands are given in."""
+    monkeypatch.chdir(folder)
+    return folder
+
+
+FEATURES = ["--score.features", "checkpoints/features_digits.safetensors"]
+WRONG_TRAINING = [
+    (["--model.warmpu", "3"], "--model.warmpu"),
+    (["--model.denoiser.init_args.network.init_args.widht", "3"], "model.denoiser.network: .*widht"),
+    (["--model.schedule.init_args.sigma_min", "5"], r"sigma_min \(5.0\) is above sigma_max \(2.0\)"),
+    (["--model.schedule.init_args.levels", "0"], "levels is 0"),
+    (["--model.schedule", "ncsn.noise.NoSuch"], "model.schedule: .*NoSuch"),
+    (["--model.schedule", "torch.nn.Linear"], "model.schedule: .*NoiseSchedule"),
+    (["--model.sampler.init_args.epsilon", "0.5"], "epsilon is 0.5, and the walk diverges"),
+    (["--model.sampler.init_args.epsilon", "abc"], "model.sampler.epsilon: expected float or 'auto', got abc"),
+    (["--model.warmup", "abc"], "model.warmup: expected int, got abc"),
+    (["--data", "ncsn.data.Nope"], "data: .*Nope"),
+    (["--data.batch_size", "0"], "batch_size is 0"),
+    (["--data.batch_size", "5000"], "batch_size is 5000, .* 1617"),
+    (["--data", "ImageFolder", "--data.root", "no/such", "--data.size", "8"], "root is no/such"),
+    (["--trainer.accelerator", "cuda"], "CUDAAccelerator.*available"),
+    (["--trainer.max_steps", "-5"], "max_steps"),
+    (["--seed_everything", "-1"], "seed_everything: -1"),
+    (["--config", "nope.yaml"], "config: .*nope.yaml"),
+    (["--ckpt_path", "nope.ckpt"], "there is no file nope.ckpt"),
+    (["--ckpt_path", "small.yaml"], "small.yaml is not a checkpoint"),
+    (["--model.optimizer.lr", "-1"], "model.optimizer.lr: -1.0, and must be positive"),
+    (["--trainer.max_steps", "0"], "trainer.max_steps: 0 leaves nothing to do"),
+    (["--trainer.val_check_interval", "0"], "trainer.val_check_interval: 0"),
+    (
+        ["--model.optimizer.fused", "true", "--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "1"],
+        "trainer.gradient_clip_val: in bf16-mixed it does not go with model.optimizer.fused: true; set it to false",
+    ),
+    (["--trainer.precision", "bf16-true"], "trainer.precision: bf16-true is none of .*bf16-mixed"),
+    (["--trainer.overfit_batches", "1"], "trainer.overfit_batches"),
+    (["--name", "../evil"], r"name: '\.\./evil'"),
+    (["--model.denoiser.network", "test_cli.Plain", "--data.labels", "true"], "data.labels: true, .* Plain"),
+    (["--ckpt_path", "last"], "there is no checkpoint under checkpoints/small"),
+    (["--checkpoint.every", "0"], "every is 0"),
+    (["--score.features", "absent.safetensors"], "features: there is no file absent.safetensors"),
+    (["--score.features", "small.yaml"], "small.yaml is not a safetensors file, or is damaged"),
+    ([*FEATURES, "--score.count", "64"], "SampleScore: count is 64, and must be above .* 64"),
+    ([*FEATURES, "--score.levels", "1"], "SampleScore: levels is 1, and must be at least 2"),
+    (["--score.batch_size", "0"], "SampleScore: batch_size is 0, and must be at least 1"),
+    (
+        [*FEATURES, "--score.sampler", "Gibbs", "--score.sampler.sweeps", "1"],
+        "Gibbs takes the log-probability of binary data",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG_TRAINING)
+def test_a_wrong_setting_is_answered_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert status == 2
+    assert re.search(message, line), line
+    assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALL.replace("sigma_max", "sigma_mxa"), "model.schedule: .*sigma_mxa"),
+        ("modle: {warmup: 3}", "modle"),
+        ("model: {", "line 1"),
+    ],
+)
+def test_a_wrong_file_is_answered_in_one_line(tmp_path, monkeypatch, capsys, text, message):
+    monkeypatch.chdir(tmp_path)
+    Path("wrong.yaml").write_text(text)
+    status, line = refusal(capsys, lambda: run_train("--config", "wrong.yaml"))
+    assert (status, bool(re.search(message, line))) == (2, True), line
+
+
+def test_a_checkpoint_of_another_network_is_not_gone_on_from(here, capsys):
+    options = ["--config", "small.yaml", "--ckpt_path", "last", "--model.denoiser.network.width", "16"]
+    status, line = refusal(capsys, lambda: run_train(*options))
+    assert status == 2
+    assert re.search(r"model.denoiser.network.width: 16, but 8 in checkpoints/small/step=7.ckpt", line), line
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_picture_that_breaks_while_it_is_streamed_is_named(tmp_path, monkeypatch, capsys, workers):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    Path("pictures").mkdir()
+    for i in range(20):
+        Path(f"pictures/{i}.png").write_bytes(b"not a picture")
+    data = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.memory", "0"]
+    options = [*data, "--data.workers", workers, "--data.batch_size", "8"]
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert status == 1
+    assert re.search(r"cannot read pictures/\d+\.png as a picture", line)
+
+
+def test_a_run_without_a_logger_or_a_bar(tmp_path, capsys):
+    train_small(tmp_path, "--trainer.logger", "false", "--trainer.enable_progress_bar", "false")
+    assert not (tmp_path / "logs").exists()
+    assert "Trained 7 steps." in capsys.readouterr().out
+
+
+def test_data_that_cannot_be_downloaded_is_a_failure_of_the_world(tmp_path, monkeypatch, capsys):
+    def offline(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", offline)
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    options = ["--config", "small.yaml", "--data", "ncsn.data.MNIST", "--data.root", "nowhere"]
+    status, line = refusal(capsys, lambda: run_train(*options))
+    assert status == 1
+    assert re.search("MNIST is not in .*Error downloading .*no network.* put the files there", line)
+    assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["nope.ckpt"], "there is no file nope.ckpt"),
+        (["small.yaml"], "small.yaml is not a checkpoint"),
+        (["--num-samples", "0"], "--num-samples: '0' is not a whole number from 1"),
+        (["--num-samples", "1.5"], "--num-samples"),
+        (["--seed", "-1"], "--seed"),
+        (["--batch-size", "x"], "--batch-size"),
+        (["--device", "cuda:7"], "--device: cuda:7 is not on this machine"),
+        (["--out", "no/such/a.png"], "--out: there is no folder no/such"),
+        (["--out", "a.xyz"], "--out: a.xyz"),
+        (["--foo"], "--foo"),
+        (["--sampler", "NoSuch"], "sampler: .*NoSuch"),
+        (["--sampler.epsilon", "-1"], "epsilon is -1"),
+        (["--sampler.epsilon", "1"], "epsilon is 1, and the walk diverges"),
+        (["--sampler.epsilon", "abc"], "sampler.epsilon: expected float or 'auto', got abc"),
+        (["--sampler.foo", "1"], "sampler: .*foo"),
+    ],
+)
+def test_a_wrong_option_of_sample_is_answered_in_one_line(here, capsys, options, message):
+    before = {file: file.stat().st_mtime_ns for file in here.rglob("*")}
+    status, line = refusal(capsys, lambda: sample(options))
+    assert status == 2
+    assert re.search(message, line), line
+    assert {file: file.stat().st_mtime_ns for file in here.rglob("*")} == before
+
+
+def test_a_walk_that_diverges_writes_nothing(here, capsys):
+    options = ["--sampler", "test_cli.Still", "--sampler.grey", ".nan", "--out", "diverged.png"]
+    status, line = refusal(capsys, lambda: sample(options))
+    assert status == 3
+    assert "diverged at noise level 2" in line
+    assert not Path("diverged.png").exists()
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; sys.argv = ['sample.py', '--help']\ntry: import sample; sample.sample()\nexcept SystemExit: pass\n"
+    )
+    code += "sys.exit('torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert ran.returncode == 0
+    assert "--sampler.NAME" in ran.stdout
