@@ -26,6 +26,23 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder in which a small model was trained."""
+    from test_cli import train_small
+
+    folder = tmp_path_factory.mktemp("run")
+    train_small(folder)
+    return folder
+
+
+@pytest.fixture
+def here(folder, monkeypatch) -> Path:
+    """That folder, made the current one."""
+    monkeypatch.chdir(folder)
+    return folder
+
+
 def gaussian_score(mean: float, std: float):
     """The exact score of N(mean, std^2) at every noise level."""
 

@@ -56,21 +56,6 @@ def train_small(folder: Path, *options: str) -> Path:
     return max(folder.rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A folder in which a small model was trained."""
-    folder = tmp_path_factory.mktemp("run")
-    train_small(folder)
-    return folder
-
-
-@pytest.fixture
-def here(folder, monkeypatch) -> Path:
-    """That folder, made the current one."""
-    monkeypatch.chdir(folder)
-    return folder
-
-
 @dataclass(frozen=True)
 class Still(Sampler):
     """A sampler of one's own, which draws one grey."""

@@ -11,22 +11,6 @@ from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
 
 from ncsn.cli import sample
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A folder with a run in it."""
-    folder = tmp_path_factory.mktemp("run")
-    train_small(folder)
-    return folder
-
-
-@pytest.fixture
-def here(folder, monkeypatch) -> Path:
-    """That folder, as the one that commands are given in."""
-    monkeypatch.chdir(folder)
-    return folder
-
-
 FEATURES = ["--score.features", "checkpoints/features_digits.safetensors"]
 WRONG_TRAINING = [
     (["--model.warmpu", "3"], "--model.warmpu"),
