@@ -11,6 +11,9 @@ from ncsn.module import ScoreModule
 
 __all__ = ["LossPerLevel", "RunProgress", "Throughput"]
 
+BETWEEN_SHOWN = 0.1
+"""Seconds from one state of the progress bar to the next."""
+
 
 class LossPerLevel(Callback):
     """The training loss in bins of log sigma, which `Dashboard` has on one chart: where does the model still learn?
@@ -73,6 +76,8 @@ class Throughput(Callback):
 class RunProgress(RichProgressBar):
     """One bar over the steps of the whole run, in place of one an epoch."""
 
+    _shown = 0.0
+
     @property
     def total_train_batches(self) -> int | float:
         return self.trainer.estimated_stepping_batches
@@ -92,7 +97,11 @@ class RunProgress(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
+        # Rich draws the bar ten times a second: to collect the figures for it in every step takes time for nothing.
+        now, ended = time.monotonic(), trainer.should_stop or trainer.global_step == self.total_train_batches
+        if ended or now - self._shown >= BETWEEN_SHOWN:
+            self._shown = now
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
 
 
 def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:
