@@ -68,7 +68,6 @@ from ncsn.objectives import Objective as Objective
 from ncsn.objectives import PseudoLikelihood as PseudoLikelihood
 from ncsn.objectives import RatioMatching as RatioMatching
 from ncsn.objectives import SlicedScoreMatching as SlicedScoreMatching
-from ncsn.published import save_safetensors as save_safetensors
 from ncsn.samplers import Ancestral as Ancestral
 from ncsn.samplers import AnnealedLangevin as AnnealedLangevin
 from ncsn.samplers import ConsistentAnnealed as ConsistentAnnealed
@@ -86,4 +85,5 @@ from ncsn.score import EDMDenoiser as EDMDenoiser
 from ncsn.score import EnergyScore as EnergyScore
 from ncsn.score import NCSNDenoiser as NCSNDenoiser
 from ncsn.score import tweedie as tweedie
+from ncsn.storage.published import save_safetensors as save_safetensors
 from ncsn.streams import Streams as Streams

@@ -1,7 +1,7 @@
 """Checkpoints: written so that they survive, and read so that nothing in them is run.
 
-A training checkpoint (.ckpt) has all that a run goes on from; `ncsn.archive` has the rules of its file. A model to be
-shared is another file, of less: `ncsn.published`.
+A training checkpoint (.ckpt) has all that a run goes on from; `ncsn.storage.archive` has the rules of its file. A model
+to be shared is another file, of less: `ncsn.storage.published`.
 """
 
 import re
@@ -12,11 +12,11 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from ncsn.archive import DamagedError, read, write
 from ncsn.data import DataModule
 from ncsn.module import ScoreModule
-from ncsn.published import DATA, read_safetensors, save_safetensors
-from ncsn.settings import built, rebuilt
+from ncsn.storage.archive import DamagedError, read, write
+from ncsn.storage.published import DATA, read_safetensors, save_safetensors
+from ncsn.storage.settings import built, rebuilt
 
 __all__ = [
     "BEST",
@@ -38,7 +38,7 @@ SHIPPED = Path(__file__).parent.parent / "checkpoints" / "digits.safetensors"
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to files, by `ncsn.archive`: a checkpoint is whole or absent, and read with mistrust."""
+    """Lightning's way to files, by `ncsn.storage.archive`: a checkpoint is whole or absent, and read with mistrust."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         write(checkpoint, Path(path))

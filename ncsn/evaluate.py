@@ -17,7 +17,6 @@ import torch
 from jsonargparse import ArgumentError
 from torch import Tensor
 
-from ncsn.archive import weights_fingerprint
 from ncsn.checkpoints import load, load_data, newest_checkpoint
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.data.option import chosen_data
@@ -32,6 +31,7 @@ from ncsn.evaluation.scores import chosen_judge, figures, held_out_bits, rows
 from ncsn.module import ScoreModule
 from ncsn.options import OneLineParser, add_drawing_options, split_options, whole
 from ncsn.samplers import Sampler
+from ncsn.storage.archive import weights_fingerprint
 
 __all__ = ["main"]
 

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn.card import card
 from ncsn.checkpoints import load, newest_checkpoint, save_safetensors
 from ncsn.errors import answered, fail, hush, stopped_by_signals
 from ncsn.files import whole
 from ncsn.module import ScoreModule
 from ncsn.options import OneLineParser
-from ncsn.published import settings_of
 from ncsn.score import Denoiser
+from ncsn.storage.card import card
+from ncsn.storage.published import settings_of
 
 __all__ = ["exported", "main"]
 

@@ -16,14 +16,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ncsn.archive import read
 from ncsn.model import Model, part_of
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import Objective
-from ncsn.published import DATA, read_folder, save_folder
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, ScoreModel
-from ncsn.settings import rebuilt
+from ncsn.storage.archive import read
+from ncsn.storage.published import DATA, read_folder, save_folder
+from ncsn.storage.settings import rebuilt
 from ncsn.streams import mixed_seed
 
 __all__ = ["ScoreModule"]

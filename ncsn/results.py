@@ -18,12 +18,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from ncsn.card import spread
 from ncsn.checkpoints import newest_checkpoint
 from ncsn.errors import answered, fail
 from ncsn.evaluation.report import markdown
 from ncsn.files import whole
 from ncsn.options import OneLineParser
+from ncsn.storage.card import spread
 
 __all__ = ["main", "result", "results_table"]
 

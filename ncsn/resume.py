@@ -13,9 +13,9 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ncsn.archive import local_file, read
 from ncsn.checkpoints import newest_whole, numbered
 from ncsn.data import DataModule
+from ncsn.storage.archive import local_file, read
 
 __all__ = ["Record", "check_resumed", "checkpoint_of", "recorded", "resumable"]
 

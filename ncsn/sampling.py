@@ -11,7 +11,6 @@ import yaml
 from jsonargparse import ArgumentError
 from torch import Tensor
 
-from ncsn.archive import digest
 from ncsn.checkpoints import contents, default_checkpoint, load, load_data
 from ncsn.data import DataModule, ImageData, Points, enlarged, pixel_grid, save_pixels, tiled, to_pixels
 from ncsn.drawing.choices import chosen_trainer, chosen_walks
@@ -33,6 +32,7 @@ from ncsn.errors import answered, hush
 from ncsn.evaluation.copies import are_copies, nearest, neighbours
 from ncsn.module import ScoreModule
 from ncsn.plots import plot, save_figure
+from ncsn.storage.archive import digest
 
 __all__ = ["run", "usual_count"]
 

@@ -37,10 +37,10 @@ from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint
 from ncsn.data import DataModule
 from ncsn.errors import answered, fail, hush, reason
 from ncsn.files import check_writable, locked
-from ncsn.logs import PatientLogger
 from ncsn.module import ScoreModule
 from ncsn.resume import Record, check_resumed, checkpoint_of, recorded, resumable
-from ncsn.settings import at_most_parameters, check_weights
+from ncsn.storage.logs import PatientLogger
+from ncsn.storage.settings import at_most_parameters, check_weights
 
 __all__ = ["TrainCLI", "run"]
 

@@ -20,10 +20,10 @@ from runs import CONFIG, Folder, same
 from safetensors.torch import save_file
 from torch import nn
 
-from ncsn import archive
 from ncsn.checkpoints import contents, load, load_data, newest_whole, save_safetensors
 from ncsn.data import MNIST, FilePictures
 from ncsn.module import ScoreModule
+from ncsn.storage import archive
 
 
 def changed(content: bytes, kind: str) -> bytes:

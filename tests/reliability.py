@@ -26,7 +26,6 @@ from PIL import Image
 from runs import CONFIG, Folder, ended, same, undisturbed
 from torch import nn
 
-from ncsn import archive
 from ncsn.checkpoints import numbered
 from ncsn.cli import sample, train
 from ncsn.errors import stopped_by_signals
@@ -36,6 +35,7 @@ from ncsn.noise import GeometricSchedule
 from ncsn.objectives import EDMScoreMatching
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import EDMDenoiser
+from ncsn.storage import archive
 
 
 def kills(folder: Path, count: int) -> str:

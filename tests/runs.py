@@ -15,10 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import ncsn.sampling
 import ncsn.training  # noqa: F401
-from ncsn import archive
 from ncsn.checkpoints import numbered
 from ncsn.cli import train
 from ncsn.errors import SIGNALS
+from ncsn.storage import archive
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIG = """

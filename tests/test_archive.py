@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ncsn.archive import SEAL, DamagedError, check_seal, digest, read, write
+from ncsn.storage.archive import SEAL, DamagedError, check_seal, digest, read, write
 
 CONTENT = {"state_dict": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([True])}, "step": 3, "text": "x" * 5000}
 

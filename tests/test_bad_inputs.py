@@ -17,10 +17,10 @@ from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
 from test_files import HOLDER
 from torch.utils.data import get_worker_info
 
-from ncsn import archive
 from ncsn.cli import sample
 from ncsn.data import FilePictures
 from ncsn.preflight import SECTIONS, check_config, parameters
+from ncsn.storage import archive
 from ncsn.training import TrainCLI, build
 
 FILES = {

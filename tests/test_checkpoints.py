@@ -9,7 +9,6 @@ import torch
 from safetensors import safe_open
 from test_cli import run_train, train_small
 
-from ncsn.archive import write
 from ncsn.checkpoints import (
     DurableCheckpointIO,
     PatientCheckpointIO,
@@ -21,6 +20,7 @@ from ncsn.checkpoints import (
 )
 from ncsn.data import Digits
 from ncsn.module import ScoreModule
+from ncsn.storage.archive import write
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from PIL import Image
 from test_cli import REPOSITORY, refusal, run_train, train_small
 from test_metrics import by_square_root
 
-from ncsn.archive import weights_fingerprint
 from ncsn.checkpoints import load
 from ncsn.data import Digits, to_pixels
 from ncsn.evaluate import main
@@ -24,6 +23,7 @@ from ncsn.evaluation.judging import looks, real_pictures
 from ncsn.evaluation.metrics import class_score, kernel_distance, precision_recall
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import Ancestral, EulerMaruyama
+from ncsn.storage.archive import weights_fingerprint
 
 DIGITS = ["--data", "ncsn.data.Digits"]
 JUDGE = load_features("checkpoints/features_digits.safetensors")

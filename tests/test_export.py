@@ -160,7 +160,7 @@ def test_a_folder_is_whole_or_absent(checkpoint, monkeypatch):
             raise OSError("No space left on device")
         return whole(file)
 
-    monkeypatch.setattr("ncsn.published.whole", full)
+    monkeypatch.setattr("ncsn.storage.published.whole", full)
     with pytest.raises(OSError, match="No space left"):
         load(checkpoint).save_pretrained("made/model")
     assert not list(Path("made").iterdir())

@@ -3,8 +3,8 @@ import threading
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ncsn import logs
-from ncsn.logs import PatientLogger
+from ncsn.storage import logs
+from ncsn.storage.logs import PatientLogger
 
 
 def test_a_full_disk_costs_figures_and_not_the_run(tmp_path, monkeypatch):

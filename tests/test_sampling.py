@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from test_cli import pixels, refusal, run_train, sample, train_small
 
-from ncsn.archive import write
 from ncsn.checkpoints import load, load_data
 from ncsn.data import BinaryDigits, Digits, Points, pixel_grid, save_grid, to_unit
 from ncsn.module import ScoreModule
@@ -27,6 +26,7 @@ from ncsn.objectives import (
 from ncsn.samplers import AnnealedLangevin, Gibbs
 from ncsn.sampling import usual_count
 from ncsn.score import EDMDenoiser, EnergyScore, tweedie
+from ncsn.storage.archive import write
 from ncsn.toys import TwoMoons
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "toy"

@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ncsn.archive import tensors_fingerprint, weights_fingerprint
 from ncsn.data import ImageData, to_pixels, to_unit
 from ncsn.files import whole
+from ncsn.storage.archive import tensors_fingerprint, weights_fingerprint
 
 __all__ = [
     "Judge",

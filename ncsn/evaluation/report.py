@@ -9,10 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ncsn.card import spread
 from ncsn.drawing.walks import Cost
 from ncsn.evaluation.copies import COPIES, plainly_more
 from ncsn.files import whole
+from ncsn.storage.card import spread
 
 __all__ = ["Counts", "Report", "Samples", "markdown", "notes", "save_report"]
 

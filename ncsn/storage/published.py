@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ncsn.archive import DamagedError, local_file
-from ncsn.card import card
 from ncsn.data import DataModule
 from ncsn.files import whole
 from ncsn.model import Model
+from ncsn.storage.archive import DamagedError, local_file
+from ncsn.storage.card import card
 
 __all__ = ["DATA", "read_folder", "read_safetensors", "save_folder", "save_safetensors", "settings_of"]
 

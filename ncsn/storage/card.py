@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from ncsn.archive import weights_fingerprint
 from ncsn.data import DataModule
 from ncsn.model import Model
+from ncsn.storage.archive import weights_fingerprint
 
 __all__ = ["card", "spread"]
 
