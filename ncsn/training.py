@@ -192,10 +192,7 @@ class TrainCLI(LightningCLI):
         rate = self.model.hparams["optimizer"].get("init_args", {}).get("lr")
         if rate is not None and not 0 < rate < math.inf:
             raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
-        try:
-            self.model.configure_optimizers()
-        except ValueError as error:
-            raise ValueError(f"model.optimizer: {error}") from error
+        self._try_a_step()
         precision = str(self.config.trainer.precision)
         if self.config.model.optimizer.get("init_args", {}).get("fused"):
             clipped = precision.endswith("mixed") and self.config.trainer.gradient_clip_val
@@ -217,6 +214,21 @@ class TrainCLI(LightningCLI):
             if checkpoint is not None:
                 check_resumed(self.record.run, checkpoint, str(self.ckpt_path))
                 check_weights(self.model, checkpoint["state_dict"], str(self.ckpt_path))
+
+    def _try_a_step(self) -> None:
+        """Make the optimiser, and let another like it take a step.
+
+        Raises:
+            ValueError: where it refuses its settings, or computes with numbers that 32 bits do not hold.
+        """
+        weights = nn.Parameter(torch.zeros(2, 2))
+        weights.grad = torch.ones(2, 2)
+        try:
+            self.model.configure_optimizers()
+            with torch.enable_grad():
+                self.model.optimizer([weights]).step(weights.sum)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"model.optimizer: {error}") from error
 
     @property
     def folder(self) -> Path:

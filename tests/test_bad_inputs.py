@@ -96,6 +96,7 @@ OPTIONS = {
     "a rate of nan": (["--model.optimizer.lr", "nan"], "model.optimizer.lr: expected float, got nan"),
     "a negative rate": (["--model.optimizer.lr", "-1"], "model.optimizer.lr: -1.0, and must be positive"),
     "an infinite rate": (["--model.optimizer.lr", ".inf"], "model.optimizer.lr: inf"),
+    "a rate that 32 bits do not hold": (["--model.optimizer.lr", "7e71"], "model.optimizer: value cannot be converted"),
     "a list for a rate": (["--model.optimizer.lr", "[1, 2]"], r"model.optimizer.lr: expected float, got \[1, 2\]"),
     "betas": (["--model.optimizer.betas", "[0.9, 1.0]"], "beta"),
     "a negative level": (["--model.schedule.sigma_min", "-1"], "sigma_min"),
