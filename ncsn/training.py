@@ -38,6 +38,7 @@ from ncsn.data import DataModule
 from ncsn.errors import answered, fail, hush, reason
 from ncsn.files import check_writable, locked
 from ncsn.module import ScoreModule
+from ncsn.processes import check_processes
 from ncsn.resume import Record, check_resumed, checkpoint_of, recorded, resumable
 from ncsn.storage.logs import PatientLogger
 from ncsn.storage.settings import at_most_parameters, check_weights
@@ -181,9 +182,10 @@ class TrainCLI(LightningCLI):
 
         Raises:
             ValueError: where there is no such checkpoint or it is of another network, where the optimiser refuses its
-                settings, or where the data is not what it should be.
+                settings, where the data is not what it should be, or something started too many processes.
             OSError: where the data cannot be had, or the logs cannot be written.
         """
+        check_processes(self.trainer)
         # Where SLURM started the job again, Lightning finds its own checkpoint.
         requeued = any(Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
         self.ckpt_path = None if requeued else checkpoint_of(self.config.ckpt_path, self.folder)

@@ -49,9 +49,10 @@ MAY_IMPORT = {
     "checkpoints": {"storage", "data", "module"},
     "export": {"storage", "checkpoints", "errors", "options", "files", "module", "score"},
     "errors": set(),
+    "processes": set(),
     "resume": {"storage", "checkpoints", "data"},
     "training": {
-        *{"module", "data", "callbacks", "checkpoints", "storage", "resume", "files", "errors"},
+        *{"module", "data", "callbacks", "checkpoints", "storage", "resume", "files", "errors", "processes"},
     },
     "compare": {"errors", "noise", "score", "densities", "networks", "objectives"},
     "advise": {"noise", "samplers", "data", "training", "errors"},
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     "features": {"data", "errors", "evaluation"},
     "evaluation": {"noise", "samplers", "likelihood", "data", "module", "files", "storage", "drawing"},
     "plots": {"score", "densities", "networks", "data", "module", "files"},
-    "drawing": {"score", "samplers", "streams", "guidance", "data", "model", "module", "files"},
+    "drawing": {"score", "samplers", "streams", "guidance", "data", "model", "module", "files", "processes"},
     "sampling": {"data", "module", "storage", "checkpoints", "plots", "errors", "drawing", "evaluation"},
     "evaluate": {
         *{"samplers", "data", "module", "storage", "checkpoints", "errors", "options", "drawing", "evaluation"},

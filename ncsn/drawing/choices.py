@@ -11,6 +11,7 @@ from torch import Tensor
 from ncsn.drawing.walks import Walks
 from ncsn.model import part_of
 from ncsn.module import ScoreModule
+from ncsn.processes import check_processes
 from ncsn.samplers import Sampler
 from ncsn.score import Score
 
@@ -52,12 +53,12 @@ def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
     """What predicts on the devices of the options.
 
     Raises:
-        ValueError: where this machine does not have them.
+        ValueError: where this machine does not have them, or torchrun or SLURM started another number of processes.
     """
     accelerator, devices = chosen_device(options.device)
     devices = options.devices if isinstance(devices, int) else devices
     many = options.num_nodes > 1 or (isinstance(devices, int) and devices > 1)
-    return Trainer(
+    trainer = Trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=options.num_nodes,
@@ -70,6 +71,8 @@ def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
         enable_model_summary=False,
         enable_progress_bar=False,
     )
+    check_processes(trainer)
+    return trainer
 
 
 def ladder(module: ScoreModule, steps: int | None, sampler: Sampler) -> Tensor:
