@@ -1,5 +1,8 @@
-"""The processes that share the work of a command: as many as its devices, whoever starts them."""
+"""The processes that share the work of a command: as many as its devices, whoever starts them, first and again."""
 
+import os
+import signal
+import subprocess
 from collections.abc import Callable
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -7,11 +10,15 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 
-__all__ = ["check_processes"]
+__all__ = ["REQUEUE", "check_processes", "requeue", "requeued", "under_slurm"]
+
+REQUEUE = signal.SIGUSR1
+"""What SLURM sends before the time of a job is up, where `--signal=SIGUSR1@SECONDS` asks for it."""
+under_slurm: Callable[[], bool] = SLURMEnvironment.detect
 
 STARTERS: list[tuple[str, Callable[[], bool], Callable[[], ClusterEnvironment]]] = [
     ("torchrun", TorchElasticEnvironment.detect, TorchElasticEnvironment),
-    ("SLURM", SLURMEnvironment.detect, SLURMEnvironment),
+    ("SLURM", under_slurm, SLURMEnvironment),
 ]
 """What starts processes: its name, whether it did, and what it says of them."""
 
@@ -29,3 +36,23 @@ def check_processes(trainer: Trainer) -> None:
                 f"devices: {trainer.num_devices} on each of {trainer.num_nodes} machines, but {name} started {started} "
                 "processes; there must be one for each device, and several train with trainer.strategy ddp"
             )
+
+
+def requeued() -> bool:
+    """Whether SLURM has started this job before."""
+    return under_slurm() and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def requeue() -> None:
+    """Put this job into SLURM's queue again.
+
+    Raises:
+        OSError: where SLURM does not take it.
+    """
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    command = ["scontrol", "requeue", job]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        raise OSError(f"{' '.join(command)}: {answer.stderr.strip() or f'exit status {answer.returncode}'}")

@@ -33,12 +33,12 @@ from ncsn.callbacks import (
     SampleScore,
     Throughput,
 )
-from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint
+from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint, numbered
 from ncsn.data import DataModule
 from ncsn.errors import answered, fail, hush, reason
 from ncsn.files import check_writable, locked
 from ncsn.module import ScoreModule
-from ncsn.processes import check_processes
+from ncsn.processes import REQUEUE, check_processes, requeue, requeued
 from ncsn.resume import Record, check_resumed, checkpoint_of, recorded, resumable
 from ncsn.storage.logs import PatientLogger
 from ncsn.storage.settings import at_most_parameters, check_weights
@@ -186,9 +186,9 @@ class TrainCLI(LightningCLI):
             OSError: where the data cannot be had, or the logs cannot be written.
         """
         check_processes(self.trainer)
-        # Where SLURM started the job again, Lightning finds its own checkpoint.
-        requeued = any(Path(self.trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
-        self.ckpt_path = None if requeued else checkpoint_of(self.config.ckpt_path, self.folder)
+        # By the same command that began the run, where SLURM gives it again.
+        going_on = requeued() and any(numbered(self.folder))
+        self.ckpt_path = checkpoint_of("last" if going_on else self.config.ckpt_path, self.folder)
         checkpoint = resumable(self.ckpt_path) if self.ckpt_path else None
         self.finished = checkpoint is not None and 0 < self.trainer.max_steps <= checkpoint["global_step"]
         rate = self.model.hparams["optimizer"].get("init_args", {}).get("lr")
@@ -270,7 +270,8 @@ class TrainCLI(LightningCLI):
 
         Raises:
             FloatingPointError: where too many steps in a row have no finite gradient.
-            OSError: where the last checkpoint could not be written, or figures were not logged.
+            OSError: where the last checkpoint could not be written, figures were not logged, or SLURM did not take the
+                job into its queue again.
         """
         if self.finished:
             print(f"{self.ckpt_path} is of the end of the run: trainer.max_steps is {self.trainer.max_steps}.")
@@ -288,6 +289,8 @@ class TrainCLI(LightningCLI):
             if isinstance(logger, PatientLogger) and logger.failure is not None:
                 raise logger.failure
         self.report()
+        if self.stop.signal == REQUEUE:
+            rank_zero_only(requeue)()
         if self.stop.signal is not None:
             sys.exit(128 + self.stop.signal)
 

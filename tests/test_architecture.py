@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "module": {"model", "noise", "score", "objectives", "samplers", "streams", "storage"},
     "callbacks": {
         *{"noise", "score", "samplers", "data", "model", "module", "plots", "checkpoints", "errors"},
-        *{"drawing", "evaluation"},
+        *{"drawing", "evaluation", "processes"},
     },
     "checkpoints": {"storage", "data", "module"},
     "export": {"storage", "checkpoints", "errors", "options", "files", "module", "score"},

@@ -1,15 +1,19 @@
 """Several processes train, draw and measure as one, whoever starts them."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from test_cli import REPOSITORY, SMALL, refusal, run_train
 
+from ncsn.checkpoints import numbered
 from ncsn.cli import sample
+from ncsn.processes import requeue
 from ncsn.storage import archive
 
 DDP = ["--trainer.strategy", "ddp"]
@@ -91,3 +95,44 @@ def test_processes_without_a_device_of_their_own_are_refused(tmp_path, monkeypat
             assert status == 2
             assert wrong.format(name) in line
     assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_puts_into_its_queue_again_ends_as_one_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    scontrol = Path("bin/scontrol")
+    scontrol.parent.mkdir()
+    scontrol.write_text("#!/bin/sh\necho $@ > requeued\n")
+    scontrol.chmod(0o755)
+    alone = SLURM | {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
+    alone["PATH"] = f"{scontrol.parent.resolve()}:{os.environ['PATH']}"
+    command = [sys.executable, str(REPOSITORY / "train.py"), "--config", "small.yaml", "--trainer.max_steps"]
+    first = started(*command, "100000", **alone)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("step=5.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGUSR1)
+    written, _ = first.communicate(timeout=60)
+    assert first.returncode == 128 + signal.SIGUSR1, written
+    assert Path("requeued").read_text() == "requeue 4242\n"
+    steps = str(next(iter(numbered("checkpoints/small").values())) + 3)
+    assert "Going on from" in ended_well(started(*command, steps, **alone, SLURM_RESTART_COUNT="1"))
+    ended_well(started(*command, steps, "--name", "alone"))
+    again, undisturbed = (archive.read(f"checkpoints/{name}/step={steps}.ckpt") for name in ("small", "alone"))
+    for kind in ("state_dict", "current_model_state"):
+        assert all(torch.equal(weight, again[kind][name]) for name, weight in undisturbed[kind].items())
+
+
+def test_a_queue_that_does_not_take_a_job_is_an_error(tmp_path, monkeypatch):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text("#!/bin/sh\necho the job is not here >&2\nexit 1\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(OSError, match="scontrol requeue 7: the job is not here"):
+        requeue()
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "8")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    with pytest.raises(OSError, match="scontrol requeue 8_2: the job is not here"):
+        requeue()

@@ -9,12 +9,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ncsn.callbacks.progress import has_stepped
 from ncsn.errors import SIGNALS
+from ncsn.processes import REQUEUE, under_slurm
 
 __all__ = ["GracefulStop"]
 
 
 class GracefulStop(Callback):
     """The first SIGINT, SIGTERM or SIGHUP ends the run after its step, with a checkpoint; a second one at once.
+
+    So does the signal by which SLURM says that a job's time is nearly up, in place of Lightning's own answer to it,
+    which saves in the middle of a step.
 
     `signal` is its number, or None; `began` says whether training did, with all that it goes on from in place.
     """
@@ -26,7 +30,7 @@ class GracefulStop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.began = True
-        for number in SIGNALS:
+        for number in (*SIGNALS, REQUEUE) if under_slurm() else SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
