@@ -18,6 +18,7 @@ Shapes: x (B, ...) of any trailing shape; a result is (B,). The score of an exam
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -71,25 +72,8 @@ def log_prob(
         return x.new_zeros(len(x))
     # Drawn once: were they drawn anew at each evaluation, the right-hand side would be noise, and the steps tiny.
     z = torch.randn_like(x.expand(probes, *x.shape))
-    directions = torch.ones_like(z).copysign(z) if probes else basis(x)
-    dimension = x[0].numel()
-    evaluations = 0
-
-    def flow(sigma: Tensor, state: Tensor) -> Tensor:
-        nonlocal evaluations
-        evaluations += 1
-        if evaluations > MAX_EVALUATIONS:
-            raise RuntimeError(
-                f"the flow is at sigma {sigma:.3g} after {MAX_EVALUATIONS:,} evaluations of the score; "
-                f"raise rtol ({rtol}) and atol ({atol}), or sigma_min ({sigma_min})"
-            )
-        psi, curvatures = curvature(score, state[:, :-1].reshape(x.shape), sigma, directions)
-        divergence = curvatures.sum(0) / (probes or 1)
-        change = torch.cat([-sigma * psi.reshape(len(x), -1), (sigma * divergence / dimension).unsqueeze(1)], dim=1)
-        if not change.isfinite().all():
-            raise RuntimeError(f"the score or its divergence is NaN or infinite at sigma {sigma:.3g}; mend the score")
-        return change
-
+    directions = torch.ones_like(z).copysign(z) / math.sqrt(probes) if probes else basis(x)
+    flow = along_the_flow(score, x, directions, f"raise rtol ({rtol}) and atol ({atol}), or sigma_min ({sigma_min})")
     # The log-density goes along as one more column, per dimension, so that one tolerance suits it and x.
     state = torch.cat([x.reshape(len(x), -1), x.new_zeros(len(x), 1)], dim=1)
     # In float64, as the solver keeps its steps.
@@ -101,11 +85,41 @@ def log_prob(
         "step_t": ends[1:],
     }
     state = odeint(flow, state, ends, rtol=rtol, atol=atol, method="dopri5", options=options)[-1]
-    x_end, gained = state[:, :-1], dimension * state[:, -1]
+    x_end, gained = state[:, :-1], x[0].numel() * state[:, -1]
     mean, std = prior
     end = Gaussian(torch.full_like(x_end[0], mean), x.new_tensor(std))
     log_p: Tensor = end.log_prob(x_end, x.new_tensor(sigma_max)) - gained
     return log_p
+
+
+def along_the_flow(score: Score, x: Tensor, directions: Tensor, remedy: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """How the state (B, d + 1), which is `x` (B, ...) and its log-density per dimension, changes with sigma.
+
+    Args:
+        score: as for `log_prob`.
+        x: what the state began as.
+        directions: (K, B, ...) along which the divergence is taken, and of which the sum is the trace or its estimate.
+        remedy: what to do where the score has been evaluated too often.
+    """
+    dimension = x[0].numel()
+    evaluations = 0
+
+    def flow(sigma: Tensor, state: Tensor) -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations > MAX_EVALUATIONS:
+            raise RuntimeError(
+                f"the flow is at sigma {sigma:.3g} after {MAX_EVALUATIONS:,} evaluations of the score; {remedy}"
+            )
+        psi, curvatures = curvature(score, state[:, :-1].reshape(x.shape), sigma, directions)
+        change = torch.cat(
+            [-sigma * psi.reshape(len(x), -1), (sigma * curvatures.sum(0) / dimension).unsqueeze(1)], dim=1
+        )
+        if not change.isfinite().all():
+            raise RuntimeError(f"the score or its divergence is NaN or infinite at sigma {sigma:.3g}; mend the score")
+        return change
+
+    return flow
 
 
 @torch.no_grad()
