@@ -86,10 +86,11 @@ def parser() -> OneLineParser:
 
 def refuse_unheeded(options: Namespace, of_sampler: Sequence[str]) -> None:
     """End the program where an option was given that what is asked for does not heed."""
-    unheeded = {"png": ("steps", "label", "likelihood"), "family": ("steps", "label", "json")}
+    ladder = ("steps", "sigma_max", "sigma_min")
+    unheeded = {"png": (*ladder, "label", "likelihood"), "family": (*ladder, "label", "json")}
     for kind, names in unheeded.items():
         if getattr(options, kind):
-            given = [f"--{name}" for name in names if getattr(options, name)] + list(of_sampler[:1])
+            given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)] + list(of_sampler[:1])
             given += ["--seeds"] if options.seeds > 1 else []
             if given:
                 fail(2, f"{given[0]}: --{kind} does not heed it; leave one of them out")

@@ -192,14 +192,24 @@ class Model(LightningModule):
         *_, x = self.samples(range(count), seed, label, sampler, sigmas, guide)
         return x
 
-    def ladder(self, levels: int, sampler: Sampler) -> Tensor:
-        """Another ladder (levels,) between the ends of the schedule's: Karras's, spaced as the sampler walks it best.
+    def ladder(
+        self, levels: int, sampler: Sampler, sigma_max: float | None = None, sigma_min: float | None = None
+    ) -> Tensor:
+        """Another ladder (levels,), Karras's, spaced as the sampler walks it best.
+
+        Args:
+            levels: how many.
+            sampler: what is to walk it.
+            sigma_max: the level to begin at; that of the schedule where it is not given.
+            sigma_min: the level to end at, in the same way.
 
         Raises:
-            ValueError: where the schedule has one level alone, between which there are no others.
+            ValueError: where `sigma_max` is not above `sigma_min`, as where the schedule has one level alone.
         """
         trained = self.schedule.sigmas()
-        return KarrasSchedule(trained.max().item(), trained.min().item(), levels, sampler.rho).sigmas()
+        high = trained.max().item() if sigma_max is None else sigma_max
+        low = trained.min().item() if sigma_min is None else sigma_min
+        return KarrasSchedule(high, low, levels, sampler.rho).sigmas()
 
     def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
         """`count` states at the largest noise level: pictures of uniform noise on [0, 1], with that much noise added.

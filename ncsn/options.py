@@ -15,7 +15,18 @@ FORMS = {"": "png", ".png": "grid", ".gif": "gif", ".npz": "npz"}
 """The ending of a name, and what is written there: a PNG for each sample, one of all, a moving one, or an array."""
 LAID_OUT = ("nrow", "upscale", "captions", "walk", "nearest")
 """The options of a picture of many samples."""
-DRAWN = ("num_samples", "start_index", "steps", "label", "seed", "guidance", "compile", "precision")
+DRAWN = (
+    "num_samples",
+    "start_index",
+    "steps",
+    "sigma_max",
+    "sigma_min",
+    "label",
+    "seed",
+    "guidance",
+    "compile",
+    "precision",
+)
 UNHEEDED = {
     "denoise": (*DRAWN, "nrow", "captions", "walk", "nearest"),
     "interpolate": (
@@ -177,7 +188,9 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that draws from a checkpoint."""
     option = parser.add_argument_group("how it is drawn").add_argument
     option("--seed", type=whole(0), default=0, metavar="N", help="a sample follows from this and its index (0)")
-    option("--steps", type=whole(2), metavar="N", help="noise levels, on Karras's ladder; else those of training")
+    option("--steps", type=whole(2), metavar="N", help="noise levels, on Karras's ladder; else the model's own")
+    option("--sigma-max", type=float, metavar="LEVEL", help="the noise level to begin at, in place of the model's")
+    option("--sigma-min", type=float, metavar="LEVEL", help="the last noise level, in the same way")
     option("--label", metavar="CLASS", help="the number of a class, or `all` for each in its turn")
     option("--raw", action="store_true", help="use the weights as trained, not their moving average")
     option("--sampler", metavar="CLASS", help="another sampler than the checkpoint's, by its class")

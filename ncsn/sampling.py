@@ -194,7 +194,20 @@ def draw_files(plan: Plan, options: Namespace) -> None:
 
 def drawn_with(plan: Plan, options: Namespace) -> str:
     """All that a sample follows from but its index: the weights, the sampler, and the options that tell on it."""
-    telling = ["seed", "steps", "label", "raw", "guidance", "inpaint", "mask", "super_resolve", "factor", "deblur"]
+    telling = [
+        "seed",
+        "steps",
+        "sigma_max",
+        "sigma_min",
+        "label",
+        "raw",
+        "guidance",
+        "inpaint",
+        "mask",
+        "super_resolve",
+        "factor",
+        "deblur",
+    ]
     telling += ["blur", "colourise", "noise", "precision", "compile"]
     given = {name: str(getattr(options, name)) for name in telling if getattr(options, name) is not None}
     return json.dumps({"weights": digest(plan.checkpoint), "sampler": str(plan.walks.sampler), **given})

@@ -80,14 +80,20 @@ class Classes(Sampler):
             yield grey.view(-1, 1, 1, 1).expand_as(x)
 
 
-def test_steps_are_levels_of_karras_between_the_ends_of_training(digits, capsys):
+def test_steps_are_levels_of_karras_between_the_ends_of_training_or_others(digits, capsys):
     options = ["--num-samples", "4", "--seed", "2", "--sampler", "EulerMaruyama"]
     sample([digits, *options, "--steps", "9", "--out", "nine.png"])
     assert "over 9 levels" in capsys.readouterr().out
     sample([digits, *options, "--out", "trained.png"])
     assert "over 6 levels" in capsys.readouterr().out
+    sample([digits, *options, "--sigma-max", "1.5", "--sigma-min", "0.05", "--out", "other.png"])
+    assert "over 6 levels" in capsys.readouterr().out
     module = load(digits)
-    for name, schedule in (("nine", KarrasSchedule(2, 0.1, 9)), ("trained", GeometricSchedule(2, 0.1, 6))):
+    for name, schedule in (
+        ("nine", KarrasSchedule(2, 0.1, 9)),
+        ("trained", GeometricSchedule(2, 0.1, 6)),
+        ("other", KarrasSchedule(1.5, 0.05, 6)),
+    ):
         x = module.sample(4, seed=2, sampler=EulerMaruyama(), sigmas=schedule.sigmas())
         assert torch.equal(pixels(f"{name}.png"), pixel_grid(x))
 
@@ -175,6 +181,9 @@ def test_without_a_label_a_labelled_model_draws_of_no_class(labelled):
         ("labelled", ["--label", "all", "--num-samples", "12"], "--num-samples: 12 is no multiple of the 10 classes"),
         ("digits", ["--steps", "1"], "--steps: '1' is not a whole number from 2"),
         ("digits", ["--steps", "x"], "--steps"),
+        ("digits", ["--sigma-max", "0.05"], r"--sigma-max: 0.05: .* sigma_min \(0.1.*\) is above sigma_max \(0.05\)"),
+        ("digits", ["--sigma-min", "0"], "--sigma-min: 0.0: .* sigma_min is 0.0, and must be a positive number"),
+        ("digits", ["--sigma-max", "nan"], "--sigma-max: nan: .* sigma_max is nan"),
         ("digits", ["--start-index", "-1"], "--start-index"),
         ("digits", ["--devices", "0"], "--devices"),
         ("digits", ["--out", "no/such/folder"], "--out: there is no folder no/such"),

@@ -38,7 +38,7 @@ def chosen_walks(
         ArgumentError, ValueError: where an option does not fit the model.
     """
     sampler = chosen_sampler(module, of_sampler)
-    sigmas = ladder(module, options.steps, sampler)
+    sigmas = ladder(module, options, sampler)
     sampler.check(sigmas)
     part_of(module.denoiser, sampler)
     if options.compile:
@@ -75,18 +75,30 @@ def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
     return trainer
 
 
-def ladder(module: ScoreModule, steps: int | None, sampler: Sampler) -> Tensor:
-    """The model's own ladder, or another of so many levels between its ends, spaced for the sampler.
+def ladder(module: ScoreModule, options: Namespace, sampler: Sampler, usual: int | None = None) -> Tensor:
+    """The noise levels that the options ask for, spaced for the sampler, or the model's own where they ask for none.
+
+    Args:
+        module: what is drawn from; it has the ends of the ladder that are not given.
+        options: of them, `steps`, `sigma_max` and `sigma_min`.
+        sampler: what walks it.
+        usual: how many levels where the options do not say, in place of as many as the model's own.
 
     Raises:
-        ValueError: where the model knows one level alone, between which there are no others.
+        ValueError: where the ends are not two, or the model knows one level alone, between which there are no others.
     """
     trained = module.schedule.sigmas()
-    if steps is None:
+    levels = options.steps or usual
+    given = {"steps": levels, "sigma-max": options.sigma_max, "sigma-min": options.sigma_min}
+    asked = [f"--{name}: {value}" for name, value in given.items() if value is not None]
+    if not asked:
         return trained
     if len(trained) == 1:
-        raise ValueError(f"--steps: {steps}, but the model was trained at the one noise level {trained.item():g}")
-    return module.ladder(steps, sampler)
+        raise ValueError(f"{asked[0]}, but the model was trained at the one noise level {trained.item():g}")
+    try:
+        return module.ladder(levels or len(trained), sampler, options.sigma_max, options.sigma_min)
+    except ValueError as error:
+        raise ValueError(f"{asked[-1]}: {error}") from error
 
 
 def chosen_device(name: str) -> tuple[str, int | list[int]]:

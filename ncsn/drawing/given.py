@@ -40,7 +40,7 @@ def interpolate(module: ScoreModule, checkpoint: Path, options: Namespace) -> No
     module.to(place_of(options.device))
     if len(module.shape) != 3:
         raise ValueError(f"--interpolate: this model is of examples of shape {module.shape}, not of pictures")
-    sigmas = ladder(module, options.steps or 40, ProbabilityFlow())
+    sigmas = ladder(module, options, ProbabilityFlow(), usual=40)
     ends = read_pictures(options.interpolate, module.shape[0], module.shape[1]).to(module.device)
     a, b = torch.split(encode(module.denoiser.score, ends, sigmas), 1)
     count = options.num_samples or 10
