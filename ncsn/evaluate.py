@@ -17,7 +17,7 @@ import torch
 from jsonargparse import ArgumentError
 from torch import Tensor
 
-from ncsn.checkpoints import load, load_data, newest_checkpoint
+from ncsn.checkpoints import default_checkpoint, load, load_data
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.data.option import chosen_data
 from ncsn.drawing.choices import chosen_trainer, chosen_walks, place_of
@@ -29,7 +29,7 @@ from ncsn.evaluation.metrics import frechet
 from ncsn.evaluation.report import Counts, Report, Samples, markdown, notes, save_report
 from ncsn.evaluation.scores import chosen_judge, figures, held_out_bits, rows
 from ncsn.module import ScoreModule
-from ncsn.options import OneLineParser, add_drawing_options, split_options, whole
+from ncsn.options import MODEL, OneLineParser, add_drawing_options, split_options, whole
 from ncsn.samplers import Sampler
 from ncsn.storage.archive import weights_fingerprint
 
@@ -67,7 +67,7 @@ def parser() -> OneLineParser:
     """The options, but for those of the sampler and the data, which depend on their classes."""
     parser = OneLineParser(description="Say how good the samples of a checkpoint are.", allow_abbrev=False)
     option = parser.add_argument
-    option("checkpoint", nargs="?", type=Path, help="a model; the newest under checkpoints/ where none is given")
+    option("checkpoint", nargs="?", type=Path, help=MODEL)
     add_drawing_options(parser)
     option("--num-samples", type=whole(1), metavar="N", help=f"how many are drawn ({USUAL_COUNT}), or read of --png")
     option("--seeds", type=whole(1), default=1, metavar="N", help="draw so often, from --seed on: for the spread (1)")
@@ -108,7 +108,7 @@ def evaluated_data(options: Namespace, of_data: Sequence[str]) -> ImageData:
             raise ValueError(f"{of_data[0]}: a setting of which data set? give --data CONFIG too")
         data = chosen_data(of_data)
     else:
-        options.checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
+        options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
         trained_on = load_data(options.checkpoint)
         if not isinstance(trained_on, ImageData):
             raise ValueError(f"checkpoint: {options.checkpoint} was not trained on pictures")
@@ -140,7 +140,7 @@ def report_of_checkpoint(options: Namespace, of_sampler: Sequence[str], data: Im
         ArgumentError, ValueError: where an option does not fit.
         FloatingPointError: where a walk diverges.
     """
-    checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
+    checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
     counts = counts_of(options.num_samples or USUAL_COUNT, data, judge)
     module = model_of(checkpoint, options, data)
     judged = partial(rows, judge, data.splits["train"])
@@ -202,7 +202,7 @@ def judged_report(
 
 def compare(options: Namespace, data: ImageData, judge: Judge) -> None:
     """Print the table of samplers."""
-    checkpoint = options.checkpoint or newest_checkpoint(CHECKPOINTS)
+    checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
     counts = counts_of(options.num_samples or USUAL_COUNT, data, judge)
     module = model_of(checkpoint, options, data)
     collected = Collected()

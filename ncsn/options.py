@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from ncsn.errors import fail
 
-__all__ = ["OneLineParser", "add_drawing_options", "sample_options", "split_options", "whole"]
+__all__ = ["MODEL", "OneLineParser", "add_drawing_options", "sample_options", "split_options", "whole"]
 
 FORMS = {"": "png", ".png": "grid", ".gif": "gif", ".npz": "npz"}
 """The ending of a name, and what is written there: a PNG for each sample, one of all, a moving one, or an array."""
@@ -48,6 +48,7 @@ UNHEEDED = {
     "nearest": ("captions",),
 }
 """What is asked for, or written, and the options that it does not heed."""
+MODEL = "a model; where none is given the newest that was trained here, or else the digits that come with the package"
 EXAMPLES = """\
 examples:
   %(prog)s                                              64 samples of the newest checkpoint
@@ -149,7 +150,7 @@ def sample_parser() -> argparse.ArgumentParser:
         nargs="*",
         type=Path,
         metavar="CHECKPOINT",
-        help="a model; the newest under checkpoints/ where none is given; several are put side by side",
+        help=f"{MODEL}; several are put side by side",
     )
     add_written_options(parser)
     add_drawing_options(parser)

@@ -14,7 +14,7 @@ from PIL import Image
 from test_cli import REPOSITORY, refusal, run_train, train_small
 from test_metrics import by_square_root
 
-from ncsn.checkpoints import load
+from ncsn.checkpoints import SHIPPED, load
 from ncsn.data import Digits, to_pixels
 from ncsn.evaluate import main
 from ncsn.evaluation.copies import are_copies, nearest
@@ -207,6 +207,7 @@ def test_a_folder_is_read_as_far_as_is_asked_for(data):
 
 
 def test_the_newest_checkpoint_is_what_is_evaluated_but_not_the_best(checkpoint, capsys):
+    assert reported("--num-samples", "70")["samples"]["checkpoint"] == str(SHIPPED)
     for name in ("old.ckpt", "new.ckpt", "best.ckpt"):
         Path("checkpoints").mkdir(exist_ok=True)
         Path("checkpoints", name).write_bytes(Path(checkpoint).read_bytes())

@@ -91,7 +91,6 @@ def test_a_model_of_points_or_of_other_pictures_is_refused(checkpoint, tmp_path_
     moons = str(trained("implicit", tmp_path_factory.mktemp("moons")))
     capsys.readouterr()
     assert refusal(capsys, lambda: evaluate(moons))[1].endswith("was not trained on pictures")
-    assert "there is no checkpoint under checkpoints/ yet" in refusal(capsys, lambda: evaluate())[1]
     status, line = refusal(capsys, lambda: evaluate(moons, *DIGITS))
     assert (status, "pictures are of shape (1, 8, 8), but" in line) == (2, True)
 
