@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import gaussian_score
+from conftest import gaussian_score, named
 
 from ncsn.noise import NoNoise
 from ncsn.samplers import AnnealedLangevin, Langevin, MetropolisAdjustedLangevin
@@ -26,7 +26,7 @@ class Counted:
         return gaussian_score(0.0, 0.8)(x, sigma)
 
 
-@pytest.mark.parametrize("sampler", [Langevin(0.1, 40), MetropolisAdjustedLangevin(0.1, 40, log_normal)], ids=repr)
+@pytest.mark.parametrize("sampler", [Langevin(0.1, 40), MetropolisAdjustedLangevin(0.1, 40, log_normal)], ids=named)
 def test_each_level_of_a_ladder_is_walked_and_yields_a_frame(sampler):
     score, ladder = Counted(), [3.0, 1.0, 0.0]
     frames = list(sampler(score, 3 * torch.randn(20_000, 1), torch.tensor(ladder)))

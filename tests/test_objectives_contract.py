@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from conftest import named
 from test_objectives_theory import SLICED, TARGET, Wrong
 from torch import nn
 
@@ -55,7 +56,7 @@ def examples(objective, *shape, dtype=torch.float64):
     return x if objective.takes == "score" else (x > 0).to(dtype)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=named)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(2,), (1, 2), (2, 1, 1)])
 @pytest.mark.parametrize("device", DEVICES)
@@ -70,7 +71,7 @@ def test_contract(objective, dtype, shape, device):
         assert all(parameter.grad is not None for parameter in function.layers[0].parameters())
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=named)
 def test_sigma_may_be_a_plain_number_or_of_another_type_than_x(objective):
     function, x = model(objective, torch.float32), examples(objective, 6, 2, dtype=torch.float32)
     each = torch.rand(6, 1) + 0.1
@@ -84,7 +85,7 @@ def test_sigma_may_be_a_plain_number_or_of_another_type_than_x(objective):
             assert torch.equal(losses, expected)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=named)
 def test_an_example_is_the_same_alone_and_among_others(objective, monkeypatch):
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)
     monkeypatch.setitem(PROJECTIONS, "gaussian", torch.ones_like)
@@ -95,7 +96,7 @@ def test_an_example_is_the_same_alone_and_among_others(objective, monkeypatch):
     torch.testing.assert_close(objective(function, x, sigma), alone)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=named)
 def test_no_objective_leaves_a_graph_alive(objective):
     function, x = model(objective), examples(objective, 6, 2)
     watched = []
@@ -120,7 +121,7 @@ def test_no_objective_leaves_a_graph_alive(objective):
 X, HALF = torch.ones(4, 2), torch.tensor(0.5)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=named)
 @pytest.mark.parametrize(
     ("x", "sigma", "message"),
     [
@@ -149,7 +150,7 @@ def test_wrong_inputs_are_refused_in_one_line(objective, x, sigma, message):
 @pytest.mark.parametrize(
     "objective",
     [DenoisingScoreMatching(), EDMScoreMatching(), Annealed(ImplicitScoreMatching()), Annealed(RatioMatching())],
-    ids=repr,
+    ids=named,
 )
 def test_without_noise_there_is_nothing_to_denoise_or_to_weigh(objective):
     for sigma in (0.0, torch.tensor(0.0), torch.tensor([[0.5], [0.1], [0.0], [1.0]])):

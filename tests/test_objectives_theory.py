@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import named
 from torch import nn
 
 from ncsn.densities import GaussianMixture, ParzenWindow
@@ -78,7 +79,7 @@ def minus_log_parzen(x, sigma):
 @pytest.mark.parametrize(
     ("objective", "directions"),
     [(ImplicitScoreMatching(), 0), (ImplicitScoreMatching(probes=2), 2), (SlicedScoreMatching(slices=2), 2)],
-    ids=repr,
+    ids=named,
 )
 @pytest.mark.parametrize(
     "sigma", [torch.tensor(0.6), torch.tensor([[0.3], [0.5], [0.8], [1.2], [2.0]])], ids=["one", "each"]
@@ -116,7 +117,7 @@ def test_implicit_is_explicit_but_for_a_constant():
         assert (explicit - implicit).item() == pytest.approx(constant.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("objective", ESTIMATES, ids=repr)
+@pytest.mark.parametrize("objective", ESTIMATES, ids=named)
 @pytest.mark.parametrize("sigma", [0.0, 0.5])
 def test_slices_and_probes_are_unbiased_for_the_exact_trace(objective, sigma):
     score, x = Wrong(), TARGET.sample(1).expand(40_000, 2)

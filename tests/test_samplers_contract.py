@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from conftest import named
 from torch import nn
 
 import ncsn.samplers
@@ -58,8 +59,8 @@ NOISY = [
 LADDER = GeometricSchedule(2.0, 0.1, 6).sigmas()
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
-every = pytest.mark.parametrize("sampler", QUIET + NOISY, ids=repr)
-noisy = pytest.mark.parametrize("sampler", NOISY, ids=repr)
+every = pytest.mark.parametrize("sampler", QUIET + NOISY, ids=named)
+noisy = pytest.mark.parametrize("sampler", NOISY, ids=named)
 
 
 def walk(sampler, x, sigmas=LADDER):
@@ -175,7 +176,7 @@ def test_another_seed_and_another_index_give_another_walk(sampler):
     assert not any(torch.equal(x[:, 0], other) for other in others.unbind(1))
 
 
-@pytest.mark.parametrize("sampler", QUIET, ids=repr)
+@pytest.mark.parametrize("sampler", QUIET, ids=named)
 def test_the_flow_has_no_noise(sampler):
     start = torch.randn(7, 2, 3)
     assert torch.equal(drawn(sampler, start, range(7)), drawn(sampler, start, range(7), seed=1))
@@ -335,7 +336,7 @@ def test_a_walk_that_is_left_or_fails_leaves_no_streams_behind():
     assert normal(torch.empty(3, 2)).shape == (3, 2)
 
 
-@pytest.mark.parametrize("sampler", [*QUIET, *NOISY], ids=repr)
+@pytest.mark.parametrize("sampler", [*QUIET, *NOISY], ids=named)
 def test_a_ladder_that_ends_at_0_is_for_those_that_stay_at_a_level(sampler):
     ladder = torch.zeros(1)
     if isinstance(sampler, Langevin | Gibbs):

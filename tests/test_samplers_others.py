@@ -5,6 +5,7 @@ Both sides draw from torch's generator, which is seeded anew at each level.
 
 import pytest
 import torch
+from conftest import named
 from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler, ScoreSdeVeScheduler
 from diffusers.schedulers.deprecated.scheduling_karras_ve import KarrasVeScheduler
 
@@ -97,7 +98,7 @@ def test_a_correction_is_sized_by_the_norms_of_each_sample():
 @pytest.mark.parametrize(
     "settings",
     [{"churn": 4.0}, {"churn": 80.0, "churn_min": 0.3, "churn_max": 4.0, "inflation": 1.007}, {"churn": 0.0}],
-    ids=repr,
+    ids=named,
 )
 def test_stochastic_heun_is_that_of_diffusers(settings):
     x, levels = start(4), len(KARRAS)

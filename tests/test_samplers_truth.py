@@ -10,7 +10,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from conftest import Correlated, gaussian_score
+from conftest import Correlated, gaussian_score, named
 
 from ncsn.compare import TARGET
 from ncsn.noise import GeometricSchedule, KarrasSchedule
@@ -49,7 +49,7 @@ WALKS = [
     (AnnealedLangevin(0.2e-4, 20), geometric(100)),
     (ConsistentAnnealed(0.03e-4), geometric(400)),
 ]
-every = pytest.mark.parametrize(("sampler", "sigmas"), WALKS, ids=[repr(sampler) for sampler, _ in WALKS])
+every = pytest.mark.parametrize(("sampler", "sigmas"), WALKS, ids=[named(sampler) for sampler, _ in WALKS])
 
 
 def last(states):
@@ -160,7 +160,7 @@ def errors(sampler, schedule, steps):
 @pytest.mark.parametrize(
     ("sampler", "order"),
     [(ProbabilityFlow(order=1), 1), (ProbabilityFlow(order=2), 2), (StochasticHeun(), 2), (DPMSolver(), 2)],
-    ids=repr,
+    ids=named,
 )
 def test_halved_steps_divide_the_error_by_two_to_the_order(sampler, order, schedule):
     coarse, middle, fine = (errors(sampler, schedule, steps) for steps in (80, 160, 320))
@@ -169,7 +169,7 @@ def test_halved_steps_divide_the_error_by_two_to_the_order(sampler, order, sched
     assert measured == pytest.approx((order, order), abs=0.1)
 
 
-@pytest.mark.parametrize("sampler", [ProbabilityFlow(order=1), ProbabilityFlow(order=2), DPMSolver()], ids=repr)
+@pytest.mark.parametrize("sampler", [ProbabilityFlow(order=1), ProbabilityFlow(order=2), DPMSolver()], ids=named)
 def test_many_steps_end_at_the_end_of_the_flow(sampler):
     ladder = KarrasSchedule(START, 1e-3, 2000).sigmas().double()
     x0 = torch.linspace(-8, 8, 5, dtype=torch.float64).unsqueeze(1)
