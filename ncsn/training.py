@@ -46,7 +46,7 @@ from ncsn.storage.settings import at_most_parameters, check_weights
 __all__ = ["TrainCLI", "run"]
 
 
-MOST_PARAMETERS = 100_000
+MOST_PARAMETERS = 20_000
 """Tensors of parameters in a model: more is a mistake, which would take hours to make."""
 PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
 USAGE = "%(prog)s [--config FILE] [--SECTION.SETTING VALUE ...]"
