@@ -7,6 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many tests run at once as there are cores; and what they start, too
+
 import torch
 from torch import Tensor
 

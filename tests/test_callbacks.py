@@ -141,7 +141,9 @@ fit(Path(sys.argv[1]), Stuck(2), GracefulStop(), Checkpoint(Path(sys.argv[1]), e
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_a_second_signal_ends_the_run_at_once(tmp_path, number):
     began, environment = time.monotonic(), os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", STUCK, str(tmp_path), str(int(number))]

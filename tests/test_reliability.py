@@ -20,16 +20,14 @@ def measured(experiment: str, count: int) -> str:
     return ran.stdout
 
 
-@pytest.mark.parametrize(("experiment", "count"), [("kills", 2), ("resume", 4), ("damage", 10), ("configurations", 8)])
-def test_in_short(experiment, count):
-    assert measured(experiment, count)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "count"),
     [
         ("kills", 30),
+        ("resume", 4),
+        ("damage", 10),
+        ("configurations", 8),
         ("evil", 1),
         ("accumulated", 2),
         ("shortened", 5),
@@ -41,7 +39,7 @@ def test_in_short(experiment, count):
         ("sampling", 3),
     ],
 )
-def test_in_part(experiment, count):
+def test_in_short(experiment, count):
     assert measured(experiment, count)
 
 
