@@ -143,7 +143,9 @@ def objections(distance: Distance, dimension: int, schedule: NoiseSchedule, samp
     if not sigma_min > 0:
         yield f"model.schedule: {type(schedule).__name__} has no ladder of noise levels to walk down"
         return
-    if sigma_max < distance.lower / 2:
+    # The others go with the level: they need no neighbours that overlap, nor the time to cross from kind to kind.
+    langevin = isinstance(sampler, Langevin | AnnealedLangevin | ConsistentAnnealed)
+    if langevin and sigma_max < distance.lower / 2:
         yield (
             f"model.schedule.sigma_max: {sigma_max:.4g} is {sigma_max / distance.lower:.2g} of the largest distance, "
             f"{distance.lower:.4g}; a walk hardly crosses from one kind of example to another"
@@ -154,8 +156,7 @@ def objections(distance: Distance, dimension: int, schedule: NoiseSchedule, samp
             f"distance, {distance.upper:.4g}; at the levels above that there is nothing to learn"
         )
     needed = num_levels(sigma_max, sigma_min, dimension)
-    # The others go with the level, and do not need neighbours that overlap.
-    if isinstance(sampler, Langevin | AnnealedLangevin | ConsistentAnnealed) and 2 * levels < needed:
+    if langevin and 2 * levels < needed:
         yield (
             f"model.schedule.levels: {levels} is {levels / needed:.2g} of the {needed} that overlap from "
             f"{sigma_max:.4g} to {sigma_min:.4g} in {dimension:,} dimensions"
@@ -231,9 +232,10 @@ def main() -> None:
     hush()
     with answered({ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}):
         cli = build()
-        with redirect_stdout(sys.stderr):
-            cli.prepare()
         data, model = cli.datamodule, cli.model
+        with redirect_stdout(sys.stderr):
+            data.prepare_data()
+            data.setup()
         values, of = examples(data)
         dimension = math.prod(data.shape)
         distance = largest_distance(values)

@@ -92,6 +92,7 @@ def hush() -> None:
         ".*LeafSpec.* is deprecated",  # Lightning's own use of torch
         ".*You have overridden `on_before_batch_transfer` in `LightningModule`",  # meant so: it seeds the step
         ".*The number of training batches .* is smaller than the logging interval",  # we log by steps, not by epochs
+        ".*predict returned None if it was on purpose",  # of pictures that are there already
         ".*does not have many workers",  # data in memory needs none
         ".*your dataloader is not resumable",  # it is: see `Batches`
         ".*Checkpoint directory .* exists and is not empty",  # checkpoints are numbered, and the newest is the last

@@ -90,7 +90,9 @@ def refuse_unheeded(options: Namespace, of_sampler: Sequence[str]) -> None:
     unheeded = {"png": (*ladder, "label", "likelihood"), "family": (*ladder, "label", "json")}
     for kind, names in unheeded.items():
         if getattr(options, kind):
-            given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)] + list(of_sampler[:1])
+            given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None] + list(
+                of_sampler[:1]
+            )
             given += ["--seeds"] if options.seeds > 1 else []
             if given:
                 fail(2, f"{given[0]}: --{kind} does not heed it; leave one of them out")
@@ -159,9 +161,11 @@ def report_of_checkpoint(options: Namespace, of_sampler: Sequence[str], data: Im
     if not trainer.is_global_zero:
         return None
     weights = weights_fingerprint(module.denoiser)
-    samples = Samples(str(checkpoint), weights, seeds, str(walks.sampler), len(walks.sigmas), cost)
+    ends = walks.sigmas[0].item(), walks.sigmas[-1].item()
+    samples = Samples(str(checkpoint), weights, seeds, str(walks.sampler), len(walks.sigmas), *ends, cost)
     of = f"seed {seeds[0]}" if len(seeds) == 1 else f"each of the seeds {seeds[0]} to {seeds[-1]}"
-    words = f"{counts.judged:,} samples of {of}, from {checkpoint} by {samples.sampler} over {samples.levels} levels"
+    ladder = f"{samples.levels} levels from {samples.sigma_max:g} to {samples.sigma_min:g}"
+    words = f"{counts.judged:,} samples of {of}, from {checkpoint} by {samples.sampler} over {ladder}"
     return judged_report(words, counts, data, judge, drawn, samples, bits)
 
 

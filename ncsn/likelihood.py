@@ -98,8 +98,12 @@ def along_the_flow(score: Score, x: Tensor, directions: Tensor, remedy: str) -> 
     Args:
         score: as for `log_prob`.
         x: what the state began as.
-        directions: (K, B, ...) along which the divergence is taken, and of which the sum is the trace or its estimate.
+        directions: (K, B, ...), the curvatures along which add up to the divergence, or to its estimate.
         remedy: what to do where the score has been evaluated too often.
+
+    Returns:
+        (sigma, state) -> d state / d sigma, shape (B, d + 1). It raises RuntimeError where the score is not finite, or
+        after 10,000 evaluations of it.
     """
     dimension = x[0].numel()
     evaluations = 0

@@ -204,7 +204,8 @@ class Model(LightningModule):
             sigma_min: the level to end at, in the same way.
 
         Raises:
-            ValueError: where `sigma_max` is not above `sigma_min`, as where the schedule has one level alone.
+            ValueError: where `sigma_max` is not above `sigma_min`, as where the schedule has one level alone, or a
+                number is not one that `KarrasSchedule` takes.
         """
         trained = self.schedule.sigmas()
         high = trained.max().item() if sigma_max is None else sigma_max

@@ -10,17 +10,32 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 
-__all__ = ["REQUEUE", "check_processes", "requeue", "requeued", "under_slurm"]
+__all__ = ["REQUEUE", "check_processes", "plugins", "requeue", "requeued", "under_slurm"]
 
 REQUEUE = signal.SIGUSR1
 """What SLURM sends before the time of a job is up, where `--signal=SIGUSR1@SECONDS` asks for it."""
 under_slurm: Callable[[], bool] = SLURMEnvironment.detect
 
-STARTERS: list[tuple[str, Callable[[], bool], Callable[[], ClusterEnvironment]]] = [
-    ("torchrun", TorchElasticEnvironment.detect, TorchElasticEnvironment),
-    ("SLURM", under_slurm, SLURMEnvironment),
-]
-"""What starts processes: its name, whether it did, and what it says of them."""
+
+def starter() -> ClusterEnvironment | None:
+    """What started this process as one of several: torchrun, be it within SLURM, or SLURM's srun; None for a user."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    # Lightning's own answer to `REQUEUE` would save in the middle of a step, and of whatever else it trains or draws.
+    return SLURMEnvironment(auto_requeue=False) if under_slurm() else None
+
+
+def plugins() -> list[ClusterEnvironment]:
+    """What tells a trainer of the processes beside this one, as Lightning's plugins.
+
+    Raises:
+        ValueError: where SLURM was asked for tasks in a way that does not say how many each machine has.
+    """
+    try:
+        found = starter()
+    except RuntimeError as error:
+        raise ValueError(f"SLURM: {error}") from error
+    return [] if found is None else [found]
 
 
 def check_processes(trainer: Trainer) -> None:
@@ -29,13 +44,14 @@ def check_processes(trainer: Trainer) -> None:
     Raises:
         ValueError: where there are not as many as the trainer has devices.
     """
-    for name, has_started, environment in STARTERS:
-        started = environment().world_size() if has_started() else trainer.world_size
-        if started != trainer.world_size:
-            raise ValueError(
-                f"devices: {trainer.num_devices} on each of {trainer.num_nodes} machines, but {name} started {started} "
-                "processes; there must be one for each device, and several train with trainer.strategy ddp"
-            )
+    found = starter()
+    started = trainer.world_size if found is None else found.world_size()
+    if started != trainer.world_size:
+        name = "torchrun" if isinstance(found, TorchElasticEnvironment) else "SLURM"
+        raise ValueError(
+            f"devices: {trainer.num_devices} on each of {trainer.num_nodes} machines, and {name} has {started} "
+            "processes; start one for each device, or one alone"
+        )
 
 
 def requeued() -> bool:
@@ -55,4 +71,5 @@ def requeue() -> None:
     command = ["scontrol", "requeue", job]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode:
-        raise OSError(f"{' '.join(command)}: {answer.stderr.strip() or f'exit status {answer.returncode}'}")
+        said = answer.stderr.strip() or f"exit status {answer.returncode}"
+        raise OSError(f"{' '.join(command)}: {said}; the run goes on with --ckpt_path last")

@@ -38,7 +38,7 @@ from ncsn.data import DataModule
 from ncsn.errors import answered, fail, hush, reason
 from ncsn.files import check_writable, locked
 from ncsn.module import ScoreModule
-from ncsn.processes import REQUEUE, check_processes, requeue, requeued
+from ncsn.processes import REQUEUE, check_processes, plugins, requeue, requeued
 from ncsn.resume import Record, check_resumed, checkpoint_of, recorded, resumable
 from ncsn.storage.logs import PatientLogger
 from ncsn.storage.settings import at_most_parameters, check_weights
@@ -173,8 +173,8 @@ class TrainCLI(LightningCLI):
         levels = LossPerLevel()
         shown = [levels, Dashboard(levels), Throughput(), *strips]
         self.trainer_defaults["callbacks"] = [*shown, self.stop, self.record, *bar, *best]
-        plugins = self.config_init.trainer.plugins or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), self.files]
+        asked = self.config_init.trainer.plugins or []
+        kwargs["plugins"] = [*(asked if isinstance(asked, list) else [asked]), self.files, *plugins()]
         return super().instantiate_trainer(**kwargs)
 
     def prepare(self) -> None:
@@ -223,14 +223,15 @@ class TrainCLI(LightningCLI):
         Raises:
             ValueError: where it refuses its settings, or computes with numbers that 32 bits do not hold.
         """
-        weights = nn.Parameter(torch.zeros(2, 2))
-        weights.grad = torch.ones(2, 2)
+        weights = nn.Parameter(torch.zeros(2, 2, device=self.trainer.strategy.root_device))
+        weights.grad = torch.ones_like(weights)
         try:
             self.model.configure_optimizers()
             with torch.enable_grad():
                 self.model.optimizer([weights]).step(weights.sum)
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"model.optimizer: {error}") from error
+        except (ValueError, RuntimeError, AssertionError) as error:
+            settings = self.model.hparams["optimizer"].get("init_args", {})
+            raise ValueError(f"model.optimizer: {error}, with lr {settings.get('lr')}") from error
 
     @property
     def folder(self) -> Path:
@@ -290,7 +291,10 @@ class TrainCLI(LightningCLI):
                 raise logger.failure
         self.report()
         if self.stop.signal == REQUEUE:
-            rank_zero_only(requeue)()
+            try:
+                rank_zero_only(requeue)()
+            finally:  # a process that ends before may take the others with it
+                self.trainer.strategy.barrier()
         if self.stop.signal is not None:
             sys.exit(128 + self.stop.signal)
 

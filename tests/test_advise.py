@@ -64,6 +64,8 @@ def test_what_is_printed_is_a_configuration_that_builds_and_is_not_objected_to(s
     assert model.sampler.epsilon == pytest.approx(
         langevin_step_size(model.schedule.sigmas(), model.sampler.steps), rel=1e-2
     )
+    Path("checkpoints/small").mkdir(parents=True)
+    Path("checkpoints/small/step=7.ckpt").touch()  # of a run by these settings, which is no reason not to ask
     run("--config", "small.yaml", "--config", "advised.yaml")
     again = capsys.readouterr()
     assert yaml.safe_load(again.out)["model"] == settings

@@ -114,7 +114,7 @@ def test_the_figures_are_those_of_the_samples_beside_those_of_held_out_pictures(
         floor = f"{report['floor'][name]:.4g}"
         assert re.search(rf"\| {re.escape(name)} .*\| {re.escape(floor)} ", out), name
     for line in (
-        f"120 samples of seed 3, from {checkpoint} by {Ancestral()} over 8 levels",
+        f"120 samples of seed 3, from {checkpoint} by {Ancestral()} over 8 levels from 2 to 0.1",
         "1,617 pictures, the training split of Digits",
         "120 pictures of its validation split",
         "features_digits.safetensors (a classifier of Digits, 99.44% right)",

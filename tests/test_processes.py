@@ -83,17 +83,25 @@ def test_what_torchrun_starts_draws_what_one_process_does(here):
 def test_processes_without_a_device_of_their_own_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
-    wrong = "devices: 1 on each of 1 machines, but {} started 2 processes"
-    for name, environment in {"torchrun": {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}, "SLURM": SLURM}.items():
+    wrong = "devices: 1 on each of 1 machines, and {} has {} processes"
+    torchrun = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4"}
+    for name, count, environment in (("torchrun", 4, torchrun), ("SLURM", 2, SLURM), ("torchrun", 4, SLURM | torchrun)):
         with monkeypatch.context() as patch:
             for variable, value in environment.items():
                 patch.setenv(variable, value)
             status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
             assert status == 2
-            assert wrong.format(name) in line
+            assert wrong.format(name, count) in line
             status, line = refusal(capsys, lambda: sample(["--num-samples", "1"]))
             assert status == 2
-            assert wrong.format(name) in line
+            assert wrong.format(name, count) in line
+    with monkeypatch.context() as patch:
+        patch.setenv("SLURM_JOB_NAME", "train")
+        patch.setenv("SLURM_NTASKS", "2")
+        for command in (lambda: run_train("--config", "small.yaml"), lambda: sample(["--num-samples", "1"])):
+            status, line = refusal(capsys, command)
+            assert status == 2
+            assert "error: SLURM: You set `--ntasks=2`" in line
     assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
 
 

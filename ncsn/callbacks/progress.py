@@ -97,7 +97,7 @@ class RunProgress(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Rich draws the bar ten times a second: to collect the figures for it in every step takes time for nothing.
+        # Nobody sees more than ten states a second: to collect the figures for each step takes time for nothing.
         now, ended = time.monotonic(), trainer.should_stop or trainer.global_step == self.total_train_batches
         if ended or now - self._shown >= BETWEEN_SHOWN:
             self._shown = now

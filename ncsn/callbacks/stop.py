@@ -5,6 +5,7 @@ import signal
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ncsn.callbacks.progress import has_stepped
@@ -49,7 +50,10 @@ class GracefulStop(Callback):
         asking = trainer.world_size == 1 or trainer.global_step % 10 == 0
         if not (asking and has_stepped(trainer, batch_idx)):
             return
-        if trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
+        if trainer.world_size > 1:
+            signals = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+            self.signal = int(trainer.strategy.reduce(signals, reduce_op="max")) or None
+        if self.signal is not None:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ncsn.drawing.walks import Walks
 from ncsn.model import part_of
 from ncsn.module import ScoreModule
-from ncsn.processes import check_processes
+from ncsn.processes import check_processes, plugins
 from ncsn.samplers import Sampler
 from ncsn.score import Score
 
@@ -70,6 +70,7 @@ def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
+        plugins=list(plugins()),
     )
     check_processes(trainer)
     return trainer
@@ -88,17 +89,19 @@ def ladder(module: ScoreModule, options: Namespace, sampler: Sampler, usual: int
         ValueError: where the ends are not two, or the model knows one level alone, between which there are no others.
     """
     trained = module.schedule.sigmas()
-    levels = options.steps or usual
-    given = {"steps": levels, "sigma-max": options.sigma_max, "sigma-min": options.sigma_min}
-    asked = [f"--{name}: {value}" for name, value in given.items() if value is not None]
-    if not asked:
+    given = {"steps": options.steps, "sigma-max": options.sigma_max, "sigma-min": options.sigma_min}
+    asked = ", ".join(f"--{name}: {value}" for name, value in given.items() if value is not None)
+    if not asked and usual is None:
         return trained
     if len(trained) == 1:
-        raise ValueError(f"{asked[0]}, but the model was trained at the one noise level {trained.item():g}")
+        raise ValueError(
+            f"{asked or f'{usual} levels'}, but the model was trained at the one noise level {trained.item():g}"
+        )
+    levels = options.steps or usual or len(trained)
     try:
-        return module.ladder(levels or len(trained), sampler, options.sigma_max, options.sigma_min)
+        return module.ladder(levels, sampler, options.sigma_max, options.sigma_min)
     except ValueError as error:
-        raise ValueError(f"{asked[-1]}: {error}") from error
+        raise ValueError(f"{asked}: {error}") from error
 
 
 def chosen_device(name: str) -> tuple[str, int | list[int]]:

@@ -28,7 +28,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Samples:
-    """What was drawn: from which checkpoint, of which seeds, by which sampler over how many levels, at what cost.
+    """What was drawn: from which checkpoint, of which seeds, by which sampler over which levels, at what cost.
 
     `weights` is the fingerprint of the weights that were drawn from: in another file, too, these are their figures.
     """
@@ -38,6 +38,8 @@ class Samples:
     seeds: list[int]
     sampler: str
     levels: int
+    sigma_max: float
+    sigma_min: float
     cost: Cost
 
 

@@ -101,7 +101,8 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
         if report["bits_per_dim"]:
             bits, error, count = report["bits_per_dim"]
             lines.append(f"| bits/dim | | {bits:.3f} +- {error:.3f} (of {count:,}) |")
-        of = f"{counts['judged']:,} samples, by `{samples['sampler']}` over {samples['levels']} levels, in "
+        of = f"{counts['judged']:,} samples, by `{samples['sampler']}` over {samples['levels']} levels "
+        of += f"from {samples['sigma_max']:g} to {samples['sigma_min']:g}, in "
         of += f"{samples['cost']['network calls']:g} calls of the network each; seeds: {samples['seeds']}. "
         of += f"Held out are {counts['floor']:,} pictures of the validation split of {report['data']}. Both are judged "
         of += f"by {counts['reference']:,} of its training split, with {re.sub(r'[^ ]*/', '', report['features'])}."
