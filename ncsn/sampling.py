@@ -278,7 +278,7 @@ def neighbourhood(plan: Plan, samples: Tensor, options: Namespace) -> Tensor:
     copied = are_copies(nearest(samples, training)).tolist()
     others = torch.stack([training[indices][0] for indices in found.tolist()])
     words = [
-        [f"{'copy' if copy else 'sample'} {index}", *(f"{distance:.2f}" for distance in row)]
+        [f"{'copy' if copy else 'no.'} {index}", *(f"{distance:.2f}" for distance in row)]
         for index, copy, row in zip(plan.order(), copied, distances.tolist(), strict=True)
     ]
     return nearest_sheet(to_pixels(samples), others, words, options.nrow, options.upscale)

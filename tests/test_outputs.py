@@ -232,7 +232,7 @@ def test_training_pictures_stand_beside_what_they_are_nearest_to(digits):
             left = 2 + 4 + 2 + 58 * column
             assert torch.equal(strip[:, 4 : 4 + 56, left : left + 56], enlarged(picture, 7).expand(3, -1, -1))
         left = 2 + 4 + 2
-        assert torch.equal(strip[:, 60 : 60 + sheets.LINE, left : left + 56], sheets.text_line(f"sample {i}", 56))
+        assert torch.equal(strip[:, 60 : 60 + sheets.LINE, left : left + 56], sheets.text_line(f"no. {i}", 56))
         near = sheets.text_line(f"{distances[i, 0]:.2f}", 56)
         assert torch.equal(strip[:, 60 : 60 + sheets.LINE, left + 58 : left + 58 + 56], near)
 
