@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from ncsn.model import Model, part_of
@@ -193,7 +193,9 @@ class ScoreModule(Model):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         parameters = (p for group in optimizer.param_groups for p in group["params"])
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # As `nn.utils.get_total_norm`, which takes half as long again to sort the gradients by device and type.
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         if not norm.isfinite():
             # One such step would make all weights, and their average, NaN. Without gradients it changes nothing.
             optimizer.zero_grad(set_to_none=True)
