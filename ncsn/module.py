@@ -7,7 +7,7 @@ score there.
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,11 +192,8 @@ class ScoreModule(Model):
         self.log("val/loss", losses.mean(), prog_bar=True, batch_size=len(x), sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        parameters = (p for group in optimizer.param_groups for p in group["params"])
-        # As `nn.utils.get_total_norm`, which takes half as long again to sort the gradients by device and type.
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if not norm.isfinite():
+        norm = gradient_norm(p for group in optimizer.param_groups for p in group["params"])
+        if not math.isfinite(norm.item()):
             # One such step would make all weights, and their average, NaN. Without gradients it changes nothing.
             optimizer.zero_grad(set_to_none=True)
             self.skipped_steps += 1
@@ -240,3 +237,10 @@ class ScoreModule(Model):
         schedule.base_lrs = [group["lr"] for group in self.optimizer(self.parameters()).param_groups]
         for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
             group["lr"], group["initial_lr"] = rate * self.learning_rate_at(schedule.last_epoch), rate
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The Euclidean norm () of the gradients of `parameters` together; 0 where none has one."""
+    # As `nn.utils.get_total_norm`, which takes half as long again to sort the gradients by device and type.
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) if gradients else torch.zeros(())

@@ -13,34 +13,14 @@ __all__ = ["MODEL", "OneLineParser", "add_drawing_options", "sample_options", "s
 
 FORMS = {"": "png", ".png": "grid", ".gif": "gif", ".npz": "npz"}
 """The ending of a name, and what is written there: a PNG for each sample, one of all, a moving one, or an array."""
-LAID_OUT = ("nrow", "upscale", "captions", "walk", "nearest")
+ON_SHEETS = ("nrow", "captions", "walk", "nearest")
+LAID_OUT = (*ON_SHEETS, "upscale")
 """The options of a picture of many samples."""
-DRAWN = (
-    "num_samples",
-    "start_index",
-    "steps",
-    "sigma_max",
-    "sigma_min",
-    "label",
-    "seed",
-    "guidance",
-    "compile",
-    "precision",
-)
+OF_NETWORK = ("label", "seed", "guidance", "compile", "precision")
+DRAWN = ("num_samples", "start_index", "steps", "sigma_max", "sigma_min", *OF_NETWORK)
 UNHEEDED = {
-    "denoise": (*DRAWN, "nrow", "captions", "walk", "nearest"),
-    "interpolate": (
-        "start_index",
-        "label",
-        "seed",
-        "guidance",
-        "compile",
-        "precision",
-        "nrow",
-        "captions",
-        "walk",
-        "nearest",
-    ),
+    "denoise": (*DRAWN, *ON_SHEETS),
+    "interpolate": ("start_index", *OF_NETWORK, *ON_SHEETS),
     "png": LAID_OUT,
     "npz": LAID_OUT,
     "gif": ("nearest", "captions"),

@@ -3,7 +3,8 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -25,17 +26,19 @@ def starter() -> ClusterEnvironment | None:
     return SLURMEnvironment(auto_requeue=False) if under_slurm() else None
 
 
-def plugins() -> list[ClusterEnvironment]:
-    """What tells a trainer of the processes beside this one, as Lightning's plugins.
+def plugins(asked: Sequence[Any] = ()) -> list[Any]:
+    """Those that a user `asked` for, and what tells a trainer of the processes beside this one, if none of them does.
 
     Raises:
         ValueError: where SLURM was asked for tasks in a way that does not say how many each machine has.
     """
+    if any(isinstance(one, ClusterEnvironment) for one in asked):
+        return [*asked]
     try:
         found = starter()
     except RuntimeError as error:
         raise ValueError(f"SLURM: {error}") from error
-    return [] if found is None else [found]
+    return [*asked] if found is None else [*asked, found]
 
 
 def check_processes(trainer: Trainer) -> None:

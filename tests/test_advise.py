@@ -208,6 +208,8 @@ def test_more_steps_are_advised_where_the_budget_has_them():
         (NCSNV2[0], AnnealedLangevin(1.1e-4, 5), "above sigma_min^2 each step overshoots"),
         (NCSNV2[0], AnnealedLangevin("auto", 5), None),
         (KarrasSchedule(50, 0.01, 300), AnnealedLangevin("auto", 5), None),
+        (KarrasSchedule(5, 0.02, 20), DPMSolver(3), None),
+        (KarrasSchedule(101, 0.02, 20), DPMSolver(3), "sigma_max: 101 is 2 times the largest distance, 50"),
         (NoNoise(), Langevin(1, 1), "NoNoise has no ladder"),
     ],
 )

@@ -5,10 +5,12 @@ import sys
 import time
 from io import BytesIO
 from itertools import pairwise
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -21,8 +23,10 @@ from ncsn.callbacks import (
     DenoisingStrips,
     GracefulStop,
     LossPerLevel,
+    RunProgress,
     SampleGrid,
     Throughput,
+    progress,
 )
 from ncsn.data import BinaryDigits, Digits, pixel_grid
 from ncsn.module import ScoreModule
@@ -60,20 +64,22 @@ def fit(folder, *callbacks, steps=5, **settings):
 
 
 def averaged(copies, decay):
-    average = copies[1]
-    for step, current in enumerate(copies[2:], start=1):
-        d = min(decay, (1 + step) / (10 + step))
-        average = d * average + (1 - d) * current
+    average, past = copies[1], 1
+    for step, current in enumerate(copies[2:], start=2):
+        d = min(decay, (1 + past) / (10 + past))
+        if d <= 0.9 or step == past + 10:
+            average = d ** (step - past) * average + (1 - d ** (step - past)) * current
+            past = step
     return average
 
 
-@pytest.mark.parametrize("decay", [0.2, 0.999])
-def test_ema_is_the_moving_average_and_is_what_a_checkpoint_holds(tmp_path, decay):
+@pytest.mark.parametrize(("decay", "steps"), [(0.2, 7), (0.999, 7), (0.9, 105), (0.95, 105), (0.999, 105)])
+def test_ema_is_the_moving_average_and_is_what_a_checkpoint_holds(tmp_path, decay, steps):
     copies = Copies()
-    _, module = fit(tmp_path, copies, EMA(decay), Checkpoint(tmp_path, every=3), steps=7)
+    _, module = fit(tmp_path, copies, EMA(decay), Checkpoint(tmp_path, every=3), steps=steps)
     expected = averaged(copies.weights, decay)
     torch.testing.assert_close(weights(module), expected, rtol=1e-5, atol=1e-6)
-    path = tmp_path / "step=7.ckpt"
+    path = tmp_path / f"step={steps}.ckpt"
     torch.testing.assert_close(saved(path, "state_dict"), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(saved(path, "current_model_state"), copies.weights[-1])
     assert (expected - copies.weights[-1]).abs().max() > 1e-5
@@ -110,18 +116,19 @@ def test_weights_are_in_their_places_after_a_validation_that_failed(tmp_path):
     torch.testing.assert_close(saved(path, "current_model_state"), copies.weights[-1])
 
 
-def test_resuming_goes_on_with_both_sets_of_weights(tmp_path):
-    fit(tmp_path / "a", EMA(0.5), Checkpoint(tmp_path / "a", every=25), steps=25)  # the end of an epoch
-    module, copies = small_module(), Copies()
-    callbacks = [copies, EMA(0.5), Checkpoint(tmp_path / "b")]
-    trainer = small_trainer(tmp_path, max_steps=28, callbacks=callbacks, enable_checkpointing=True)
-    trainer.fit(module, Digits(batch_size=64), ckpt_path=tmp_path / "a" / "step=25.ckpt", weights_only=True)
-    torch.testing.assert_close(copies.weights[0], saved(tmp_path / "a" / "step=25.ckpt", "current_model_state"))
-    expected = saved(tmp_path / "a" / "step=25.ckpt", "state_dict")
-    for step, current in enumerate(copies.weights[1:], start=25):
-        d = min(0.5, (1 + step) / (10 + step))
-        expected = d * expected + (1 - d) * current
-    torch.testing.assert_close(saved(tmp_path / "b" / "step=28.ckpt", "state_dict"), expected)
+@pytest.mark.parametrize(("decay", "steps"), [(0.5, 25), (0.999, 100)])  # the end of an epoch
+def test_resuming_goes_on_with_both_sets_of_weights(tmp_path, decay, steps):
+    before, after, module = Copies(), Copies(), small_module()
+    fit(tmp_path / "a", before, EMA(decay), Checkpoint(tmp_path / "a", every=steps), steps=steps)
+    callbacks = [after, EMA(decay), Checkpoint(tmp_path / "b")]
+    trainer = small_trainer(tmp_path, max_steps=steps + 3, callbacks=callbacks, enable_checkpointing=True)
+    path = tmp_path / "a" / f"step={steps}.ckpt"
+    trainer.fit(module, Digits(batch_size=64), ckpt_path=path, weights_only=True)
+    torch.testing.assert_close(after.weights[0], saved(path, "current_model_state"))
+    expected = averaged(before.weights + after.weights[1:], decay)
+    found = saved(tmp_path / "b" / f"step={steps + 3}.ckpt", "state_dict")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert (found - saved(path, "state_dict")).abs().max() > 1e-5
 
 
 STUCK = """
@@ -312,6 +319,50 @@ def test_loss_per_level_adds_up_to_the_loss(tmp_path):
         assert curve[0].value == pytest.approx(32, rel=0.2)
     for tag in ("train/gradient_norm", "train/loss", "images/s"):
         assert [point.value > 0 for point in scalars.Scalars(tag)] == [True] * 3
+
+
+def test_losses_are_counted_once_however_many_are_held(tmp_path, monkeypatch):
+    curves = []
+    for most in (100, 2):
+        monkeypatch.setattr(progress, "MOST_HELD", most)
+        logger = TensorBoardLogger(tmp_path, name=f"run{most}", default_hp_metric=False)
+        seed_everything(0)
+        fit(tmp_path, LossPerLevel(bins=2), steps=14, logger=logger, log_every_n_steps=7, limit_val_batches=0)
+        scalars = events(logger.log_dir)
+        tags = [tag for tag in scalars.Tags()["scalars"] if tag.startswith("loss_per_level/")]
+        curves.append([[point.value for point in scalars.Scalars(tag)] for tag in tags])
+    assert len(curves[0]) == len(curves[0][0]) == 2
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+
+
+def test_the_bar_ends_full_whatever_it_showed_before(tmp_path):
+    bar = RunProgress()
+    fit(tmp_path, bar, steps=7, enable_progress_bar=True, limit_val_batches=0)
+    (task,) = bar.progress.tasks
+    assert (task.completed, task.total) == (7, 7)
+
+
+@pytest.mark.parametrize(("mine", "theirs", "both"), [(None, 15, 15), (2, None, 2), (None, None, None)])
+def test_ranks_end_together_at_the_next_step_at_which_they_ask(mine, theirs, both):
+    stop = GracefulStop()
+    stop.signal = mine
+    together = SimpleNamespace(
+        reduce=lambda value, reduce_op: {"max": torch.maximum}[reduce_op](value, torch.tensor(theirs or 0)),
+        root_device="cpu",
+    )
+    trainer = SimpleNamespace(
+        world_size=2,
+        global_step=9,
+        accumulate_grad_batches=1,
+        is_last_batch=False,
+        strategy=together,
+        should_stop=False,
+    )
+    stop.on_train_batch_end(trainer, None, None, None, 8)
+    assert not trainer.should_stop
+    trainer.global_step = 10
+    stop.on_train_batch_end(trainer, None, None, None, 9)
+    assert (stop.signal, trainer.should_stop) == (both, both is not None)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 
 from ncsn.checkpoints import DurableCheckpointIO
 from ncsn.data import BinaryDigits, Digits
-from ncsn.module import ScoreModule, mixed_seed
+from ncsn.module import ScoreModule, gradient_norm, mixed_seed
 from ncsn.networks import AutoencoderEnergy, UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule, NoNoise
 from ncsn.objectives import Annealed, DenoisingScoreMatching, PseudoLikelihood, RatioMatching
@@ -220,6 +220,17 @@ def test_only_the_steps_that_are_logged_are_measured(tmp_path, monkeypatch):
     small_trainer(tmp_path, max_steps=6, log_every_n_steps=3, limit_val_batches=0).fit(small_module(), Digits())
     of_a_step = ["train/loss", "train/gradient_norm", "train/skipped_steps", "train/learning_rate"]
     assert named == [(step, name) for step in (2, 5) for name in of_a_step]
+
+
+def test_the_norm_of_the_gradients_is_of_all_together():
+    parameters = list(shaken(UNet(1, width=8)).parameters())
+    assert gradient_norm(parameters) == 0
+    for parameter in parameters[1:]:
+        parameter.grad = torch.randn_like(parameter)
+    expected = nn.utils.get_total_norm([parameter.grad for parameter in parameters[1:]])
+    torch.testing.assert_close(gradient_norm(parameters), expected)
+    parameters[3].grad.view(-1)[0] = torch.inf
+    assert not gradient_norm(parameters).isfinite()
 
 
 def test_a_sampler_that_cannot_walk_the_ladder_is_refused_before_training():

@@ -6,12 +6,15 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from torch import Tensor
 
 from ncsn.module import ScoreModule
 
 __all__ = ["LossPerLevel", "RunProgress", "Throughput"]
 
-BETWEEN_SHOWN = 0.1
+MOST_HELD = 100
+"""Steps whose losses wait to be counted."""
+BETWEEN_SHOWN = 0.25
 """Seconds from one state of the progress bar to the next."""
 
 
@@ -39,19 +42,28 @@ class LossPerLevel(Callback):
         # The middle of the bin names its curve; padded, so that the names sort as the numbers do.
         self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
         self.totals = torch.zeros(2, len(self.tags), device=pl_module.device)
+        self.held: list[tuple[Tensor, Tensor]] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        bins = torch.bucketize(outputs["sigma"].log(), self.edges)
-        counted = torch.stack([outputs["losses"], torch.ones_like(outputs["losses"])])
-        self.totals.index_add_(1, bins, counted.to(self.totals))
+        self.held.append((outputs["sigma"], outputs["losses"]))
         if is_logging_step(trainer, batch_idx):
+            self._count()
             sums, counts = self.totals.tolist()
             means = {tag: s / n for tag, s, n in zip(self.tags, sums, counts, strict=True) if n}
             for logger in trainer.loggers:
                 logger.log_metrics(means, trainer.global_step)
             self.totals.zero_()
+        elif len(self.held) == MOST_HELD:
+            self._count()
+
+    def _count(self) -> None:
+        """Put the losses of the steps that are held into their bins, many at once: it takes a step no time."""
+        sigma, losses = (torch.cat(values) for values in zip(*self.held, strict=True))
+        counted = torch.stack([losses, torch.ones_like(losses)])
+        self.totals.index_add_(1, torch.bucketize(sigma.log(), self.edges), counted.to(self.totals))
+        self.held.clear()
 
 
 class Throughput(Callback):
@@ -97,7 +109,7 @@ class RunProgress(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Nobody sees more than ten states a second: to collect the figures for each step takes time for nothing.
+        # Nobody reads more than four states a second: to collect the figures for each step takes time for nothing.
         now, ended = time.monotonic(), trainer.should_stop or trainer.global_step == self.total_train_batches
         if ended or now - self._shown >= BETWEEN_SHOWN:
             self._shown = now
