@@ -7,6 +7,7 @@ from ncsn import likelihood as likelihood
 from ncsn import networks as networks
 from ncsn import noise as noise
 from ncsn import objectives as objectives
+from ncsn import optim as optim
 from ncsn import samplers as samplers
 from ncsn import score as score
 from ncsn import toys as toys
@@ -68,6 +69,7 @@ from ncsn.objectives import Objective as Objective
 from ncsn.objectives import PseudoLikelihood as PseudoLikelihood
 from ncsn.objectives import RatioMatching as RatioMatching
 from ncsn.objectives import SlicedScoreMatching as SlicedScoreMatching
+from ncsn.optim import MuonAdam as MuonAdam
 from ncsn.samplers import Ancestral as Ancestral
 from ncsn.samplers import AnnealedLangevin as AnnealedLangevin
 from ncsn.samplers import ConsistentAnnealed as ConsistentAnnealed

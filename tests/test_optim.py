@@ -1,0 +1,116 @@
+import io
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim import Adam, Muon
+
+from ncsn.networks import UNet
+from ncsn.optim import MuonAdam, orthogonal
+
+
+def with_gradients(parameters, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+def twins(*shapes):
+    return tuple([nn.Parameter(torch.linspace(-1, 1, math.prod(shape)).view(shape)) for shape in shapes] for _ in "ab")
+
+
+@settings(deadline=None)
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 99), st.sampled_from([1e-6, 1.0, 1e6]))
+def test_what_is_orthogonal_keeps_its_directions_and_none_is_much_longer_than_another(rows, columns, seed, scale):
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).double()
+    u, lengths, vh = torch.linalg.svd(matrix, full_matrices=False)
+    found = u.T @ orthogonal(scale * matrix[None])[0] @ vh.T
+    torch.testing.assert_close(found, found.diagonal().diag(), rtol=0, atol=1e-6)
+    assert found.diagonal().max() < 1.25
+    assert found.diagonal()[lengths > lengths.max() / 100].min() > 0.3
+
+
+def test_a_matrix_moves_as_by_torch_s_muon_and_a_vector_as_by_its_adam():
+    mine, others = twins((6, 30), (30, 6), (6,), ())
+    matrices, vectors = others[:2], others[2:]
+    optimizer = MuonAdam(mine, lr=0.01)
+    theirs = Muon(matrices, lr=0.01, weight_decay=0, adjust_lr_fn="match_rms_adamw"), Adam(vectors, lr=0.01)
+    for step in range(5):
+        for parameters in (mine, others):
+            with_gradients(parameters, step)
+        optimizer.step()
+        for other in theirs:
+            other.step()
+    for one, other in zip(mine[:2], matrices, strict=True):  # theirs computes in bfloat16
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
+    torch.testing.assert_close(mine[2:], vectors, rtol=0, atol=1e-7)
+
+
+def test_a_convolution_moves_as_the_matrix_of_its_outputs():
+    (kernel, matrix), _ = twins((4, 3, 3, 3), (4, 27))
+    with_gradients([kernel], 0)
+    matrix.grad = kernel.grad.flatten(1)
+    MuonAdam([kernel, matrix], lr=0.1).step()
+    assert torch.equal(kernel.flatten(1), matrix)
+
+
+def test_updates_are_as_large_as_adam_s():
+    net = UNet(1, width=8, multipliers=(1, 2), blocks=1)
+    before = [parameter.clone() for parameter in net.parameters()]
+    with_gradients(net.parameters(), 0)
+    MuonAdam(net.parameters(), lr=1.0).step()
+    for old, new in zip(before, net.parameters(), strict=True):
+        size = (new - old).detach().square().mean().sqrt().item()
+        assert 0.12 < size < 0.25 if old.ndim > 1 else size == pytest.approx(1, rel=1e-3)
+
+
+def test_a_loaded_state_goes_on_to_the_bit():
+    shapes = (5, 3, 3, 3), (5,), (7, 5)
+    mine, others = twins(*shapes)
+    first, second = MuonAdam(mine, lr=0.1), MuonAdam(others, lr=0.3)
+    for step in range(3):
+        with_gradients(mine, step)
+        first.step()
+    saved = io.BytesIO()
+    torch.save(first.state_dict(), saved)
+    saved.seek(0)
+    second.load_state_dict(torch.load(saved, weights_only=True))
+    for one, other in zip(mine, others, strict=True):
+        other.data.copy_(one.data)
+    for optimizer, parameters in ((first, mine), (second, others)):
+        with_gradients(parameters, 7)
+        optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(mine, others, strict=True))
+
+
+def test_a_closure_is_called_with_gradients_and_its_loss_returned():
+    (weight, bias), _ = twins((2, 3), (2,))
+    optimizer = MuonAdam([weight, bias], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = weight.square().sum() + bias.square().sum()
+        loss.backward()
+        return loss
+
+    losses = [optimizer.step(closure).item() for _ in range(5)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] * 0.7
+
+
+def test_what_has_no_gradient_stays():
+    mine, others = twins((2, 3), (2,))
+    MuonAdam(mine).step()
+    assert all(torch.equal(one, other) for one, other in zip(mine, others, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"momentum": 1.0}, "momentum is 1"), ({"lr": -1.0}, "learning rate: -1"), ({"betas": (1.0, 0.9)}, "beta")],
+)
+def test_impossible_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        MuonAdam([nn.Parameter(torch.zeros(2, 2))], **wrong)
