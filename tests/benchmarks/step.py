@@ -63,8 +63,8 @@ def main() -> None:
     """Train in turns, and print the ratio."""
     parser = argparse.ArgumentParser(description="Lightning's training step against a bare loop's.")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "mnist.yaml")
-    parser.add_argument("--steps", type=int, default=25, help="in a round (25)")
-    parser.add_argument("--rounds", type=int, default=20, help="after a first one that does not count (20)")
+    parser.add_argument("--steps", type=int, default=5, help="in a round (5)")
+    parser.add_argument("--rounds", type=int, default=250, help="after a first one that does not count (250)")
     options, others = parser.parse_known_args()
     hush()
     alternate = Alternate(options.steps)
