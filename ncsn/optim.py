@@ -29,7 +29,8 @@ class MuonAdam(Optimizer):
         betas: the weights of the past in Adam's means, of gradients and of their squares.
 
     Raises:
-        ValueError: where a number is out of its range.
+        ValueError: where a number is out of its range, the parameters are in groups, or there is no matrix among them,
+            as under FSDP, whose shards are vectors.
     """
 
     def __init__(
@@ -42,9 +43,16 @@ class MuonAdam(Optimizer):
         if not 0 <= momentum < 1:
             raise ValueError(f"MuonAdam: momentum is {momentum}, and must be from 0 to below 1")
         every = list(params)
+        if not all(isinstance(p, Tensor) for p in every):
+            raise ValueError("MuonAdam: takes parameters, and neither groups of them nor their names")
+        matrices = [p for p in every if p.ndim > 1]
+        if not matrices:
+            raise ValueError("MuonAdam: there is no matrix among the parameters; take torch.optim.Adam")
         self._adam = Adam([{"params": [p for p in every if p.ndim < 2]}], lr=lr, betas=betas, fused=True)
-        matrices = {"params": [p for p in every if p.ndim > 1], "momentum": momentum}
-        super().__init__([*self._adam.param_groups, matrices], {"lr": lr})
+        super().__init__([*self._adam.param_groups, {"params": matrices, "momentum": momentum}], {"lr": lr})
+
+    def __getstate__(self) -> dict[str, Any]:  # for copies: torch's leaves out what it does not know
+        return {**super().__getstate__(), "_adam": self._adam}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -80,24 +88,13 @@ class MuonAdam(Optimizer):
 
 def orthogonal(matrices: Tensor) -> Tensor:
     """`matrices` (B, M, N) with their singular vectors as they were, and values of 0.7 to 1.2, or less where tiny."""
-    *_, rows, columns = matrices.shape
-    wide = matrices if rows <= columns else matrices.mT
-    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    # X_5 = P_5 ... P_1 X_0, where P = a + b X X^T + c (X X^T)^2: all products but the first and the last are of small
-    # square matrices, which are polynomials of one, and so go in any order.
-    gram = wide @ wide.mT
-    product = factor = polynomial(gram)
-    for _ in range(4):
-        gram = factor @ gram @ factor
-        factor = polynomial(gram)
-        product = factor @ product
-    out: Tensor = product @ wide
-    return out if rows <= columns else out.mT
-
-
-def polynomial(gram: Tensor) -> Tensor:
-    """The factors P (B, M, M) by which one step of the iteration multiplies X, of X X^T (B, M, M)."""
     a, b, c = NEWTON_SCHULZ
-    factor: Tensor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-    factor.diagonal(dim1=1, dim2=2).add_(a)
-    return factor
+    *_, rows, columns = matrices.shape
+    x = matrices if rows <= columns else matrices.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    # The powers of X X^T for all steps could be had before X is touched, in fewer operations; but in TF32 or bfloat16
+    # what they round off would grow in the directions that X hardly has.
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if rows <= columns else x.mT

@@ -3,8 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -26,19 +25,17 @@ def starter() -> ClusterEnvironment | None:
     return SLURMEnvironment(auto_requeue=False) if under_slurm() else None
 
 
-def plugins(asked: Sequence[Any] = ()) -> list[Any]:
-    """Those that a user `asked` for, and what tells a trainer of the processes beside this one, if none of them does.
+def plugins() -> list[ClusterEnvironment]:
+    """What tells a trainer of the processes beside this one, as Lightning's plugins.
 
     Raises:
         ValueError: where SLURM was asked for tasks in a way that does not say how many each machine has.
     """
-    if any(isinstance(one, ClusterEnvironment) for one in asked):
-        return [*asked]
     try:
         found = starter()
     except RuntimeError as error:
         raise ValueError(f"SLURM: {error}") from error
-    return [*asked] if found is None else [*asked, found]
+    return [] if found is None else [found]
 
 
 def check_processes(trainer: Trainer) -> None:

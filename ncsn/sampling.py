@@ -194,11 +194,11 @@ def draw_files(plan: Plan, options: Namespace) -> None:
 
 def drawn_with(plan: Plan, options: Namespace) -> str:
     """All that a sample follows from but its index: the weights, the sampler, and the options that tell on it."""
-    ladder, network = ("steps", "sigma_max", "sigma_min"), ("seed", "label", "guidance", "precision", "compile")
-    steered = ("inpaint", "mask", "super_resolve", "factor", "deblur", "blur", "colourise", "noise")
-    telling = (*ladder, *network, *steered, "raw")
+    ladder, steered = ("steps", "sigma_max", "sigma_min"), ("inpaint", "mask", "super_resolve", "factor", "deblur")
+    network = ("blur", "colourise", "noise", "precision", "compile")
+    telling = ("seed", *ladder, "label", "raw", "guidance", *steered, *network)
     given = {name: str(getattr(options, name)) for name in telling if getattr(options, name) is not None}
-    return json.dumps({"weights": digest(plan.checkpoint), "sampler": str(plan.walks.sampler), **given}, sort_keys=True)
+    return json.dumps({"weights": digest(plan.checkpoint), "sampler": str(plan.walks.sampler), **given})
 
 
 def draw_picture(plans: list[Plan], options: Namespace) -> None:

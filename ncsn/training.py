@@ -174,7 +174,7 @@ class TrainCLI(LightningCLI):
         shown = [levels, Dashboard(levels), Throughput(), *strips]
         self.trainer_defaults["callbacks"] = [*shown, self.stop, self.record, *bar, *best]
         asked = self.config_init.trainer.plugins or []
-        kwargs["plugins"] = [self.files, *plugins(asked if isinstance(asked, list) else [asked])]
+        kwargs["plugins"] = [*(asked if isinstance(asked, list) else [asked]), self.files, *plugins()]
         return super().instantiate_trainer(**kwargs)
 
     def prepare(self) -> None:

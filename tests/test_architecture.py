@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "toys": {"densities"},
     "objectives": {"noise", "score", "densities"},
     "streams": set(),
+    "optim": set(),
     "samplers": {"noise", "score", "streams"},
     "likelihood": {"noise", "score", "densities"},
     "guidance": {"noise", "score", "streams"},
@@ -73,6 +74,7 @@ MAY_IMPORT = {
 }
 THEORY_MODULES = {
     "streams",
+    "optim",
     "noise",
     "networks",
     "score",

@@ -1,3 +1,4 @@
+import copy
 import io
 import math
 
@@ -105,6 +106,38 @@ def test_what_has_no_gradient_stays():
     mine, others = twins((2, 3), (2,))
     MuonAdam(mine).step()
     assert all(torch.equal(one, other) for one, other in zip(mine, others, strict=True))
+
+
+def test_what_is_rounded_off_does_not_grow_in_the_directions_that_a_matrix_hardly_has():
+    generator = torch.Generator().manual_seed(0)
+    for rank in (1, 4, 30):
+        left, right = torch.randn(64, rank, generator=generator), torch.randn(rank, 64, generator=generator)
+        matrix = left @ right + 1e-6 * torch.randn(64, 64, generator=generator)
+        found = orthogonal(matrix[None].bfloat16())[0].float()
+        assert torch.linalg.matrix_norm(found, 2) < 1.3
+
+
+def test_a_copy_goes_on_as_the_one_that_it_is_of():
+    mine, _ = twins((3, 4), (3,))
+    optimizer = MuonAdam(mine, lr=0.1)
+    with_gradients(mine, 0)
+    optimizer.step()
+    copied = copy.deepcopy(optimizer)
+    others = [p for group in reversed(copied.param_groups) for p in group["params"]]
+    for one, parameters in ((optimizer, mine), (copied, others)):
+        with_gradients(parameters, 1)
+        one.step()
+    assert all(torch.equal(one, other) for one, other in zip(mine, others, strict=True))
+
+
+def test_what_is_no_list_of_parameters_with_a_matrix_among_them_is_refused():
+    weight, bias = nn.Linear(2, 3).parameters()
+    with pytest.raises(ValueError, match="neither groups"):
+        MuonAdam([{"params": [weight]}])
+    with pytest.raises(ValueError, match="neither groups"):
+        MuonAdam(nn.Linear(2, 3).named_parameters())
+    with pytest.raises(ValueError, match="no matrix"):
+        MuonAdam([bias])
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from test_cli import REPOSITORY, SMALL, refusal, run_train
 
-from ncsn.checkpoints import PatientCheckpointIO, numbered
+from ncsn.checkpoints import numbered
 from ncsn.cli import sample
-from ncsn.processes import plugins, requeue
+from ncsn.processes import requeue
 from ncsn.storage import archive
 
 DDP = ["--trainer.strategy", "ddp"]
@@ -104,15 +103,6 @@ def test_processes_without_a_device_of_their_own_are_refused(tmp_path, monkeypat
             assert status == 2
             assert "error: SLURM: You set `--ntasks=2`" in line
     assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
-
-
-def test_the_processes_that_a_user_tells_of_hold(monkeypatch):
-    asked, other = [LightningEnvironment()], [PatientCheckpointIO()]
-    assert (plugins(asked), plugins(other), plugins()) == (asked, other, [])
-    for variable, value in SLURM.items():
-        monkeypatch.setenv(variable, value)
-    assert plugins(asked) == asked
-    assert [type(one) for one in plugins(other)] == [PatientCheckpointIO, SLURMEnvironment]
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from torch import Tensor
 __all__ = ["EMA"]
 
 TAKEN = 10
-"""Every how many steps the weights are taken in, by an average over more than as many."""
+SHORT = 0.99
+"""The decay up to which an average takes in the weights of each step, and those of every tenth from there on."""
 
 
 class EMA(WeightAveraging):
@@ -18,8 +19,7 @@ class EMA(WeightAveraging):
 
     It validates, draws and is stored as the model: a checkpoint's `state_dict` is the average, `current_model_state`
     the weights that the optimiser works on. Early on, when there is little to average, the decay is (1 + n) / (10 + n)
-    after n steps. An average over more than ten steps takes in every tenth: the weights between hardly differ from it,
-    and the time is saved.
+    after n steps. An average over more than a hundred steps takes in every tenth: those between are much like it.
 
     Args:
         decay: the weight of the past in each step; 0.999 averages over about the last 1,000 steps.
@@ -49,7 +49,7 @@ class EMA(WeightAveraging):
         past = self._latest_update_step
         decay = min(self.decay, (1 + past) / (10 + past)) if past else 0.0
         passed = trainer.global_step - past
-        if passed >= (TAKEN if decay > 1 - 1 / TAKEN else 1):
+        if passed and (decay <= SHORT or trainer.global_step % TAKEN == 0):
             torch._foreach_lerp_(self._averaged, self._current, 1 - decay**passed)
             self._latest_update_step = trainer.global_step
 

@@ -13,7 +13,7 @@ from ncsn.module import ScoreModule
 __all__ = ["LossPerLevel", "RunProgress", "Throughput"]
 
 MOST_HELD = 100
-"""Steps whose losses wait to be counted."""
+"""Batches whose losses wait to be counted."""
 BETWEEN_SHOWN = 0.25
 """Seconds from one state of the progress bar to the next."""
 
@@ -59,7 +59,7 @@ class LossPerLevel(Callback):
             self._count()
 
     def _count(self) -> None:
-        """Put the losses of the steps that are held into their bins, many at once: it takes a step no time."""
+        """Put the losses that are held into their bins: those of many batches take little more time than of one."""
         sigma, losses = (torch.cat(values) for values in zip(*self.held, strict=True))
         counted = torch.stack([losses, torch.ones_like(losses)])
         self.totals.index_add_(1, torch.bucketize(sigma.log(), self.edges), counted.to(self.totals))

@@ -70,7 +70,7 @@ def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
-        plugins=plugins(),
+        plugins=list(plugins()),
     )
     check_processes(trainer)
     return trainer
