@@ -10,8 +10,9 @@ from torch import Tensor
 __all__ = ["EMA"]
 
 TAKEN = 10
-SHORT = 0.99
-"""The decay up to which an average takes in the weights of each step, and those of every tenth from there on."""
+"""Of the steps that an average is over, about so many are taken in."""
+MOST_PASSED = 10
+"""Steps from one that is taken in to the next, however long the average."""
 
 
 class EMA(WeightAveraging):
@@ -19,7 +20,8 @@ class EMA(WeightAveraging):
 
     It validates, draws and is stored as the model: a checkpoint's `state_dict` is the average, `current_model_state`
     the weights that the optimiser works on. Early on, when there is little to average, the decay is (1 + n) / (10 + n)
-    after n steps. An average over more than a hundred steps takes in every tenth: those between are much like it.
+    after n steps. Weights are much like those of the step before: an average over 1 / (1 - decay) steps takes in about
+    ten of them, and every tenth where it is over more than a hundred.
 
     Args:
         decay: the weight of the past in each step; 0.999 averages over about the last 1,000 steps.
@@ -49,7 +51,7 @@ class EMA(WeightAveraging):
         past = self._latest_update_step
         decay = min(self.decay, (1 + past) / (10 + past)) if past else 0.0
         passed = trainer.global_step - past
-        if passed and (decay <= SHORT or trainer.global_step % TAKEN == 0):
+        if passed >= max(1, min(MOST_PASSED, round(1 / (1 - decay) / TAKEN))):
             torch._foreach_lerp_(self._averaged, self._current, 1 - decay**passed)
             self._latest_update_step = trainer.global_step
 
