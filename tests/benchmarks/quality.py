@@ -24,8 +24,8 @@ from ncsn.training import TrainCLI, build
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-TRIAL = 30
-"""Steps from which the rate is told."""
+TRIAL = 100
+"""Steps from which the rate is told: enough to make little of what comes once, as the last checkpoint."""
 
 
 def trained(config: Path, steps: int, others: list[str]) -> tuple[TrainCLI, float]:
