@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import Adam, Muon
 
+from ncsn import optim
 from ncsn.networks import UNet
 from ncsn.optim import MuonAdam, orthogonal
 
@@ -34,7 +35,9 @@ def test_what_is_orthogonal_keeps_its_directions_and_none_is_much_longer_than_an
     assert found.diagonal()[lengths > lengths.max() / 100].min() > 0.3
 
 
-def test_a_matrix_moves_as_by_torch_s_muon_and_a_vector_as_by_its_adam():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_matrix_moves_as_by_torch_s_muon_and_a_vector_as_by_its_adam(monkeypatch, dtype):
+    monkeypatch.setattr(optim, "coarse", lambda _: dtype)
     mine, others = twins((6, 30), (30, 6), (6,), ())
     matrices, vectors = others[:2], others[2:]
     optimizer = MuonAdam(mine, lr=0.01)
