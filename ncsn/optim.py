@@ -21,7 +21,8 @@ class MuonAdam(Optimizer):
     """Muon (Jordan et al., 2024) for matrices and convolutions; for biases and scales, Adam.
 
     Muon's step is its momentum with all singular values set to about 1: it goes as far in the directions that gradients
-    seldom have as in those that they always have. A convolution is the matrix (out, in * height * width).
+    seldom have as in those that they always have. A convolution is the matrix (out, in * height * width). The values
+    are set in bfloat16 where a device has instructions for it, whatever the precision of the rest.
 
     Args:
         params: the parameters.
@@ -73,7 +74,7 @@ class MuonAdam(Optimizer):
                 updates.setdefault(update.shape, []).append((p, update))
         for shape, found in updates.items():
             rate = matrices["lr"] * RMS * math.sqrt(max(shape))
-            turned = orthogonal(torch.stack([update for _, update in found]).to(coarse(found[0][0].device)))
+            turned = orthogonal(coarse(torch.stack([update for _, update in found])))
             for (p, _), update in zip(found, turned, strict=True):
                 p.add_(update.view_as(p), alpha=-rate)
         return loss
@@ -87,14 +88,17 @@ class MuonAdam(Optimizer):
         return torch.lerp(grad, state["momentum"], momentum)
 
 
+def coarse(matrices: Tensor) -> Tensor:
+    """`matrices` in bfloat16, where they are of float32 and their device multiplies faster in it."""
+    return matrices.bfloat16() if matrices.dtype == torch.float32 and has_bfloat16(matrices.device) else matrices
+
+
 @cache
-def coarse(device: torch.device) -> torch.dtype:
-    """What a step's Newton-Schulz is computed in: bfloat16, where a device multiplies matrices faster in it."""
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether `device` is known to have instructions for bfloat16: others may take it, and be slower for it."""
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

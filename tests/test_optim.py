@@ -11,7 +11,7 @@ from torch.optim import Adam, Muon
 
 from ncsn import optim
 from ncsn.networks import UNet
-from ncsn.optim import MuonAdam, orthogonal
+from ncsn.optim import MuonAdam, has_bfloat16, orthogonal
 
 
 def with_gradients(parameters, seed):
@@ -35,9 +35,9 @@ def test_what_is_orthogonal_keeps_its_directions_and_none_is_much_longer_than_an
     assert found.diagonal()[lengths > lengths.max() / 100].min() > 0.3
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_matrix_moves_as_by_torch_s_muon_and_a_vector_as_by_its_adam(monkeypatch, dtype):
-    monkeypatch.setattr(optim, "coarse", lambda _: dtype)
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_matrix_moves_as_by_torch_s_muon_and_a_vector_as_by_its_adam(monkeypatch, fast):
+    monkeypatch.setattr(optim, "has_bfloat16", lambda _: fast)
     mine, others = twins((6, 30), (30, 6), (6,), ())
     matrices, vectors = others[:2], others[2:]
     optimizer = MuonAdam(mine, lr=0.01)
@@ -51,6 +51,33 @@ def test_a_matrix_moves_as_by_torch_s_muon_and_a_vector_as_by_its_adam(monkeypat
     for one, other in zip(mine[:2], matrices, strict=True):  # theirs computes in bfloat16
         torch.testing.assert_close(one, other, rtol=0, atol=1e-3)
     torch.testing.assert_close(mine[2:], vectors, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("fast", "given", "expected"),
+    [
+        (True, torch.float32, torch.bfloat16),
+        (False, torch.float32, torch.float32),
+        (True, torch.float64, torch.float64),
+    ],
+)
+def test_values_are_set_in_bfloat16_where_that_is_fast(monkeypatch, fast, given, expected):
+    seen = []
+    monkeypatch.setattr(optim, "has_bfloat16", lambda _: fast)
+    monkeypatch.setattr(optim, "orthogonal", lambda matrices: seen.append(matrices.dtype) or orthogonal(matrices))
+    parameter = nn.Parameter(torch.zeros(2, 3, dtype=given))
+    parameter.grad = torch.ones_like(parameter)
+    MuonAdam([parameter]).step()
+    assert seen == [expected]
+    assert parameter.dtype == given
+
+
+@pytest.mark.parametrize(("capability", "fast"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_device_has_bfloat16_where_its_instructions_are_known(monkeypatch, capability, fast):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    known = {kind: has_bfloat16.__wrapped__(torch.device(kind)) for kind in ("cuda", "cpu", "mps", "meta")}
+    assert known == {"cuda": fast, "cpu": fast, "mps": False, "meta": False}
 
 
 def test_a_convolution_moves_as_the_matrix_of_its_outputs():

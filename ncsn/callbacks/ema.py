@@ -21,7 +21,7 @@ class EMA(WeightAveraging):
     It validates, draws and is stored as the model: a checkpoint's `state_dict` is the average, `current_model_state`
     the weights that the optimiser works on. Early on, when there is little to average, the decay is (1 + n) / (10 + n)
     after n steps. Weights are much like those of the step before: an average over 1 / (1 - decay) steps takes in about
-    ten of them, and every tenth where it is over more than a hundred.
+    ten of them, and every tenth where it is over more than a hundred; up to nine of the newest are not in it yet.
 
     Args:
         decay: the weight of the past in each step; 0.999 averages over about the last 1,000 steps.
@@ -51,7 +51,7 @@ class EMA(WeightAveraging):
         past = self._latest_update_step
         decay = min(self.decay, (1 + past) / (10 + past)) if past else 0.0
         passed = trainer.global_step - past
-        if passed >= max(1, min(MOST_PASSED, round(1 / (1 - decay) / TAKEN))):
+        if passed and trainer.global_step % max(1, min(MOST_PASSED, round(1 / (1 - decay) / TAKEN))) == 0:
             torch._foreach_lerp_(self._averaged, self._current, 1 - decay**passed)
             self._latest_update_step = trainer.global_step
 
