@@ -194,9 +194,9 @@ def draw_files(plan: Plan, options: Namespace) -> None:
 
 def drawn_with(plan: Plan, options: Namespace) -> str:
     """All that a sample follows from but its index: the weights, the sampler, and the options that tell on it."""
-    ladder, steered = ("steps", "sigma_max", "sigma_min"), ("inpaint", "mask", "super_resolve", "factor", "deblur")
-    network = ("blur", "colourise", "noise", "precision", "compile")
-    telling = ("seed", *ladder, "label", "raw", "guidance", *steered, *network)
+    walked = ("seed", "steps", "sigma_max", "sigma_min", "label", "raw", "guidance")
+    steered = ("inpaint", "mask", "super_resolve", "factor", "deblur", "blur", "colourise", "noise")
+    telling = (*walked, *steered, "precision", "compile")
     given = {name: str(getattr(options, name)) for name in telling if getattr(options, name) is not None}
     return json.dumps({"weights": digest(plan.checkpoint), "sampler": str(plan.walks.sampler), **given})
 
