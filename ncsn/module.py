@@ -241,6 +241,9 @@ class ScoreModule(Model):
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The Euclidean norm () of the gradients of `parameters` together; 0 where none has one."""
-    # As `nn.utils.get_total_norm`, which takes half as long again to sort the gradients by device and type.
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    # As `nn.utils.get_total_norm`, which takes half as long again to sort the gradients by device and type. Vectors are
+    # most of a network's parameters and little of its numbers: one norm of them all takes less than one of each.
+    gradients = [grad for p in parameters if (grad := p.grad) is not None]
+    if vectors := [grad for grad in gradients if grad.ndim == 1]:
+        gradients = [torch.cat(vectors), *(grad for grad in gradients if grad.ndim != 1)]
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) if gradients else torch.zeros(())

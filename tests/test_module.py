@@ -222,15 +222,18 @@ def test_only_the_steps_that_are_logged_are_measured(tmp_path, monkeypatch):
     assert named == [(step, name) for step in (2, 5) for name in of_a_step]
 
 
-def test_the_norm_of_the_gradients_is_of_all_together():
+@pytest.mark.parametrize("dimensions", [{1}, {2, 4}, {1, 2, 4}])
+def test_the_norm_of_the_gradients_is_of_all_together(dimensions):
     parameters = list(shaken(UNet(1, width=8)).parameters())
     assert gradient_norm(parameters) == 0
-    for parameter in parameters[1:]:
+    moving = [parameter for parameter in parameters[1:] if parameter.ndim in dimensions]
+    for parameter in moving:
         parameter.grad = torch.randn_like(parameter)
-    expected = nn.utils.get_total_norm([parameter.grad for parameter in parameters[1:]])
+    expected = nn.utils.get_total_norm([parameter.grad for parameter in moving])
     torch.testing.assert_close(gradient_norm(parameters), expected)
-    parameters[3].grad.view(-1)[0] = torch.inf
-    assert not gradient_norm(parameters).isfinite()
+    for number in (torch.inf, torch.nan):
+        moving[3].grad.view(-1)[0] = number
+        assert not gradient_norm(parameters).isfinite()
 
 
 def test_a_sampler_that_cannot_walk_the_ladder_is_refused_before_training():
