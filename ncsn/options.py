@@ -63,7 +63,7 @@ def sample_options(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
             fail(2, f"{flag(one)} and {flag(other)} go together")
     settle_output(options)
     if "interpolate" in given and of_sampler:
-        fail(2, f"{of_sampler[0]}: the way between two pictures is that of the probability flow")
+        fail(2, f"{of_sampler[0]}: --interpolate has its own, the probability flow; leave it out")
     for what in (*(name for name in UNHEEDED if name in given), options.format):
         reason = "nothing is drawn where pictures are denoised" if what == "denoise" else ""
         asked = flag(what) if what in given else f"--out {options.out}"
