@@ -1,4 +1,4 @@
-"""Draw from a trained model: `python sample.py checkpoints/digits/step=1000.ckpt`."""
+"""Draw from a trained model: `python sample.py checkpoints/digits/step=2200.ckpt`."""
 
 from ncsn.cli import sample
 

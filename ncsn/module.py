@@ -34,6 +34,9 @@ MOST_NUMBERS = 100_000_000
 MOST_SKIPPED = 20
 """Steps in a row without a finite loss and gradient, after which training ends: the weights will not come back."""
 
+SHORT = 4096
+"""Numbers in a vector, up to which it is copied beside others."""
+
 
 class ScoreModule(Model):
     """A denoiser that learns the score of pictures, and draws.
@@ -241,9 +244,12 @@ class ScoreModule(Model):
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The Euclidean norm () of the gradients of `parameters` together; 0 where none has one."""
-    # As `nn.utils.get_total_norm`, which takes half as long again to sort the gradients by device and type. Vectors are
-    # most of a network's parameters and little of its numbers: one norm of them all takes less than one of each.
-    gradients = [grad for p in parameters if (grad := p.grad) is not None]
-    if vectors := [grad for grad in gradients if grad.ndim == 1]:
-        gradients = [torch.cat(vectors), *(grad for grad in gradients if grad.ndim != 1)]
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) if gradients else torch.zeros(())
+    # As `nn.utils.get_total_norm`, which takes half as long again to sort the gradients by device and type. Most of a
+    # network's tensors are short vectors: one norm of them all takes less time than one of each.
+    short: list[Tensor] = []
+    others: list[Tensor] = []
+    for p in parameters:
+        if (grad := p.grad) is not None:
+            (short if grad.ndim == 1 and len(grad) <= SHORT else others).append(grad)
+    parts = [torch.cat(short), *others] if short else others
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts))) if parts else torch.zeros(())

@@ -32,7 +32,7 @@ MODEL = "a model; where none is given the newest that was trained here, or else 
 EXAMPLES = """\
 examples:
   %(prog)s                                              64 samples of the newest checkpoint
-  %(prog)s checkpoints/mnist/step=4500.ckpt --out grid.png --num-samples 100 --nrow 20
+  %(prog)s checkpoints/mnist/step=3000.ckpt --out grid.png --num-samples 100 --nrow 20
   %(prog)s old.ckpt new.ckpt                            the same seeds from both, side by side
   %(prog)s --out walk.gif                               the way from noise to pictures
   %(prog)s --num-samples 50000 --out samples.npz        as the tools that measure the FID read it
@@ -63,7 +63,7 @@ def sample_options(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
             fail(2, f"{flag(one)} and {flag(other)} go together")
     settle_output(options)
     if "interpolate" in given and of_sampler:
-        fail(2, f"{of_sampler[0]}: --interpolate has its own, the probability flow; leave it out")
+        fail(2, f"{of_sampler[0]}: --interpolate has a sampler of its own, the probability flow; leave this out")
     for what in (*(name for name in UNHEEDED if name in given), options.format):
         reason = "nothing is drawn where pictures are denoised" if what == "denoise" else ""
         asked = flag(what) if what in given else f"--out {options.out}"

@@ -127,7 +127,7 @@ def test_the_way_between_two_pictures_begins_and_ends_with_them(digits, here, pi
         (["--interpolate", "digit.png"], "--interpolate: expected 2 arguments"),
         (["--interpolate", "digit.png", "no.png"], r"cannot read no\.png"),
         (["--interpolate", "digit.png", "other.png", "--out", "folder"], "--out: folder is not the name of a .png"),
-        (["--interpolate", "digit.png", "other.png", "--sampler.steps", "3"], "--sampler.steps: --interpolate has its own"),
+        (["--interpolate", "digit.png", "other.png", "--sampler.steps", "3"], "--interpolate has a sampler of its own"),
     ],
 )
 def test_a_wrong_wish_is_answered_in_one_line_and_leaves_nothing(digits, here, capsys, options, message):
