@@ -236,6 +236,14 @@ def test_the_norm_of_the_gradients_is_of_all_together(dimensions):
         assert not gradient_norm(parameters).isfinite()
 
 
+def test_the_norm_of_the_gradients_is_of_numbers_and_long_vectors_too():
+    parameters = [nn.Parameter(torch.zeros(shape)) for shape in ((), (3,), (4096,), (4097,), (2, 3))]
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 2.0)
+    numbers = sum(parameter.numel() for parameter in parameters)
+    assert gradient_norm(parameters).item() == pytest.approx(2 * math.sqrt(numbers))
+
+
 def test_a_sampler_that_cannot_walk_the_ladder_is_refused_before_training():
     with pytest.raises(ValueError, match="walk diverges"):
         ScoreModule(
