@@ -46,6 +46,7 @@ from ncsn.guidance import restore_known as restore_known
 from ncsn.guidance import slerp as slerp
 from ncsn.likelihood import bits_per_dim as bits_per_dim
 from ncsn.likelihood import log_prob as log_prob
+from ncsn.memory import keep_freed_memory as keep_freed_memory
 from ncsn.model import Model as Model
 from ncsn.module import ScoreModule as ScoreModule
 from ncsn.networks import MLP as MLP

@@ -24,6 +24,7 @@ from ncsn.data import ImageData
 from ncsn.data.option import given_data
 from ncsn.errors import answered, fail, hush
 from ncsn.evaluation.features import Features, default_file, save_features
+from ncsn.memory import keep_freed_memory
 
 __all__ = ["main", "train_features"]
 
@@ -38,6 +39,10 @@ class Classifier(LightningModule):
         self.features = features
         self.lr = lr
         self.right = MulticlassAccuracy(features.classes, average="micro")
+
+    def on_fit_start(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, label = batch

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from ncsn.memory import keep_freed_memory
 from ncsn.model import Model, part_of
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import Objective
@@ -154,6 +155,8 @@ class ScoreModule(Model):
         return self.objective(self._function(self.objective, label), x, sigma)
 
     def on_fit_start(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.seed = torch.initial_seed()
         if self.compiled:
             self.compile_network()

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "data": {"densities", "files"},
     "storage": {"noise", "score", "densities", "objectives", "samplers", "data", "errors", "files", "model"},
     "model": {"noise", "score", "objectives", "samplers", "streams", "likelihood"},
-    "module": {"model", "noise", "score", "objectives", "samplers", "streams", "storage"},
+    "module": {"model", "noise", "score", "objectives", "samplers", "streams", "storage", "memory"},
     "callbacks": {
         *{"noise", "score", "samplers", "data", "model", "module", "plots", "checkpoints", "errors"},
         *{"drawing", "evaluation", "processes"},
@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "export": {"storage", "checkpoints", "errors", "options", "files", "module", "score"},
     "errors": set(),
     "processes": set(),
+    "memory": set(),
     "resume": {"storage", "checkpoints", "data"},
     "training": {
         *{"module", "data", "callbacks", "checkpoints", "storage", "resume", "files", "errors", "processes"},
@@ -58,10 +59,10 @@ MAY_IMPORT = {
     "compare": {"errors", "noise", "score", "densities", "networks", "objectives"},
     "advise": {"noise", "samplers", "data", "training", "errors"},
     "files": set(),
-    "features": {"data", "errors", "evaluation"},
+    "features": {"data", "errors", "evaluation", "memory"},
     "evaluation": {"noise", "samplers", "likelihood", "data", "module", "files", "storage", "drawing"},
     "plots": {"score", "densities", "networks", "data", "module", "files"},
-    "drawing": {"score", "samplers", "streams", "guidance", "data", "model", "module", "files", "processes"},
+    "drawing": {"score", "samplers", "streams", "guidance", "data", "model", "module", "files", "processes", "memory"},
     "sampling": {"data", "module", "storage", "checkpoints", "plots", "errors", "drawing", "evaluation"},
     "evaluate": {
         *{"samplers", "data", "module", "storage", "checkpoints", "errors", "options", "drawing", "evaluation"},

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from ncsn.drawing.walks import Walks
+from ncsn.memory import keep_freed_memory
 from ncsn.model import part_of
 from ncsn.module import ScoreModule
 from ncsn.processes import check_processes, plugins
@@ -56,6 +57,8 @@ def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
         ValueError: where this machine does not have them, or torchrun or SLURM started another number of processes.
     """
     accelerator, devices = chosen_device(options.device)
+    if accelerator == "cpu":
+        keep_freed_memory()
     devices = options.devices if isinstance(devices, int) else devices
     many = options.num_nodes > 1 or (isinstance(devices, int) and devices > 1)
     trainer = Trainer(

@@ -14,6 +14,7 @@ import torch
 from sidebyside import interleaved, median_ratio
 
 from ncsn.errors import hush
+from ncsn.memory import keep_freed_memory
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver
 from ncsn.training import build
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="(15)")
     options, others = parser.parse_known_args()
     hush()
+    keep_freed_memory()
     sys.argv = ["train.py", "--config", str(options.config), "--trainer.logger", "false", *others]
     cli = build()
     module = cli.model.eval()

@@ -1,7 +1,8 @@
 """Our network beside others' of as much work: `python tests/benchmarks/networks.py`.
 
-Each network trains (forward, backward, optimiser) and is called as its own project's examples do it; ours as the
-recipe of Fashion-MNIST does, in bf16. Widths are chosen so that a forward pass takes as many operations, to 10 %.
+Each network is called as its own project's examples do it, and trains (forward, backward, optimiser) in float32 with
+AdamW; ours does as the recipe of Fashion-MNIST, with its optimiser, in bf16. Widths are chosen so that a forward pass
+takes as many operations, to 10 %. All keep freed memory, as our commands do.
 Printed are images a second as multiples of diffusers', and what part of the machine's peak each reaches: the most
 operations a second that a 3x3 convolution, forward and backward, reached in the same run, in float32 or bf16, whichever
 the network runs in.
@@ -22,19 +23,23 @@ from diffusers import UNet2DModel
 from sidebyside import interleaved, median_ratio, show
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from ncsn.memory import keep_freed_memory
 from ncsn.networks import UNet
+from ncsn.optim import MuonAdam
 
 SIZE = 28
 
 
 class Entry(NamedTuple):
-    """A network, how it is called on pictures (B, 1, H, W) and noise levels (B,), and the type it runs in."""
+    """A network, how it is called on pictures (B, 1, H, W) and noise levels (B,), and how it is trained."""
 
     network: nn.Module
     call: Callable[[nn.Module, Tensor, Tensor], Tensor]
-    dtype: torch.dtype
+    dtype: torch.dtype = torch.float32
+    optimizer: Callable[..., Optimizer] = torch.optim.AdamW
 
 
 class Modulated(nn.Module):
@@ -58,19 +63,17 @@ def entries() -> dict[str, Entry]:
         up_block_types=up, add_attention=False,
     )  # fmt: skip
     return {
-        "diffusers UNet2DModel": Entry(theirs, lambda net, x, level: net(x, level).sample, torch.float32),
+        "diffusers UNet2DModel": Entry(theirs, lambda net, x, level: net(x, level).sample),
         "denoising-diffusion-pytorch Unet": Entry(
             LucidrainsUnet(14, dim_mults=(1, 2), channels=1, attn_dim_head=8),
             lambda net, x, level: net(x, level),
-            torch.float32,
         ),
-        "azula UNet": Entry(
-            Modulated(hid_channels=(20, 32), hid_blocks=(2, 2)), lambda net, x, level: net(x, level), torch.float32
-        ),
+        "azula UNet": Entry(Modulated(hid_channels=(20, 32), hid_blocks=(2, 2)), lambda net, x, level: net(x, level)),
         "ncsn UNet": Entry(
             UNet(1, width=48, multipliers=[1, 2], blocks=1, patch=2),
             lambda net, x, level: net(x, level.view(-1, 1, 1, 1)),
             torch.bfloat16,
+            MuonAdam,
         ),
     }
 
@@ -84,7 +87,7 @@ def operations(entry: Entry) -> float:
 
 def training(entry: Entry, x: Tensor) -> Callable[[], None]:
     """A training step."""
-    optimizer = torch.optim.AdamW(entry.network.parameters(), lr=1e-4)
+    optimizer = entry.optimizer(entry.network.parameters(), lr=1e-4)
     level = torch.rand(len(x))
 
     def step() -> None:
@@ -128,9 +131,10 @@ def peak(dtype: torch.dtype, channels: int = 128, batch: int = 64, size: int = 1
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description="Networks side by side, at as much work.")
-    parser.add_argument("--batch", type=int, default=64, help="pictures in a batch (64)")
+    parser.add_argument("--batch", type=int, default=128, help="pictures in a batch (128)")
     parser.add_argument("--rounds", type=int, default=15, help="(15)")
     options = parser.parse_args()
+    keep_freed_memory()
     x = torch.rand(options.batch, 1, SIZE, SIZE)
     networks = entries()
     peaks = {dtype: peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
