@@ -67,7 +67,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(functional.silu(self.norm1(x)))
         scale, shift = rearrange(self.modulation(embedding), "b (two c) -> two b c 1 1", two=2)
-        h = functional.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))  # norm2(h) (1 + scale) + shift, in one pass
+        h = functional.silu(self.norm2(h) * (1 + scale) + shift)
         out: Tensor = self.attention(self.skip(x) + self.conv2(self.dropout(h)))
         return out
 

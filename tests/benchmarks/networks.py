@@ -3,9 +3,9 @@
 Each network is called as its own project's examples do it, and trains (forward, backward, optimiser) in float32 with
 AdamW; ours does as the recipe of Fashion-MNIST, with its optimiser, in bf16. Widths are chosen so that a forward pass
 takes as many operations, to 10 %. All keep freed memory, as our commands do.
-Printed are images a second as multiples of diffusers', and what part of the machine's peak each reaches: the most
-operations a second that a 3x3 convolution, forward and backward, reached in the same run, in float32 or bf16, whichever
-the network runs in.
+Printed are images a second as multiples of diffusers', and what part of the machine's peak a training step reaches, of
+which the operations of the optimiser are a part too (our Newton-Schulz): the peak is the most operations a second that
+a 3x3 convolution, forward and backward, reached in the same run, in float32 or bf16, whichever the network runs in.
 
 It needs the packages of `pip install -e '.[benchmark]'`.
 """
@@ -78,10 +78,10 @@ def entries() -> dict[str, Entry]:
     }
 
 
-def operations(entry: Entry) -> float:
-    """Billions of multiplications and additions in one picture's forward pass."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        entry.call(entry.network, torch.randn(1, 1, SIZE, SIZE), torch.ones(1))
+def operations(work: Callable[[], None]) -> float:
+    """Billions of multiplications and additions in the convolutions and matrix products of some work."""
+    with FlopCounterMode(display=False) as counter:
+        work()
     return float(counter.get_total_flops()) / 1e9
 
 
@@ -138,17 +138,15 @@ def main() -> None:
     x = torch.rand(options.batch, 1, SIZE, SIZE)
     networks = entries()
     peaks = {dtype: peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    trained = interleaved(
-        {name: training(entry, x) for name, entry in networks.items()}
-        | {str(dtype): convolution for dtype, (convolution, _) in peaks.items()},
-        options.rounds,
-    )
-    drawn = interleaved({name: drawing(entry, x) for name, entry in networks.items()}, options.rounds)
+    steps = {name: training(entry, x) for name, entry in networks.items()}
+    calls = {name: drawing(entry, x) for name, entry in networks.items()}
+    convolutions = {str(dtype): convolution for dtype, (convolution, _) in peaks.items()}
+    trained, drawn = interleaved(steps | convolutions, options.rounds), interleaved(calls, options.rounds)
     first, rows = next(iter(networks)), []
     for name, entry in networks.items():
-        work = operations(entry)
+        work = operations(calls[name]) / options.batch
         best = peaks[entry.dtype][1] / statistics.median(trained[str(entry.dtype)])
-        reached = 3 * work * options.batch / statistics.median(trained[name])
+        reached = operations(steps[name]) / statistics.median(trained[name])
         faster = (f"{median_ratio(seconds[first], seconds[name]):.2f}" for seconds in (trained, drawn))
         rows.append(
             [name, f"{work:.3f}", *faster, f"{reached / best:.0%} of {str(entry.dtype).removeprefix('torch.')}"]
