@@ -82,6 +82,7 @@ from ncsn.samplers import MetropolisAdjustedLangevin as MetropolisAdjustedLangev
 from ncsn.samplers import PredictorCorrector as PredictorCorrector
 from ncsn.samplers import ProbabilityFlow as ProbabilityFlow
 from ncsn.samplers import Sampler as Sampler
+from ncsn.samplers import SASolver as SASolver
 from ncsn.samplers import StochasticHeun as StochasticHeun
 from ncsn.score import Denoiser as Denoiser
 from ncsn.score import EDMDenoiser as EDMDenoiser

@@ -25,6 +25,7 @@ from ncsn.samplers import (
     PredictorCorrector,
     ProbabilityFlow,
     Sampler,
+    SASolver,
     StochasticHeun,
 )
 from ncsn.score import EDMDenoiser, NCSNDenoiser
@@ -41,10 +42,11 @@ def log_prob(x, sigma):
 
 
 GIVEN = {"score": score, "log_prob": log_prob}
-QUIET = [ProbabilityFlow(order=1), ProbabilityFlow(order=2), DPMSolver(), StochasticHeun()]
+QUIET = [ProbabilityFlow(order=1), ProbabilityFlow(order=2), DPMSolver(), SASolver(), StochasticHeun()]
 NOISY = [
     StochasticHeun(churn=8.0, churn_min=0.2, churn_max=1.0, inflation=1.01),
     DPMSolver(eta=1.5),
+    SASolver(eta=1.5),
     EulerMaruyama(),
     Ancestral(),
     PredictorCorrector(),

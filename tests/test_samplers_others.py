@@ -10,7 +10,7 @@ from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler, ScoreSd
 from diffusers.schedulers.deprecated.scheduling_karras_ve import KarrasVeScheduler
 
 from ncsn.noise import GeometricSchedule, KarrasSchedule
-from ncsn.samplers import DPMSolver, EulerMaruyama, PredictorCorrector, ProbabilityFlow, StochasticHeun
+from ncsn.samplers import DPMSolver, EulerMaruyama, PredictorCorrector, ProbabilityFlow, SASolver, StochasticHeun
 
 SMAX, SMIN = 10.0, 0.05
 KARRAS = KarrasSchedule(SMAX, SMIN, 20).sigmas()
@@ -140,13 +140,18 @@ def test_eulers_flow_is_that_of_diffusers():
     close(ProbabilityFlow(order=1)(score, x, KARRAS), multistep(EDMEulerScheduler(SMIN, SMAX, 0.5), x))
 
 
-def test_the_dpm_solver_is_that_of_diffusers():
-    x, settings = start(4), {"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": "midpoint"}
-    scheduler = EDMDPMSolverMultistepScheduler(SMIN, SMAX, 0.5, **settings, final_sigmas_type="zero")
-    close(DPMSolver()(score, x, KARRAS), multistep(scheduler, x))
+FORMS = pytest.mark.parametrize(("sampler", "form"), [(DPMSolver, "midpoint"), (SASolver, "heun")])
 
 
-def test_the_dpm_solver_with_noise_is_that_of_diffusers():
-    x, settings = start(4), {"solver_order": 2, "algorithm_type": "sde-dpmsolver++", "solver_type": "midpoint"}
+@FORMS
+def test_the_two_step_solvers_are_those_of_diffusers(sampler, form):
+    x, settings = start(4), {"solver_order": 2, "algorithm_type": "dpmsolver++", "solver_type": form}
     scheduler = EDMDPMSolverMultistepScheduler(SMIN, SMAX, 0.5, **settings, final_sigmas_type="zero")
-    close(stepwise(DPMSolver(eta=1)(score, x, KARRAS), len(KARRAS)), stepwise(multistep(scheduler, x), len(KARRAS)))
+    close(sampler()(score, x, KARRAS), multistep(scheduler, x))
+
+
+@FORMS
+def test_the_two_step_solvers_with_noise_are_those_of_diffusers(sampler, form):
+    x, settings = start(4), {"solver_order": 2, "algorithm_type": "sde-dpmsolver++", "solver_type": form}
+    scheduler = EDMDPMSolverMultistepScheduler(SMIN, SMAX, 0.5, **settings, final_sigmas_type="zero")
+    close(stepwise(sampler(eta=1)(score, x, KARRAS), len(KARRAS)), stepwise(multistep(scheduler, x), len(KARRAS)))

@@ -22,6 +22,7 @@ from ncsn.samplers import (
     EulerMaruyama,
     PredictorCorrector,
     ProbabilityFlow,
+    SASolver,
     StochasticHeun,
 )
 
@@ -43,6 +44,9 @@ WALKS = [
     (DPMSolver(), karras(40)),
     (DPMSolver(eta=1), karras(40)),
     (DPMSolver(eta=2), karras(40)),
+    (SASolver(), karras(40)),
+    (SASolver(eta=1), karras(80)),
+    (SASolver(eta=2), karras(80)),
     (EulerMaruyama(), geometric(400)),
     (Ancestral(), geometric(400)),
     (PredictorCorrector(0.16, 1), geometric(200)),
@@ -159,19 +163,54 @@ def errors(sampler, schedule, steps):
 @pytest.mark.parametrize("schedule", [GeometricSchedule, KarrasSchedule])
 @pytest.mark.parametrize(
     ("sampler", "order"),
-    [(ProbabilityFlow(order=1), 1), (ProbabilityFlow(order=2), 2), (StochasticHeun(), 2), (DPMSolver(), 2)],
+    [
+        (ProbabilityFlow(order=1), 1),
+        (ProbabilityFlow(order=2), 2),
+        (StochasticHeun(), 2),
+        (DPMSolver(), 2),
+        (SASolver(), 2),
+    ],
     ids=named,
 )
 def test_halved_steps_divide_the_error_by_two_to_the_order(sampler, order, schedule):
-    coarse, middle, fine = (errors(sampler, schedule, steps) for steps in (80, 160, 320))
+    coarse, middle, fine = (errors(sampler, schedule, steps) for steps in (320, 640, 1280))
     measured = math.log2(coarse / middle), math.log2(middle / fine)
     print("orders", *(f"{m:.3f}" for m in measured))
     assert measured == pytest.approx((order, order), abs=0.1)
 
 
-@pytest.mark.parametrize("sampler", [ProbabilityFlow(order=1), ProbabilityFlow(order=2), DPMSolver()], ids=named)
+@pytest.mark.parametrize(
+    "sampler", [ProbabilityFlow(order=1), ProbabilityFlow(order=2), DPMSolver(), SASolver()], ids=named
+)
 def test_many_steps_end_at_the_end_of_the_flow(sampler):
     ladder = KarrasSchedule(START, 1e-3, 2000).sigmas().double()
     x0 = torch.linspace(-8, 8, 5, dtype=torch.float64).unsqueeze(1)
     exact = MEAN + (x0 - MEAN) * STD / math.sqrt(STD**2 + START**2)
     torch.testing.assert_close(last(sampler(gaussian_score(MEAN, STD), x0, ladder)), exact, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0, 3.0])
+def test_where_the_denoiser_is_a_line_a_few_steps_of_the_sa_solver_are_exact(eta):
+    # D = TOP - SLOPE ln sigma, whatever x: then dx = (1 + eta) (x - D) dsigma / sigma + noise is solved by hand.
+    slope, top, kappa = 0.8, 0.3, 1 + eta
+    walks = 400_000 if eta else 1
+
+    def line(sigma):
+        return top - slope * torch.as_tensor(sigma).log()
+
+    def moving(sigma):
+        return line(sigma) - slope / kappa
+
+    # The first step, of first order, is so short that it counts for nothing.
+    ladder = torch.tensor([4.0 * (1 + 1e-6), 4.0, 1.1, 0.25, 0.1], dtype=torch.float64)
+    x0 = torch.full((walks, 1), 2.0, dtype=torch.float64)
+    torch.manual_seed(0)
+    *_, x, _ = SASolver(eta)(lambda x, sigma: (line(sigma) - x) / sigma**2, x0, ladder)
+    begin, end = ladder[0], ladder[-1]
+    mean = moving(end) + (2.0 - moving(begin)) * (end / begin) ** kappa
+    variance = end**2 * (1 - (end / begin) ** (2 * eta))
+    assert x.mean().item() == pytest.approx(mean.item(), abs=1e-5 + 5 * math.sqrt(variance / walks))
+    if eta:
+        assert x.var().item() == pytest.approx(variance.item(), rel=5 * math.sqrt(2 / walks))
+    *_, other, _ = DPMSolver(eta)(lambda x, sigma: (line(sigma) - x) / sigma**2, x0, ladder)
+    assert abs(other.mean() - mean) > 0.02

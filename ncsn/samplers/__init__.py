@@ -16,10 +16,11 @@ The others move with the level, down the reverse of dx = sqrt(d sigma^2 / dt) dW
 to the next lower one and from the last to 0 (Song et al., 2021):
 
     x + (sigma^2 - lower^2) score(x, sigma) + sqrt(...) z               EulerMaruyama, Ancestral, PredictorCorrector
-    x + (sigma - lower) sigma score(x, sigma)                           ProbabilityFlow, StochasticHeun, DPMSolver
+    x + (sigma - lower) sigma score(x, sigma)                           ProbabilityFlow, StochasticHeun, DPMSolver,
+                                                                        SASolver
 """
 
-from ncsn.samplers.flow import DPMSolver, ProbabilityFlow, StochasticHeun
+from ncsn.samplers.flow import DPMSolver, ProbabilityFlow, SASolver, StochasticHeun
 from ncsn.samplers.gibbs import Gibbs
 from ncsn.samplers.langevin import AnnealedLangevin, ConsistentAnnealed, Langevin, MetropolisAdjustedLangevin
 from ncsn.samplers.sampler import Sampler
@@ -36,6 +37,7 @@ __all__ = [
     "MetropolisAdjustedLangevin",
     "PredictorCorrector",
     "ProbabilityFlow",
+    "SASolver",
     "Sampler",
     "StochasticHeun",
 ]
