@@ -47,6 +47,7 @@ WALKS = [
     (SASolver(), karras(40)),
     (SASolver(eta=1), karras(80)),
     (SASolver(eta=2), karras(80)),
+    (SASolver(eta=3), karras(160)),
     (EulerMaruyama(), geometric(400)),
     (Ancestral(), geometric(400)),
     (PredictorCorrector(0.16, 1), geometric(200)),
@@ -173,6 +174,7 @@ def errors(sampler, schedule, steps):
     ids=named,
 )
 def test_halved_steps_divide_the_error_by_two_to_the_order(sampler, order, schedule):
+    # At 80 steps SASolver is not there yet: 1.7.
     coarse, middle, fine = (errors(sampler, schedule, steps) for steps in (320, 640, 1280))
     measured = math.log2(coarse / middle), math.log2(middle / fine)
     print("orders", *(f"{m:.3f}" for m in measured))

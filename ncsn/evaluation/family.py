@@ -19,6 +19,7 @@ from ncsn.samplers import (
     PredictorCorrector,
     ProbabilityFlow,
     Sampler,
+    SASolver,
     StochasticHeun,
 )
 
@@ -40,6 +41,7 @@ FAMILY: list[tuple[Sampler, int]] = [
     (DPMSolver(eta=3), 10),
     (DPMSolver(eta=3), 20),
     (DPMSolver(eta=3), 1000),
+    (SASolver(eta=3), 20),
     (Ancestral(), 20),
     (Ancestral(), 100),
     (EulerMaruyama(), 100),
