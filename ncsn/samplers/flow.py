@@ -144,7 +144,7 @@ class SASolver(DPMSolver):
 
     Their tau^2 is `eta`, and their corrector is left out. The two agree where (1 + eta) h is small. On a short ladder
     this one goes further along D', of which with `eta` a part is the noise of the step before: over 20 levels from 10,
-    at 3, a Gaussian's variance comes out half as much again. It pays where a network smooths (docs/recipes.md).
+    at 3, a Gaussian's variance comes out half as much again. What networks gain by it, or do not: docs/recipes.md.
     """
 
     def ahead(self, h: Tensor, shrink: Tensor) -> Tensor:
