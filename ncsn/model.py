@@ -5,6 +5,7 @@
 Shapes: x (B, *shape) on the model's device, sigma a number or (B, 1, ..., 1), label (B,) whole numbers, -1 for none.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -135,13 +136,14 @@ class Model(LightningModule):
         function = self._function(sampler, label)
         if guide is not None:
             function = guide(function)
-        sound = torch.zeros((), dtype=torch.int64, device=start.device)  # levels
-        for level, x in enumerate(sampler(function, start, sigmas), 1):
-            sound += x.isfinite().all() & (sound == level - 1)
+        sums: list[Tensor] = []  # one number a level, which is not finite where a number of the state is not
+        for x in sampler(function, start, sigmas):
+            sums.append(x.sum(dtype=torch.float32))
             # To look at a number is to wait for the device: others than the CPU are asked at the end alone.
-            if (sound.device.type == "cpu" or level == len(sigmas)) and sound < level:
+            if (x.device.type == "cpu" or len(sums) == len(sigmas)) and not math.isfinite(sums[-1]):
+                sound = sum(map(math.isfinite, sums))
                 raise FloatingPointError(
-                    f"{type(sampler).__name__} diverged at noise level {sigmas[int(sound)]:.4g}; {sampler.remedy}"
+                    f"{type(sampler).__name__} diverged at noise level {sigmas[sound]:.4g}; {sampler.remedy}"
                 )
             yield x
 

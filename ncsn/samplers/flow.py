@@ -117,20 +117,22 @@ class DPMSolver(Sampler):
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        before: tuple[Tensor, Tensor] | None = None
-        for sigma, lower, last in falling(x, sigmas):
-            denoised, h = tweedie(score, x, sigma), (sigma / lower).log()
+        levels = [*sigmas.tolist(), 0.0]  # as numbers: what is worked out of them once a level takes no kernel
+        before: tuple[Tensor, float] | None = None
+        for level, sigma, lower in zip(sigmas.to(x), levels, levels[1:], strict=False):
+            denoised, last = tweedie(score, x, level), lower == 0
+            h = math.inf if last else math.log(sigma / lower)
             shrink = (lower / sigma) ** (1 + self.eta)
-            x = shrink * x + (1 - shrink) * denoised
+            x = torch.lerp(denoised, x, shrink)
             if before is not None and not last:
                 previous, last_h = before
-                x = x + self.ahead(h, shrink) / last_h * (denoised - previous)
+                x = x.add(denoised - previous, alpha=self.ahead(h, shrink) / last_h)
             if self.eta and not last:
-                x = x + lower * (1 - (lower / sigma) ** (2 * self.eta)).sqrt() * normal(x)
+                x = x.add(normal(x), alpha=lower * math.sqrt(1 - (lower / sigma) ** (2 * self.eta)))
             yield x
             before = denoised, h
 
-    def ahead(self, h: Tensor, shrink: Tensor) -> Tensor:
+    def ahead(self, h: float, shrink: float) -> float:
         """How much of D' a step of `h` adds to x, which it multiplies by `shrink`."""
         return (1 - shrink) * h / 2
 
@@ -147,7 +149,7 @@ class SASolver(DPMSolver):
     at 3, a Gaussian's variance comes out half as much again. What networks gain by it, or do not: docs/recipes.md.
     """
 
-    def ahead(self, h: Tensor, shrink: Tensor) -> Tensor:
+    def ahead(self, h: float, shrink: float) -> float:
         return h - (1 - shrink) / (1 + self.eta)
 
 
