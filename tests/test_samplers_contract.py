@@ -1,6 +1,7 @@
 """What every sampler promises, whatever its method; and the streams of numbers that a seed stands for."""
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -263,6 +264,19 @@ def test_streams_go_on_where_they_were_within_and_after_one_another():
     assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=True))
 
 
+def test_streams_and_their_numbers_are_gone_as_soon_as_they_are_let_go():
+    streams = Streams(0, range(2))
+    with streams:
+        ahead = [weakref.ref(normal(torch.empty(2, 4))) for _ in range(2)]
+    ahead.append(weakref.ref(streams))
+    gc.disable()
+    try:
+        del streams
+        assert not any(left() for left in ahead)
+    finally:
+        gc.enable()
+
+
 def test_outside_of_streams_numbers_are_those_of_torch():
     x = torch.empty(3, 4)
     with pytest.raises(KeyError), Streams(0, range(2)):
@@ -290,6 +304,14 @@ class Elementwise(nn.Module):
 
 def module(network, sampler=EulerMaruyama(), kind=NCSNDenoiser, shape=(2,)):  # noqa: B008 (it is frozen)
     return ScoreModule(kind(network), GeometricSchedule(2.0, 0.1, 6), DenoisingScoreMatching(), sampler, shape)
+
+
+class Shown(Sampler):
+    """A sampler that stays where it is."""
+
+    def __call__(self, score, x, sigmas):
+        for _ in sigmas:
+            yield x
 
 
 MODELS = {
@@ -336,6 +358,18 @@ def test_a_walk_that_is_left_or_fails_leaves_no_streams_behind():
     with pytest.raises(FloatingPointError, match=r"^Langevin diverged at noise level 1\.099; lower epsilon$"):
         list(walk)
     assert normal(torch.empty(3, 2)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_state_is_sound_that_is_finite_and_no_other(dtype):
+    model = module(Elementwise(), Shown())
+    large = torch.full((1, 100), 1000.0, dtype=dtype)  # a sum of 100,000 is beyond what float16 holds
+    assert [x is large for x in model.draw(large)] == [True] * 6
+    for broken in (math.nan, math.inf, -math.inf):
+        for others in (0.0, math.inf):
+            x = torch.tensor([[broken, others]], dtype=dtype)
+            with pytest.raises(FloatingPointError, match=r"^Shown diverged at noise level 2; take more steps$"):
+                next(model.draw(x))
 
 
 @pytest.mark.parametrize("sampler", [*QUIET, *NOISY], ids=named)

@@ -7,6 +7,7 @@ Karras et al., 2022, equation 1). In terms of the denoiser it is (x - D(x, sigma
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -117,18 +118,19 @@ class DPMSolver(Sampler):
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        levels = [*sigmas.tolist(), 0.0]  # as numbers: what is worked out of them once a level takes no kernel
+        # As numbers: what each level makes of them takes no kernel.
+        levels = pairwise([*sigmas.tolist(), 0.0])
         before: tuple[Tensor, float] | None = None
-        for level, sigma, lower in zip(sigmas.to(x), levels, levels[1:], strict=False):
-            denoised, last = tweedie(score, x, level), lower == 0
-            h = math.inf if last else math.log(sigma / lower)
-            shrink = (lower / sigma) ** (1 + self.eta)
+        for level, (sigma, lower) in zip(sigmas.to(x), levels, strict=True):
+            denoised = tweedie(score, x, level)
+            h = math.log(sigma / lower) if lower else math.inf
+            shrink = math.exp(-(1 + self.eta) * h)
             x = torch.lerp(denoised, x, shrink)
-            if before is not None and not last:
+            if before is not None and lower:
                 previous, last_h = before
                 x = x.add(denoised - previous, alpha=self.ahead(h, shrink) / last_h)
-            if self.eta and not last:
-                x = x.add(normal(x), alpha=lower * math.sqrt(1 - (lower / sigma) ** (2 * self.eta)))
+            if self.eta and lower:
+                x = x.add(normal(x), alpha=lower * math.sqrt(-math.expm1(-2 * self.eta * h)))
             yield x
             before = denoised, h
 
