@@ -51,21 +51,19 @@ class Streams:
         kind = draw, x.shape, x.dtype, x.device
         z = next(self._ahead.get(kind, iter(())), None)
         if z is None:
-            # Several at once, since asking each of the generators takes longer than what it then does; but the first
-            # alone, since a start asks for no more.
-            several = min(10, max(1, MOST_AHEAD // max(1, x[0].numel()))) if kind in self._ahead else 1
-            self._ahead[kind] = iter(self._drawn(several, *kind))
+            # A start asks for no more than one.
+            several = min(10, max(1, MOST_AHEAD // max(1, x.shape[1:].numel()))) if kind in self._ahead else 1
+            self._ahead[kind] = self._drawn(several, *kind)
             z = next(self._ahead[kind])
         return z
 
     def _drawn(
         self, several: int, draw: Callable[..., Tensor], shape: torch.Size, dtype: torch.dtype, device: torch.device
-    ) -> tuple[Tensor, ...]:
-        """`several` of what is asked for."""
-        drawn = torch.empty(shape[0], several, *shape[1:], dtype=dtype, device=device)
-        for of_one, generator in zip(drawn, self.generators, strict=True):
-            draw(of_one.shape, generator=generator, out=of_one)
-        return drawn.unbind(1)
+    ) -> Iterator[Tensor]:
+        """Several at once, since asking each of the generators takes longer than what it then does."""
+        of_each = (several, *shape[1:])
+        parts = [draw(of_each, generator=generator, dtype=dtype, device=device) for generator in self.generators]
+        return iter(torch.stack(parts, dim=1))
 
 
 _current: ContextVar[Streams | None] = ContextVar("streams", default=None)

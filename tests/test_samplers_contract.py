@@ -3,6 +3,8 @@
 import gc
 import math
 import weakref
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -267,8 +269,10 @@ def test_streams_go_on_where_they_were_within_and_after_one_another():
 def test_streams_and_their_numbers_are_gone_as_soon_as_they_are_let_go():
     streams = Streams(0, range(2))
     with streams:
-        ahead = [weakref.ref(normal(torch.empty(2, 4))) for _ in range(2)]
-    ahead.append(weakref.ref(streams))
+        _, z = normal(torch.empty(2, 4)), normal(torch.empty(2, 4))
+    ahead = [weakref.ref(z), weakref.ref(streams)]
+    del z
+    assert all(kept() is not None for kept in ahead)
     gc.disable()
     try:
         del streams
@@ -306,12 +310,15 @@ def module(network, sampler=EulerMaruyama(), kind=NCSNDenoiser, shape=(2,)):  # 
     return ScoreModule(kind(network), GeometricSchedule(2.0, 0.1, 6), DenoisingScoreMatching(), sampler, shape)
 
 
+@dataclass(frozen=True)
 class Shown(Sampler):
-    """A sampler that stays where it is."""
+    """A sampler that goes through the given states, tensors of a kind; or that stays where it is."""
+
+    states: tuple[float, ...] = ()
+    kind: type = torch.Tensor
 
     def __call__(self, score, x, sigmas):
-        for _ in sigmas:
-            yield x
+        yield from [torch.tensor([state]).as_subclass(self.kind) for state in self.states] or [x] * len(sigmas)
 
 
 MODELS = {
@@ -361,7 +368,7 @@ def test_a_walk_that_is_left_or_fails_leaves_no_streams_behind():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_a_state_is_sound_that_is_finite_and_no_other(dtype):
+def test_a_walk_goes_on_while_its_states_are_finite(dtype):
     model = module(Elementwise(), Shown())
     large = torch.full((1, 100), 1000.0, dtype=dtype)  # a sum of 100,000 is beyond what float16 holds
     assert [x is large for x in model.draw(large)] == [True] * 6
@@ -370,6 +377,41 @@ def test_a_state_is_sound_that_is_finite_and_no_other(dtype):
             x = torch.tensor([[broken, others]], dtype=dtype)
             with pytest.raises(FloatingPointError, match=r"^Shown diverged at noise level 2; take more steps$"):
                 next(model.draw(x))
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that says that it is on another device."""
+
+    device = property(lambda _: SimpleNamespace(type="elsewhere"))
+
+
+@pytest.mark.parametrize(("kind", "seen"), [(torch.Tensor, 1), (Elsewhere, 5)])
+def test_the_first_level_whose_state_is_not_finite_is_named_at_once_or_at_the_end(kind, seen):
+    sampler = Shown((0.0, math.inf, 0.0, math.nan, 0.0, 0.0), kind)
+    walk = module(Elementwise(), sampler).draw(torch.zeros(1))
+    for _ in range(seen):
+        next(walk)
+    with pytest.raises(FloatingPointError, match=r"^Shown diverged at noise level 1\.099; take more steps$"):
+        next(walk)
+
+
+@pytest.mark.parametrize("sampler", [DPMSolver(), SASolver(eta=1.0)], ids=named)
+@pytest.mark.parametrize("levels", [(2.0, 2.0, 1.0), (2.0, 1.0, 1.5)])
+def test_a_ladder_that_does_not_fall_is_refused_where_it_is_divided_by_its_steps(sampler, levels):
+    with pytest.raises(ValueError, match=r"^\w+: the ladder goes from .*, and must fall at each level; take fewer"):
+        sampler.check(torch.tensor(levels))
+
+
+@pytest.mark.parametrize("sampler", [DPMSolver(eta=1.0), SASolver()], ids=named)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_solver_takes_a_score_of_another_dtype_than_its_state(sampler, dtype):
+    x = torch.linspace(-1, 1, 6).view(3, 2)
+    ladder = torch.tensor([1.0, 0.5, 0.1])
+    with Streams(0, range(3)):
+        expected = list(sampler(score, x, ladder))
+    with Streams(0, range(3)):
+        found = list(sampler(lambda x, sigma: score(x, sigma).to(dtype), x, ladder))
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("sampler", [*QUIET, *NOISY], ids=named)

@@ -116,13 +116,22 @@ class DPMSolver(Sampler):
         if not 0 <= self.eta < math.inf:
             raise ValueError(f"{type(self).__name__}: eta is {self.eta}, and must be at least 0")
 
+    def check(self, sigmas: Tensor) -> None:
+        super().check(sigmas)
+        for sigma, lower in pairwise(sigmas.tolist()):
+            if not lower < sigma:
+                raise ValueError(
+                    f"{type(self).__name__}: the ladder goes from {sigma:g} to {lower:g}, and must fall at each level; "
+                    "take fewer levels, or further apart"
+                )
+
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         # As numbers: what each level makes of them takes no kernel.
         levels = pairwise([*sigmas.tolist(), 0.0])
         before: tuple[Tensor, float] | None = None
         for level, (sigma, lower) in zip(sigmas.to(x), levels, strict=True):
-            denoised = tweedie(score, x, level)
+            denoised = tweedie(score, x, level).to(x)
             h = math.log(sigma / lower) if lower else math.inf
             shrink = math.exp(-(1 + self.eta) * h)
             x = torch.lerp(denoised, x, shrink)
