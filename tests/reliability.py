@@ -53,7 +53,9 @@ def kills(folder: Path, count: int) -> str:
             if status == 0:
                 break
             killed += 1
-        assert same(run.final(), expected), "the weights are others"
+        found = run.final()
+        others = [name for name, value in expected.items() if not same(found[name], value)]
+        assert not others, f"after {killed} kills others than of the run left alone are {others}"
         shutil.rmtree(run.path)
         finished += 1
     return f"{killed} kills: 0 runs lost; {finished} runs ended with the weights of the one left alone, bit for bit"
