@@ -1,6 +1,8 @@
 """What a command says: in one line, where it cannot do what it was asked for; and none of what its libraries add."""
 
+import atexit
 import logging
+import os
 import re
 import signal
 import sys
@@ -34,20 +36,40 @@ def fail(status: int, message: object) -> NoReturn:
     sys.exit(status)
 
 
-def stop(number: int, _: FrameType | None) -> NoReturn:
+def stop(number: int, frame: FrameType | None) -> NoReturn:
     """End the program for a signal: with one line, and the exit status that a shell gives it."""
-    fail(128 + number, f"stopped by {signal.Signals(number).name}")
+    try:
+        fail(128 + number, f"stopped by {signal.Signals(number).name}")
+    finally:
+        # Libraries swallow exceptions as they are imported, and fail later for want of what was not.
+        if is_importing(frame):
+            os._exit(128 + number)
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Return True if a frame was called, however indirectly, by an import."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """End the program in one line for each of `SIGNALS`, with the exit status 128 and its number."""
     before = {number: signal.signal(number, stop) for number in SIGNALS}
+    # The interpreter takes a second to end; a signal in that time would replace the exit status.
+    atexit.register(ignore_signals)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """Ignore all of `SIGNALS` from now on."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -96,5 +118,6 @@ def hush() -> None:
         ".*does not have many workers",  # data in memory needs none
         ".*your dataloader is not resumable",  # it is: see `Batches`
         ".*Checkpoint directory .* exists and is not empty",  # checkpoints are numbered, and the newest is the last
+        r".*callbacks used to create the checkpoint .*\['Checkpoint\{",  # an earlier version's had a state
     ):
         warnings.filterwarnings("ignore", message)

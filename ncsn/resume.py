@@ -5,6 +5,7 @@ No state of a random generator is saved: the order of the examples follows from 
 learning rate, the length of the run, the sampler, and what is logged, drawn and kept may change.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from ncsn.checkpoints import newest_whole, numbered
 from ncsn.data import DataModule
 from ncsn.storage.archive import local_file, read
 
-__all__ = ["Record", "check_resumed", "checkpoint_of", "recorded", "resumable"]
+__all__ = ["Record", "Resume", "check_resumed", "checkpoint_of", "progress_after", "recorded", "resumable"]
 
 FIXED = (
     "seed_everything",
@@ -58,6 +59,69 @@ class Record(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.run
+
+
+class Resume(Callback):
+    """Continues a resumed run at the batch after its step, whatever the run did between that step and the checkpoint.
+
+    Lightning's progress counters differ with the hook that a checkpoint is saved in: after a batch, before or after a
+    validation, at the end of an epoch or of the run. Only for the first of them does Lightning continue with the next
+    batch and log under the right step. So the counters are computed from the step, for files of earlier versions too.
+    A validation that is due at that step is run first, since the run may have been stopped before it.
+    """
+
+    def __init__(self) -> None:
+        self.resumed = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        batches = data.batches("train").taken
+        progress = progress_after(checkpoint["global_step"], batches, trainer.accumulate_grad_batches)
+        checkpoint["loops"]["fit_loop"].update(progress)
+        self.resumed = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        interval = trainer.val_check_batch if trainer.check_val_every_n_epoch is None else None
+        due = interval is not None and (trainer.fit_loop.total_batch_idx + 1) % interval == 0
+        if self.resumed and due and trainer.enable_validation:
+            epochs = trainer.fit_loop.epoch_progress.current
+            completed, epochs.completed = epochs.completed, epochs.ready - 1  # the epoch of that step, to be logged
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+            epochs.completed = completed
+
+
+def progress_after(step: int, batches: int, accumulate: int) -> dict[str, Any]:
+    """Return Lightning's progress at the end of the last batch of a step, as entries of the state of its fit loop.
+
+    Args:
+        step: the optimiser steps taken, at least 1.
+        batches: the batches of an epoch.
+        accumulate: the batches whose gradients one step accumulates; the last step of an epoch may have fewer.
+    """
+    epoch, step_of_epoch = divmod(step - 1, math.ceil(batches / accumulate))
+    done = min((step_of_epoch + 1) * accumulate, batches)
+
+    def counts(started: int, completed: int, processed: int) -> dict[str, int]:
+        return {"ready": started, "started": started, "processed": processed, "completed": completed}
+
+    total = epoch * batches + done
+    of_epochs = counts(epoch + 1, epoch, epoch)
+    return {
+        "epoch_progress": {"total": of_epochs, "current": dict(of_epochs)},
+        "epoch_loop.batch_progress": {
+            "total": counts(total, total - 1, total),
+            "current": counts(done, done - 1, done),
+            "is_last_batch": done == batches,
+        },
+        "epoch_loop.state_dict": {"_batches_that_stepped": step - 1},
+        "epoch_loop.val_loop.batch_progress": {
+            "total": counts(0, 0, 0),
+            "current": counts(0, 0, 0),
+            "is_last_batch": False,
+        },
+    }
 
 
 def checkpoint_of(asked: str | None, folder: Path) -> Path | None:

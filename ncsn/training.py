@@ -2,7 +2,7 @@
 
 import math
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from copy import deepcopy
 from datetime import timedelta
 from functools import partial
@@ -32,14 +32,15 @@ from ncsn.callbacks import (
     SampleGrid,
     SampleScore,
     Throughput,
+    ValidationInterrupted,
 )
-from ncsn.checkpoints import PatientCheckpointIO, newest_checkpoint, numbered
+from ncsn.checkpoints import PatientCheckpointIO, numbered
 from ncsn.data import DataModule
 from ncsn.errors import answered, fail, hush, reason
 from ncsn.files import check_writable, locked
 from ncsn.module import ScoreModule
 from ncsn.processes import REQUEUE, check_processes, plugins, requeue, requeued
-from ncsn.resume import Record, check_resumed, checkpoint_of, recorded, resumable
+from ncsn.resume import Record, Resume, check_resumed, checkpoint_of, recorded, resumable
 from ncsn.storage.logs import PatientLogger
 from ncsn.storage.settings import at_most_parameters, check_weights
 
@@ -165,14 +166,14 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = PatientLogger("logs", name=self.config.name, default_hp_metric=False, flush_secs=30)
-        self.stop, self.record, self.files = GracefulStop(), Record(), PatientCheckpointIO()
+        self.stop, self.record, self.files = GracefulStop(self.config_init.checkpoint), Record(), PatientCheckpointIO()
         bar = [RunProgress()] if self.config.trainer.enable_progress_bar is not False else []
         scored = self.config.score.features is not None
         best = [BestCheckpoint(f"checkpoints/{self.config.name}")] if scored else []
         strips = [DenoisingStrips()] if self.config.samples.count else []
         levels = LossPerLevel()
         shown = [levels, Dashboard(levels), Throughput(), *strips]
-        self.trainer_defaults["callbacks"] = [*shown, self.stop, self.record, *bar, *best]
+        self.trainer_defaults["callbacks"] = [*shown, self.stop, self.record, *bar, *best, Resume()]
         asked = self.config_init.trainer.plugins or []
         kwargs["plugins"] = [*(asked if isinstance(asked, list) else [asked]), self.files, *plugins()]
         return super().instantiate_trainer(**kwargs)
@@ -279,7 +280,8 @@ class TrainCLI(LightningCLI):
             return
         self.announce()
         try:
-            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
+            with suppress(ValidationInterrupted):
+                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if self.ckpt_path is None or self.stop.began:
                 raise
@@ -301,12 +303,16 @@ class TrainCLI(LightningCLI):
     @rank_zero_only
     def report(self) -> None:
         """Print where the checkpoint and the logs are, and how to draw."""
-        checkpoint = newest_checkpoint(Path("checkpoints", self.config.name))
         print(f"Trained {self.trainer.global_step:,} steps.")
-        print(f"Checkpoint:  {checkpoint}")
+        checkpoint = next(iter(numbered(self.folder)), None)
+        if checkpoint is not None:  # a run of `trainer.fast_dev_run` saves none
+            print(f"Checkpoint:  {checkpoint}")
         if self.trainer.logger is not None:  # `trainer.log_dir` would wait for the other ranks
             print(f"Logs:        {self.trainer.logger.log_dir}  (tensorboard --logdir logs)")
-        print(f"Draw:        python sample.py {checkpoint}")
+        if self.stop.signal is not None:
+            print("Resume:      the same command with --ckpt_path last")
+        elif checkpoint is not None:
+            print(f"Draw:        python sample.py {checkpoint}")
 
 
 def build() -> TrainCLI:

@@ -24,6 +24,7 @@ from configurations import configurations
 from damage import damage, evil, mutations
 from PIL import Image
 from runs import CONFIG, Folder, ended, same, undisturbed
+from stops import stops, validations
 
 from ncsn.checkpoints import numbered
 from ncsn.cli import sample, train
@@ -231,6 +232,8 @@ ALL = (
     streamed,
     ranks,
     signals,
+    stops,
+    validations,
     damage,
     evil,
     configurations,

@@ -103,12 +103,18 @@ class Folder:
         return {key: content[key] for key in STATE} | {"ema": content["callbacks"]["EMA"]}
 
     def losses(self) -> dict[int, float]:
-        """The training loss by step, as it was logged last."""
-        logged: dict[int, float] = {}
-        for version in sorted((self.path / "logs/run").glob("version_*"), key=lambda path: int(path.name[8:])):
+        """The training loss by step."""
+        return self.logged()["train/loss"]
+
+    def logged(self) -> dict[str, dict[int, float]]:
+        """All scalars that are no matter of time, by name and step. A step that was logged twice has equal values."""
+        logged: dict[str, dict[int, float]] = {}
+        for version in (self.path / "logs/run").glob("version_*"):
             scalars = EventAccumulator(str(version), size_guidance={"scalars": 0}).Reload()
-            if "train/loss" in scalars.Tags()["scalars"]:
-                logged |= {point.step: point.value for point in scalars.Scalars("train/loss")}
+            for name in set(scalars.Tags()["scalars"]) - {"images/s"}:
+                known = logged.setdefault(name, {})
+                for point in scalars.Scalars(name):
+                    assert known.setdefault(point.step, point.value) == point.value, f"{name} of step {point.step}"
         return logged
 
 

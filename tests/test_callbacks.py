@@ -187,23 +187,36 @@ class Stuck(StopsAt):
     def on_train_batch_end(self, trainer, *rest):
         super().on_train_batch_end(trainer, *rest)
         if trainer.global_step == self.step:
-            os.kill(os.getpid(), int(sys.argv[2]))
-            time.sleep(60)
+            for _ in range(int(sys.argv[3])):
+                os.kill(os.getpid(), int(sys.argv[2]))
+            time.sleep(int(sys.argv[4]))
 
-fit(Path(sys.argv[1]), Stuck(2), GracefulStop(), Checkpoint(Path(sys.argv[1]), every=1), steps=50)
+checkpoint = Checkpoint(Path(sys.argv[1]), every=100)
+fit(Path(sys.argv[1]), Stuck(2), GracefulStop(checkpoint), checkpoint, steps=50)
 """
+
+
+def stuck(folder, number, more, seconds):
+    """Exit status of a run that is sent 1 + more signals in its second step, which then takes so many seconds."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", STUCK, *map(str, (folder, int(number), more, seconds))]
+    return subprocess.run(command, env=environment, capture_output=True).returncode
 
 
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGHUP))]
 )
-def test_a_second_signal_ends_the_run_at_once(tmp_path, number):
-    began, environment = time.monotonic(), os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", STUCK, str(tmp_path), str(int(number))]
-    assert subprocess.run(command, env=environment, capture_output=True).returncode == 128 + number
+def test_a_third_signal_ends_the_run_at_once(tmp_path, number):
+    began = time.monotonic()
+    assert stuck(tmp_path, number, 2, 60) == 128 + number
     assert time.monotonic() - began < 55
-    for file in tmp_path.glob("*.ckpt"):
-        torch.load(file, weights_only=True)
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+@pytest.mark.slow
+def test_a_second_signal_waits_until_the_step_is_saved(tmp_path):
+    assert stuck(tmp_path, signal.SIGTERM, 1, 2) == 0  # `fit` returns; the training command exits with 143
+    assert torch.load(tmp_path / "step=2.ckpt", weights_only=True)["global_step"] == 2
 
 
 @pytest.mark.parametrize("steps", [7, 6, 25, 31])
@@ -224,8 +237,9 @@ class StopsAt(Callback):
 
 
 def test_a_signal_ends_the_run_at_a_step_with_a_checkpoint_of_it(tmp_path):
-    before, stop = signal.getsignal(signal.SIGINT), GracefulStop()
-    trainer, _ = fit(tmp_path, StopsAt(4), stop, EMA(), Checkpoint(tmp_path, every=100), steps=50)
+    before, checkpoint = signal.getsignal(signal.SIGINT), Checkpoint(tmp_path, every=100)
+    stop = GracefulStop(checkpoint)
+    trainer, _ = fit(tmp_path, StopsAt(4), stop, EMA(), checkpoint, steps=50)
     assert (trainer.global_step, stop.signal) == (4, signal.SIGINT)
     assert [file.name for file in tmp_path.glob("*.ckpt")] == ["step=4.ckpt"]
     assert signal.getsignal(signal.SIGINT) is before
@@ -391,7 +405,7 @@ def test_the_bar_ends_full_whatever_it_showed_before(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("mine", "theirs", "both"), [(None, 15, 15), (2, None, 2), (None, None, None)])
 def test_ranks_end_together_at_the_next_step_at_which_they_ask(mine, theirs, both):
-    stop = GracefulStop()
+    stop = GracefulStop(Checkpoint())
     stop.signal = mine
     together = SimpleNamespace(
         reduce=lambda value, reduce_op: {"max": torch.maximum}[reduce_op](value, torch.tensor(theirs or 0)),

@@ -34,6 +34,8 @@ def measured(experiment: str, count: int) -> str:
         ("streamed", 5),
         ("ranks", 9),
         ("signals", 6),
+        ("stops", 13),
+        ("validations", 2),
         ("mutations", 60),
         ("disk", 2),
         ("sampling", 3),

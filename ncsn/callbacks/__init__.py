@@ -7,7 +7,7 @@ from ncsn.callbacks.ema import EMA
 from ncsn.callbacks.progress import LossPerLevel, RunProgress, Throughput
 from ncsn.callbacks.samples import SampleGrid
 from ncsn.callbacks.score import SampleScore
-from ncsn.callbacks.stop import GracefulStop
+from ncsn.callbacks.stop import GracefulStop, ValidationInterrupted
 
 __all__ = [
     "EMA",
@@ -21,4 +21,5 @@ __all__ = [
     "SampleGrid",
     "SampleScore",
     "Throughput",
+    "ValidationInterrupted",
 ]

@@ -1,10 +1,10 @@
-"""Which checkpoints of a run are kept: the newest ones, and the best."""
+"""Checkpoints of a run: the newest ones, and the best."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ncsn.callbacks.score import FIGURE
@@ -13,8 +13,13 @@ from ncsn.checkpoints import BEST, numbered
 __all__ = ["BestCheckpoint", "Checkpoint"]
 
 
-class Checkpoint(ModelCheckpoint):
-    """The newest checkpoints as step=N.ckpt: one every so many steps, and one of the exact end of the run.
+class Checkpoint(callbacks.Checkpoint):
+    """The newest checkpoints of a run, as step=N.ckpt.
+
+    One is saved every so many steps, when the run ends or is stopped, and before each validation: metrics and samples
+    may take minutes, and whatever interrupts them loses no step.
+
+    `saved` is the last step whose checkpoint is on the disk.
 
     Args:
         dirpath: the folder.
@@ -22,43 +27,51 @@ class Checkpoint(ModelCheckpoint):
         keep: how many are kept.
 
     Raises:
-        ValueError: where `every` or `keep` is not positive.
+        ValueError: if `every` or `keep` is not positive.
     """
 
     def __init__(self, dirpath: str | None = None, every: int = 1000, keep: int = 2) -> None:
         for name, value in {"every": every, "keep": keep}.items():
             if value < 1:
                 raise ValueError(f"Checkpoint: {name} is {value}, and must be at least 1")
-        super().__init__(
-            dirpath=dirpath,
-            filename="{step}",
-            monitor="step",
-            mode="max",
-            save_top_k=keep,
-            every_n_train_steps=every,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
+        self.folder = Path("checkpoints" if dirpath is None else dirpath)
+        self.every = every
+        self.keep = keep
+        self.saved = 0
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Believe nothing that a file says of others, which would be removed: what the folder has is what there is."""
+    def save(self, trainer: Trainer) -> None:
+        """Save the current step unless it is saved already, then remove all but the newest checkpoints."""
+        step = trainer.global_step
+        if step == self.saved or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        trainer.save_checkpoint(self.folder / f"step={step}.ckpt")
+        failure = getattr(trainer.strategy.checkpoint_io, "failure", None)  # a full disk did not take it
+        if trainer.strategy.broadcast(failure) is None:
+            self.saved = step
+            self.prune(trainer)
+
+    def prune(self, trainer: Trainer) -> None:
+        """Remove all but the newest checkpoints up to the current step; later ones are damaged, or of another run."""
+        known = [file for file, step in numbered(self.folder).items() if step <= trainer.global_step]
+        for file in known[self.keep :]:
+            trainer.strategy.remove_checkpoint(file)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        # A resumed run saves its first step no more: it is in the file that it was resumed from.
-        step = self._last_global_step_saved = trainer.global_step
-        known = {file: number for file, number in numbered(str(self.dirpath)).items() if number <= step}
-        kept = list(known.items())[: self.save_top_k]
-        for file in known.keys() - dict(kept).keys():  # a run that was killed between writing and removing left it
-            file.unlink(missing_ok=True)
-        self.best_k_models = {str(file): torch.tensor(number) for file, number in kept}
-        if kept:
-            self.kth_best_model_path, self.kth_value = str(kept[-1][0]), torch.tensor(kept[-1][1])
+        self.saved = trainer.global_step  # a resumed run starts from the checkpoint of this step
+        self.prune(trainer)  # a run that was killed between writing and removing left one more
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # `every` need not divide the run: where it ends, whatever ended it, its last step is saved too.
-        if trainer.fit_loop.done and self._last_global_step_saved != trainer.global_step:
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every == 0 or trainer.should_stop:
+            self.save(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -93,25 +93,30 @@ class DataModule(LightningDataModule, ABC):
             )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        # Equal batches on every rank, and none at the end of an epoch that is smaller than the others.
-        return self._loader("train", shuffle=True, drop_last=True)
+        return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader("val", shuffle=False, drop_last=False)
+        return self._loader("val")
 
-    def _loader(self, split: str, shuffle: bool, drop_last: bool) -> DataLoader[Any]:
-        examples = self.splits[split]
+    def batches(self, split: str) -> Batches:
+        """Return the batches of a split for this process, from where the trainer is in the run."""
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        batches = Batches(examples, self.batch_size, ranks, rank, shuffle, seed, drop_last)
-        if self.trainer and split == "train":
+        # Equal batches on every rank, and none at the end of an epoch that is smaller than the others.
+        training = split == "train"
+        batches = Batches(self.splits[split], self.batch_size, ranks, rank, training, seed, drop_last=training)
+        if self.trainer and training:
             batches.given = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
             limit = self.trainer.limit_train_batches
             batches.taken = min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * limit)
+        return batches
+
+    def _loader(self, split: str) -> DataLoader[Any]:
+        examples = self.splits[split]
         workers = 0 if isinstance(examples, HeldExamples) else self.workers
         return DataLoader(
             examples,
-            sampler=batches,
+            sampler=self.batches(split),
             batch_size=None,
             num_workers=workers,
             persistent_workers=workers > 0,

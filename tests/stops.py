@@ -1,0 +1,124 @@
+"""Runs that are stopped and resumed: experiments of `tests/reliability.py`."""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from runs import CONFIG, Folder, ended, same
+
+from ncsn.checkpoints import numbered
+from ncsn.cli import train
+from ncsn.module import ScoreModule
+from ncsn.storage import archive
+
+STEPS = 40
+INTERVALS = (4, 5, 6)
+"""Steps between validations, where an epoch has six: dividing it, not dividing it, and the same."""
+
+
+def stops(folder: Path, count: int) -> str:
+    """Stop a run of 40 steps in every `count`-th step, by a signal or because it ends there, and resume it."""
+    resumed = 0
+    for interval in INTERVALS:
+        settings = f"max_steps: {STEPS}, val_check_interval: {interval}"
+        config = CONFIG.replace("max_steps: 18, val_check_interval: 4", settings).replace("every: 1}", "every: 1000}")
+        whole = Folder(folder / f"whole{interval}", config)
+        whole.run()
+        expected, logged = whole.final(STEPS), whole.logged()
+        assert set(logged) >= {"train/loss", "val/loss", "train/gradient_norm"}
+        assert len(logged["train/loss"]) == STEPS
+        for step in range(count, STEPS, count):
+            for stopped in (by_signal, by_end):
+                run = Folder(folder / f"{interval}-{step}", config)
+                stopped(run, step)
+                steps = list(numbered(run.path / "checkpoints/run").values())
+                assert step in steps, f"stopped in step {step} {stopped.__name__}: saved are {steps}"
+                run.run(*run.go_on())
+                about = f"{stopped.__name__} in step {step} of validations every {interval}"
+                assert same(run.final(STEPS), expected), f"other weights after a stop {about}"
+                assert run.logged() == logged, f"other losses after a stop {about}"
+                shutil.rmtree(run.path)
+                resumed += 1
+    return f"{resumed} stops in steps 1 to {STEPS - 1}: weights, averages, optimiser and logged losses the same"
+
+
+def validations(folder: Path, count: int) -> str:
+    """Stop a run by SIGTERM, once or twice, as a validation with a grid of 1,002 NFE is due or under way."""
+    grid = "{class_path: ncsn.samplers.AnnealedLangevin, init_args: {epsilon: 1.0e-6, steps: 167}}"
+    sampler = "{class_path: ncsn.samplers.AnnealedLangevin, init_args: {epsilon: 1.0e-3, steps: 1}}"
+    config = CONFIG.replace("max_steps: 18, val_check_interval: 4", "max_steps: 9, val_check_interval: 3")
+    config = config.replace("every: 1}", "every: 1000}").replace("width: 4", "width: 16")
+    whole = Folder(folder / "whole", config)
+    whole.run()
+    expected, latest, longest = whole.final(9), 0.0, 0.0
+    for i in range(count):
+        run = Folder(folder / f"{i}", config.replace(sampler, grid).replace("count: 0", "count: 64"))
+        times = random.choice([1, 2])
+        if due := i % 2 == 0:
+            process = run.start(command=partial(signalled, 3, times))
+        else:
+            process = run.start(command=partial(signalled, 3, 0))
+            while not (run.path / "stepped").exists():
+                time.sleep(0.01)
+            time.sleep(random.uniform(0, 3))
+            for _ in range(times):
+                os.kill(process, signal.SIGTERM)
+        sent = time.time()
+        status = ended(process)
+        assert status == 128 + signal.SIGTERM, f"{status}: {run.errors()}"
+        took = time.time() - sent
+        stepped = (run.path / "stepped").stat().st_mtime
+        checkpoint = run.path / "checkpoints/run/step=3.ckpt"
+        archive.read(checkpoint)
+        latest = max(latest, checkpoint.stat().st_mtime - stepped)
+        assert latest < 2, f"the checkpoint came {latest:.1f} s after the step"
+        if not due:
+            longest = max(longest, took)
+            assert longest < 5, f"the validation went on for {longest:.1f} s"
+        (run.path / "run.yaml").write_text(config)
+        run.run(*run.go_on())
+        assert same(run.final(9), expected), "the weights are others"
+        shutil.rmtree(run.path)
+    return (
+        f"{count} stops at a validation with a grid of 1,002 NFE: a whole checkpoint at most {latest:.2f} s after the "
+        f"step, the process at its end at most {longest:.2f} s after the signal, and the resumed runs ended as one "
+        "left alone"
+    )
+
+
+def by_signal(run: Folder, step: int) -> None:
+    """Run until a SIGTERM in a step ends it."""
+    status = ended(run.start(command=partial(signalled, step)))
+    assert status == 128 + signal.SIGTERM, f"{status}: {run.errors()}"
+
+
+def by_end(run: Folder, step: int) -> None:
+    """Run until a step, which is its last."""
+    run.run("--trainer.max_steps", str(step))
+
+
+def signalled(step: int, times: int = 1) -> None:
+    """`train`, which sends itself SIGTERM so often in a step, and leaves a file when that is taken."""
+    original, stepped = ScoreModule.training_step, ScoreModule.on_before_optimizer_step
+
+    def training_step(self: ScoreModule, *batch: object) -> object:
+        if self.global_step == step - 1:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *batch)  # type: ignore[arg-type]
+
+    def on_before_optimizer_step(self: ScoreModule, optimizer: torch.optim.Optimizer) -> None:
+        stepped(self, optimizer)
+        if self.global_step == step - 1:
+            Path("stepped").touch()
+
+    ScoreModule.training_step = training_step  # type: ignore[assignment, method-assign]
+    ScoreModule.on_before_optimizer_step = on_before_optimizer_step  # type: ignore[method-assign]
+    sys.argv[1:1] = ["--config", "run.yaml"]
+    train()
