@@ -11,7 +11,7 @@ from ncsn.resume import Resume, progress_after
 
 
 class Counters(Callback):
-    """Keeps the state of the fit loop at the end of the last batch of each step, as a checkpoint there would have it."""
+    """Keeps the state of the fit loop at the end of the last batch of each step, as a checkpoint would."""
 
     def __init__(self):
         self.at = {}
