@@ -307,7 +307,7 @@ class TrainCLI(LightningCLI):
         checkpoint = next(iter(numbered(self.folder)), None)
         if checkpoint is not None:  # a run of `trainer.fast_dev_run` saves none
             print(f"Checkpoint:  {checkpoint}")
-        if self.trainer.logger is not None:  # `trainer.log_dir` would wait for the other ranks
+        if self.trainer.logger is not None and self.trainer.logger.log_dir:  # `trainer.log_dir` waits for other ranks
             print(f"Logs:        {self.trainer.logger.log_dir}  (tensorboard --logdir logs)")
         if self.stop.signal is not None:
             print("Resume:      the same command with --ckpt_path last")
