@@ -34,7 +34,7 @@ class Checkpoint(callbacks.Checkpoint):
         for name, value in {"every": every, "keep": keep}.items():
             if value < 1:
                 raise ValueError(f"Checkpoint: {name} is {value}, and must be at least 1")
-        self.folder = Path("checkpoints" if dirpath is None else dirpath)
+        self.folder = Path("checkpoints" if dirpath is None else dirpath).absolute()
         self.every = every
         self.keep = keep
         self.saved = 0
@@ -56,8 +56,10 @@ class Checkpoint(callbacks.Checkpoint):
         for file in known[self.keep :]:
             trainer.strategy.remove_checkpoint(file)
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.saved = checkpoint["global_step"]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved = trainer.global_step  # a resumed run starts from the checkpoint of this step
         self.prune(trainer)  # a run that was killed between writing and removing left one more
 
     def on_train_batch_end(
