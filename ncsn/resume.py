@@ -8,6 +8,7 @@ learning rate, the length of the run, the sampler, and what is logged, drawn and
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ncsn.checkpoints import newest_whole, numbered
 from ncsn.data import DataModule
 from ncsn.storage.archive import local_file, read
 
-__all__ = ["Record", "Resume", "check_resumed", "checkpoint_of", "progress_after", "recorded", "resumable"]
+__all__ = ["Record", "Resume", "check_resumed", "checkpoint_of", "position_after", "recorded", "resumable"]
 
 FIXED = (
     "seed_everything",
@@ -71,57 +72,83 @@ class Resume(Callback):
     """
 
     def __init__(self) -> None:
-        self.resumed = False
+        self.resumed_at: Position | None = None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        batches = data.batches("train").taken
-        progress = progress_after(checkpoint["global_step"], batches, trainer.accumulate_grad_batches)
-        checkpoint["loops"]["fit_loop"].update(progress)
-        self.resumed = True
+        position = position_after(
+            checkpoint["global_step"], data.batches("train").taken, trainer.accumulate_grad_batches
+        )
+        checkpoint["loops"]["fit_loop"].update(position.progress())
+        self.resumed_at = position
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        interval = trainer.val_check_batch if trainer.check_val_every_n_epoch is None else None
-        due = interval is not None and (trainer.fit_loop.total_batch_idx + 1) % interval == 0
-        if self.resumed and due and trainer.enable_validation:
-            epochs = trainer.fit_loop.epoch_progress.current
-            completed, epochs.completed = epochs.completed, epochs.ready - 1  # the epoch of that step, to be logged
+        at, interval, epochs = self.resumed_at, trainer.val_check_batch, trainer.check_val_every_n_epoch
+        if at is None or interval is None or not trainer.enable_validation:
+            return
+        due = at.total if epochs is None else at.done
+        if due % interval == 0 and (epochs is None or (at.epoch + 1) % epochs == 0):
+            progress = trainer.fit_loop.epoch_progress.current
+            completed, progress.completed = progress.completed, at.epoch  # by which the validation is logged
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
-            epochs.completed = completed
+            progress.completed = completed
 
 
-def progress_after(step: int, batches: int, accumulate: int) -> dict[str, Any]:
-    """Return Lightning's progress at the end of the last batch of a step, as entries of the state of its fit loop.
+@dataclass(frozen=True)
+class Position:
+    """The end of the last batch of an optimiser step.
+
+    Args:
+        step: the optimiser steps taken, at least 1.
+        epoch: the number of the epoch, from 0.
+        done: the batches of the epoch that are done, at least 1.
+        batches: the batches of an epoch.
+    """
+
+    step: int
+    epoch: int
+    done: int
+    batches: int
+
+    @property
+    def total(self) -> int:
+        """The batches that are done in the whole run."""
+        return self.epoch * self.batches + self.done
+
+    def progress(self) -> dict[str, Any]:
+        """Return Lightning's counters, as entries of the state of its fit loop."""
+
+        def counts(started: int, processed: int, completed: int) -> dict[str, int]:
+            return {"ready": started, "started": started, "processed": processed, "completed": completed}
+
+        return {
+            "epoch_progress": {name: counts(self.epoch + 1, self.epoch, self.epoch) for name in ("total", "current")},
+            "epoch_loop.batch_progress": {
+                "total": counts(self.total, self.total, self.total - 1),
+                "current": counts(self.done, self.done, self.done - 1),
+                "is_last_batch": self.done == self.batches,
+            },
+            "epoch_loop.state_dict": {"_batches_that_stepped": self.step - 1},
+            "epoch_loop.val_loop.batch_progress": {
+                "total": counts(0, 0, 0),
+                "current": counts(0, 0, 0),
+                "is_last_batch": False,
+            },
+        }
+
+
+def position_after(step: int, batches: int, accumulate: int) -> Position:
+    """Return the position after a step.
 
     Args:
         step: the optimiser steps taken, at least 1.
         batches: the batches of an epoch.
         accumulate: the batches whose gradients one step accumulates; the last step of an epoch may have fewer.
     """
-    epoch, step_of_epoch = divmod(step - 1, math.ceil(batches / accumulate))
-    done = min((step_of_epoch + 1) * accumulate, batches)
-
-    def counts(started: int, completed: int, processed: int) -> dict[str, int]:
-        return {"ready": started, "started": started, "processed": processed, "completed": completed}
-
-    total = epoch * batches + done
-    of_epochs = counts(epoch + 1, epoch, epoch)
-    return {
-        "epoch_progress": {"total": of_epochs, "current": dict(of_epochs)},
-        "epoch_loop.batch_progress": {
-            "total": counts(total, total - 1, total),
-            "current": counts(done, done - 1, done),
-            "is_last_batch": done == batches,
-        },
-        "epoch_loop.state_dict": {"_batches_that_stepped": step - 1},
-        "epoch_loop.val_loop.batch_progress": {
-            "total": counts(0, 0, 0),
-            "current": counts(0, 0, 0),
-            "is_last_batch": False,
-        },
-    }
+    epoch, before = divmod(step - 1, math.ceil(batches / accumulate))
+    return Position(step, epoch, min((before + 1) * accumulate, batches), batches)
 
 
 def checkpoint_of(asked: str | None, folder: Path) -> Path | None:

@@ -7,7 +7,7 @@ from test_module import small_module, small_trainer
 
 from ncsn.callbacks import EMA, Checkpoint
 from ncsn.data import Digits
-from ncsn.resume import Resume, progress_after
+from ncsn.resume import Resume, position_after
 
 
 class Counters(Callback):
@@ -28,7 +28,7 @@ def test_the_counters_follow_from_the_step_alone(tmp_path, batches, accumulate):
     steps = [step for step in counters.at if step > 0]
     assert steps == list(range(1, 2 * per_epoch + 2))
     for step in steps:
-        progress, state = progress_after(step, batches, accumulate), counters.at[step]
+        progress, state = position_after(step, batches, accumulate).progress(), counters.at[step]
         validation = progress.pop("epoch_loop.val_loop.batch_progress")
         assert progress == {key: state[key] for key in progress}, f"after step {step}"
         assert validation.keys() == state["epoch_loop.val_loop.batch_progress"].keys()
@@ -42,24 +42,24 @@ class Validated(Callback):
         self.seen.append((trainer.global_step, trainer.current_epoch, trainer.callback_metrics["val/loss"].item()))
 
 
-VALIDATION = {"limit_val_batches": 1, "val_check_interval": 4, "limit_train_batches": 4}
-VALIDATION |= {"check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
-
-
-def validations(folder, steps, *callbacks, resumed_from=None):
+def validations(folder, steps, epochs, *callbacks, resumed_from=None):
     """The step, epoch and loss of each validation of a run."""
     seed_everything(0)
     module, validated = small_module(), Validated()
     callbacks = [EMA(), validated, Checkpoint(folder), *callbacks]
-    trainer = small_trainer(folder, max_steps=steps, callbacks=callbacks, enable_checkpointing=True, **VALIDATION)
+    settings = {"val_check_interval": 4, "limit_train_batches": 4, "check_val_every_n_epoch": epochs}
+    settings |= {"enable_checkpointing": True, "limit_val_batches": 1}
+    trainer = small_trainer(folder, max_steps=steps, callbacks=callbacks, **settings)
     trainer.fit(module, Digits(batch_size=64), ckpt_path=resumed_from, weights_only=True)
     return validated.seen
 
 
-@pytest.mark.parametrize(("stopped", "again"), [(4, [4, 8]), (5, [8])])
-def test_a_validation_that_is_due_at_the_step_is_run_again(tmp_path, stopped, again):
-    alone = validations(tmp_path / "alone", 9)
-    validations(tmp_path / "a", stopped)
-    resumed = validations(tmp_path / "b", 9, Resume(), resumed_from=tmp_path / f"a/step={stopped}.ckpt")
-    assert [step for step, _, _ in alone] == [4, 8]
+@pytest.mark.parametrize(
+    ("epochs", "stopped", "again"), [(None, 4, [4, 8]), (None, 5, [8]), (1, 4, [4, 8]), (2, 4, [8]), (2, 8, [8])]
+)
+def test_a_validation_that_is_due_at_the_step_is_run_again(tmp_path, epochs, stopped, again):
+    alone = validations(tmp_path / "alone", 9, epochs)
+    validations(tmp_path / "a", stopped, epochs)
+    resumed = validations(tmp_path / "b", 9, epochs, Resume(), resumed_from=tmp_path / f"a/step={stopped}.ckpt")
+    assert [step for step, _, _ in alone] == ([8] if epochs == 2 else [4, 8])
     assert resumed == [seen for seen in alone if seen[0] in again]

@@ -29,6 +29,15 @@ class LossPerLevel(Callback):
         if bins < 1:
             raise ValueError(f"LossPerLevel: bins is {bins}, and must be at least 1")
         self.bins = bins
+        self.held: list[tuple[Tensor, Tensor]] = []
+        self.totals = torch.zeros(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        self._count()
+        return {"totals": self.totals.cpu()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.totals = state_dict["totals"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
@@ -41,8 +50,9 @@ class LossPerLevel(Callback):
             self.edges = edges[1:-1].to(pl_module.device)
         # The middle of the bin names its curve; padded, so that the names sort as the numbers do.
         self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
-        self.totals = torch.zeros(2, len(self.tags), device=pl_module.device)
-        self.held: list[tuple[Tensor, Tensor]] = []
+        # What is logged is a mean over the steps since the last time, some of which may lie before a resume.
+        known = self.totals.shape == (2, len(self.tags))
+        self.totals = (self.totals if known else torch.zeros(2, len(self.tags))).to(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -60,6 +70,8 @@ class LossPerLevel(Callback):
 
     def _count(self) -> None:
         """Put the losses that are held into their bins: those of many batches take little more time than of one."""
+        if not self.held:
+            return
         sigma, losses = (torch.cat(values) for values in zip(*self.held, strict=True))
         counted = torch.stack([losses, torch.ones_like(losses)])
         self.totals.index_add_(1, torch.bucketize(sigma.log(), self.edges), counted.to(self.totals))
