@@ -29,7 +29,7 @@ from ncsn.evaluation.metrics import frechet
 from ncsn.evaluation.report import Counts, Report, Samples, markdown, notes, save_report
 from ncsn.evaluation.scores import chosen_judge, figures, held_out_bits, rows
 from ncsn.module import ScoreModule
-from ncsn.options import MODEL, OneLineParser, add_drawing_options, split_options, whole
+from ncsn.options import MODEL, OneLineParser, add_drawing_options, int_at_least, split_options
 from ncsn.samplers import Sampler
 from ncsn.storage.archive import weights_fingerprint
 
@@ -69,14 +69,22 @@ def parser() -> OneLineParser:
     option = parser.add_argument
     option("checkpoint", nargs="?", type=Path, help=MODEL)
     add_drawing_options(parser)
-    option("--num-samples", type=whole(1), metavar="N", help=f"how many are drawn ({USUAL_COUNT}), or read of --png")
-    option("--seeds", type=whole(1), default=1, metavar="N", help="draw so often, from --seed on: for the spread (1)")
+    option(
+        "--num-samples", type=int_at_least(1), metavar="N", help=f"how many are drawn ({USUAL_COUNT}), or read of --png"
+    )
+    option(
+        "--seeds",
+        type=int_at_least(1),
+        default=1,
+        metavar="N",
+        help="draw so often, from --seed on: for the spread (1)",
+    )
     option("--data", metavar="CONFIG", help="a configuration, for its data set; else that of the checkpoint")
     option("--data.NAME", metavar="VALUE", help="a setting of the data set, as in --data.root DIR")
     option(
         "--features", metavar="FILE", help="weights of `python -m ncsn.features`, or `inception`; else the data's own"
     )
-    option("--likelihood", type=whole(2), metavar="N", help="bits per dimension of N held-out pictures, too")
+    option("--likelihood", type=int_at_least(2), metavar="N", help="bits per dimension of N held-out pictures, too")
     option("--json", type=Path, metavar="FILE", help="write the same there")
     kind = parser.add_mutually_exclusive_group().add_argument
     kind("--png", type=Path, metavar="FOLDER", help="score the pictures in a folder, in place of drawing")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ncsn.checkpoints import load, newest_checkpoint, save_safetensors
 from ncsn.errors import answered, fail, hush, stopped_by_signals
-from ncsn.files import whole
+from ncsn.files import atomic_write
 from ncsn.module import ScoreModule
 from ncsn.options import OneLineParser
 from ncsn.score import Denoiser
@@ -71,7 +71,7 @@ def run(options: Namespace) -> None:
     module = load(checkpoint, raw=options.raw)
     if options.to == "program":
         program, error = exported(module)
-        with whole(out) as partial:
+        with atomic_write(out) as partial:
             partial.write_bytes(program)
         print(f"Wrote {out}, which is within {error:.1g} of the denoiser of {checkpoint}")
     elif options.to == "folder":
@@ -80,7 +80,7 @@ def run(options: Namespace) -> None:
     else:
         text = card(module, settings_of(module), f'ncsn.load("{out.name}")', out.stem, report)
         save_safetensors(module, out)
-        with whole(about) as partial:
+        with atomic_write(about) as partial:
             partial.write_text(text)
         print(f"Wrote {out} and {about}, from {checkpoint}")
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["check_writable", "locked", "whole"]
+__all__ = ["atomic_write", "check_writable", "exclusive_folder"]
 
 
 @contextmanager
-def whole(file: Path) -> Iterator[Path]:
+def atomic_write(file: Path) -> Iterator[Path]:
     """A path beside `file` to write to; when that has succeeded it is flushed to the disk, and takes the name `file`.
 
     Whatever ends the writing early, `file` is as it was before. Missing folders are made.
@@ -44,7 +44,7 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def exclusive_folder(folder: Path) -> Iterator[None]:
     """Have `folder`, made where it is missing, for this process alone; and clear what a killed one left half written.
 
     The lock is the system's, of a file in the folder: it dies with its process, and not with those that it forked.

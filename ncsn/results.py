@@ -21,7 +21,7 @@ from rich.table import Table
 from ncsn.checkpoints import newest_checkpoint
 from ncsn.errors import answered, fail
 from ncsn.evaluation.report import markdown
-from ncsn.files import whole
+from ncsn.files import atomic_write
 from ncsn.options import OneLineParser
 from ncsn.storage.card import spread
 
@@ -68,7 +68,7 @@ def result(config: Path, options: Namespace) -> dict[str, Any]:
         "minutes": minutes,
         "made_by": made_by,
     }
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         partial.write_text(json.dumps(made))
     return made
 

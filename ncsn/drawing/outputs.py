@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ncsn.data import to_pixels
-from ncsn.files import whole
+from ncsn.files import atomic_write
 
 __all__ = ["Files", "Npz"]
 
@@ -67,7 +67,7 @@ class Files(Callback):
         for index, pixels in zip(batch.tolist(), to_pixels(outputs).cpu(), strict=True):
             picture = pixels.permute(1, 2, 0).squeeze(-1).numpy()
             if index not in self.drawn:
-                with whole(self.file(index)) as partial:
+                with atomic_write(self.file(index)) as partial:
                     Image.fromarray(picture).save(partial, format="PNG", pnginfo=text)
 
 
@@ -118,7 +118,7 @@ class Npz(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            with whole(self.file) as partial, zipfile.ZipFile(partial, "w") as archive:
+            with atomic_write(self.file) as partial, zipfile.ZipFile(partial, "w") as archive:
                 archive.write(self.rows, "arr_0.npy")
             self.rows.unlink()
 

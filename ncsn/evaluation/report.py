@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ncsn.drawing.walks import Cost
 from ncsn.evaluation.copies import COPIES, plainly_more
-from ncsn.files import whole
+from ncsn.files import atomic_write
 from ncsn.storage.card import spread
 
 __all__ = ["Counts", "Report", "Samples", "markdown", "notes", "save_report"]
@@ -113,7 +113,7 @@ def markdown(table: Table) -> str:
 
 def save_report(report: Report, file: Path) -> None:
     """Write a report to `file` as JSON: whole, or not at all."""
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         content = asdict(report)
         if report.samples:
             content["samples"]["cost"] = report.samples.cost.named()
