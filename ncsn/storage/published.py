@@ -116,7 +116,7 @@ def save_folder(module: Model, folder: str | Path, report: Mapping[str, Any] | N
     settings = settings_of(module)
     text = card(module, settings, f'ncsn.ScoreModule.from_pretrained("{folder.name}")', folder.name, report)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as partial:
+    with tempfile.TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as partial:
         made = Path(partial, folder.name)
         save_safetensors(module, made / WEIGHTS)
         with atomic_write(made / SETTINGS) as file:
