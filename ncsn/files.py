@@ -76,7 +76,7 @@ def exclusive_file(file: Path) -> Iterator[None]:
     The lock is a file next to it, `.NAME.lock`; missing folders are made.
 
     Raises:
-        ValueError: if another process has the lock, with that process; or if the lock is a link.
+        ValueError: if another process has the lock, naming it; or if a link is in the place of the lock.
         OSError: if the folder cannot be made or written to.
     """
     with _exclusive(lock_of(file), file):
@@ -94,7 +94,7 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
     to their writers.
 
     Raises:
-        ValueError: if another process has the lock, with that process; or if the lock is a link.
+        ValueError: if another process has the lock, naming it; or if a link is in the place of the lock.
         OSError: if the folder cannot be made or written to.
     """
     with _exclusive(folder / ".lock", folder):

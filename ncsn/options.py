@@ -1,15 +1,17 @@
 """The options of the commands that draw, and which of them go together: read in no time, without torch."""
 
 import argparse
+import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import NoReturn
 
 from ncsn.errors import fail
+from ncsn.files import lock_of
 
-__all__ = ["MODEL", "OneLineParser", "add_drawing_options", "int_at_least", "sample_options", "split_options"]
+__all__ = ["MODEL", "OneLineParser", "add_drawing_options", "free", "int_at_least", "sample_options", "split_options"]
 
 FORMS = {"": "png", ".png": "grid", ".gif": "gif", ".npz": "npz"}
 """The ending of a name, and what is written there: a PNG for each sample, one of all, a moving one, or an array."""
@@ -48,6 +50,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 def sample_options(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     """The options of `sample`, of which `out` and `format` are settled; and those of the sampler.
+
+    If no file was named, `default_out` is the default name, of which `out` is the first variant that is free; else it
+    is None.
 
     A wrong one, or two that do not go together, end the program in one line.
     """
@@ -88,11 +93,13 @@ def flag(name: str) -> str:
 def settle_output(options: Namespace) -> None:
     """Settle where to write, and in which form; or end the program where that cannot be."""
     one_picture = options.denoise is not None or options.interpolate is not None
+    options.default_out = None
     if options.out is None:
         options.format = options.format or "grid"
         suffix = next(suffix for suffix, form in FORMS.items() if form == options.format)
         default = Path(f"{'samples' if options.denoise is None else 'denoised'}{suffix}")
-        options.out = free(default) if suffix else default  # into a folder, nothing is drawn over
+        options.default_out = default if suffix else None  # into a folder, nothing is drawn over
+        options.out = free(default) if suffix else default
     ending = options.out.suffix.lower()
     of_name = FORMS.get(ending, "png" if options.format == "png" else None)
     if of_name is None or (of_name != "png" and options.out.is_dir()):
@@ -111,9 +118,9 @@ def settle_output(options: Namespace) -> None:
 
 
 def free(file: Path) -> Path:
-    """`file`, or the first of name-2, name-3 ... that is not there."""
-    names = (file.with_stem(f"{file.stem}-{number}") for number in count(2))
-    return file if not file.exists() else next(name for name in names if not name.exists())
+    """Return `file`, or the first of name-2, name-3 ... that is neither there nor being written."""
+    names = chain([file], (file.with_stem(f"{file.stem}-{number}") for number in count(2)))
+    return next(name for name in names if not any(map(os.path.lexists, (name, lock_of(name)))))
 
 
 def sample_parser() -> argparse.ArgumentParser:
