@@ -24,6 +24,7 @@ from configurations import configurations
 from damage import damage, evil, mutations
 from PIL import Image
 from runs import CONFIG, Folder, ended, same, undisturbed
+from writers import writers
 
 from ncsn.checkpoints import numbered
 from ncsn.cli import sample, train
@@ -237,6 +238,7 @@ ALL = (
     mutations,
     disk,
     sampling,
+    writers,
     guard,
 )
 EXPERIMENTS: dict[str, Callable[[Path, int], str]] = {one.__name__: one for one in ALL}
