@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["SIGNALS", "answered", "fail", "hush", "reason", "stopped_by_signals"]
+__all__ = ["SIGNALS", "answered", "fail", "hush", "reason", "stop", "stopped_by_signals"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends a program: Ctrl-C, a scheduler or a user, a terminal that is closed."""

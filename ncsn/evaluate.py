@@ -26,10 +26,12 @@ from ncsn.errors import answered, fail, hush, stopped_by_signals
 from ncsn.evaluation.family import family_of, family_table
 from ncsn.evaluation.judging import Judge, look_at, looks, real_pictures, reference_looks
 from ncsn.evaluation.metrics import frechet
-from ncsn.evaluation.report import Counts, Report, Samples, markdown, notes, save_report
+from ncsn.evaluation.report import Counts, Report, Samples, is_report, markdown, notes, save_report
 from ncsn.evaluation.scores import chosen_judge, figures, held_out_bits, rows
+from ncsn.files import exclusive_file
 from ncsn.module import ScoreModule
-from ncsn.options import MODEL, OneLineParser, add_drawing_options, split_options, whole
+from ncsn.options import MODEL, OneLineParser, add_drawing_options, int_at_least, split_options
+from ncsn.processes import hold_outputs
 from ncsn.samplers import Sampler
 from ncsn.storage.archive import weights_fingerprint
 
@@ -45,12 +47,13 @@ def main() -> None:
     others, of_data = split_options(sys.argv[1:], "--data")
     others, of_sampler = split_options(others, "--sampler")
     options = parser().parse_args(others)
-    if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
-        fail(2, f"--json: {options.json} is not a file in a folder that is there")
+    if options.json is not None:
+        check_json(options.json)
     refuse_unheeded(options, of_sampler)
     hush()
     ends = answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, RuntimeError: 1, OSError: 1})
-    with stopped_by_signals(), ends:
+    outputs = [] if options.json is None else [exclusive_file(options.json)]
+    with stopped_by_signals(), ends, hold_outputs("--json", *outputs):
         data = evaluated_data(options, of_data)
         judge = chosen_judge(options.features, data).to(place_of(options.device))
         if options.png is not None:
@@ -69,19 +72,37 @@ def parser() -> OneLineParser:
     option = parser.add_argument
     option("checkpoint", nargs="?", type=Path, help=MODEL)
     add_drawing_options(parser)
-    option("--num-samples", type=whole(1), metavar="N", help=f"how many are drawn ({USUAL_COUNT}), or read of --png")
-    option("--seeds", type=whole(1), default=1, metavar="N", help="draw so often, from --seed on: for the spread (1)")
+    option(
+        "--num-samples", type=int_at_least(1), metavar="N", help=f"how many are drawn ({USUAL_COUNT}), or read of --png"
+    )
+    option(
+        "--seeds",
+        type=int_at_least(1),
+        default=1,
+        metavar="N",
+        help="draw so often, from --seed on: for the spread (1)",
+    )
     option("--data", metavar="CONFIG", help="a configuration, for its data set; else that of the checkpoint")
     option("--data.NAME", metavar="VALUE", help="a setting of the data set, as in --data.root DIR")
     option(
         "--features", metavar="FILE", help="weights of `python -m ncsn.features`, or `inception`; else the data's own"
     )
-    option("--likelihood", type=whole(2), metavar="N", help="bits per dimension of N held-out pictures, too")
-    option("--json", type=Path, metavar="FILE", help="write the same there")
+    option("--likelihood", type=int_at_least(2), metavar="N", help="bits per dimension of N held-out pictures, too")
+    option("--json", type=Path, metavar="FILE", help="write the same to a file that ends in .json")
     kind = parser.add_mutually_exclusive_group().add_argument
     kind("--png", type=Path, metavar="FOLDER", help="score the pictures in a folder, in place of drawing")
     kind("--family", action="store_true", help="every sampler at several lengths, by the distance alone")
     return parser
+
+
+def check_json(file: Path) -> None:
+    """End the program if the report cannot be written to `file`, or would replace something else."""
+    if file.is_dir() or not file.parent.is_dir():
+        fail(2, f"--json: {file} is not a file in a folder that is there")
+    if file.suffix != ".json":
+        fail(2, f"--json: {file} does not end in .json")
+    if file.exists() and not (file.is_file() and is_report(file)):
+        fail(2, f"--json: {file} is there already and is not a report; remove it, or give another name")
 
 
 def refuse_unheeded(options: Namespace, of_sampler: Sequence[str]) -> None:

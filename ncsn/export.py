@@ -10,6 +10,7 @@ whole, or absent, and over nothing.
 
 import io
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from ncsn.checkpoints import load, newest_checkpoint, save_safetensors
 from ncsn.errors import answered, fail, hush, stopped_by_signals
-from ncsn.files import whole
+from ncsn.files import atomic_write, exclusive_file
 from ncsn.module import ScoreModule
 from ncsn.options import OneLineParser
+from ncsn.processes import hold_outputs
 from ncsn.score import Denoiser
 from ncsn.storage.card import card
 from ncsn.storage.published import settings_of
@@ -63,24 +65,45 @@ def run(options: Namespace) -> None:
     out = options.out or Path(name_of(checkpoint) + ENDINGS[options.to])
     if out.suffix != ENDINGS[options.to] and options.to != "folder":
         raise ValueError(f"--out: {out} does not end in {ENDINGS[options.to]}")
-    about = out.with_suffix(".md")
-    for file in [out, about] if options.to == "safetensors" else [out]:
-        if file.exists():
+    files = [out, out.with_suffix(".md")] if options.to == "safetensors" else [out]
+    refuse_existing(files)
+    with hold_outputs("--out", *map(exclusive_file, files)):
+        refuse_existing(files)  # again, for one that another command has just finished
+        write(checkpoint, out, options)
+
+
+def refuse_existing(files: list[Path]) -> None:
+    """Refuse to write over anything.
+
+    Raises:
+        ValueError: if one of the files is there, be it a link to nothing.
+    """
+    for file in files:
+        if os.path.lexists(file):
             raise ValueError(f"--out: {file} is there already, and nothing is written over; give another name")
+
+
+def write(checkpoint: Path, out: Path, options: Namespace) -> None:
+    """Load a model, and write it to `out`, in the form of the options.
+
+    Raises:
+        ValueError, RuntimeError, OSError: as `run`.
+    """
     report = read_report(options.figures) if options.figures is not None else None
     module = load(checkpoint, raw=options.raw)
     if options.to == "program":
         program, error = exported(module)
-        with whole(out) as partial:
+        with atomic_write(out) as partial:
             partial.write_bytes(program)
         print(f"Wrote {out}, which is within {error:.1g} of the denoiser of {checkpoint}")
     elif options.to == "folder":
         module.save_pretrained(out, report)
         print(f"Wrote {out}, from {checkpoint}")
     else:
+        about = out.with_suffix(".md")
         text = card(module, settings_of(module), f'ncsn.load("{out.name}")', out.stem, report)
         save_safetensors(module, out)
-        with whole(about) as partial:
+        with atomic_write(about) as partial:
             partial.write_text(text)
         print(f"Wrote {out} and {about}, from {checkpoint}")
 

@@ -22,9 +22,11 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from ncsn.data import ImageData
 from ncsn.data.option import given_data
-from ncsn.errors import answered, fail, hush
-from ncsn.evaluation.features import Features, default_file, save_features
+from ncsn.errors import answered, fail, hush, stopped_by_signals
+from ncsn.evaluation.features import Features, default_file, holds_features, save_features
+from ncsn.files import exclusive_file
 from ncsn.memory import keep_freed_memory
+from ncsn.processes import hold_outputs
 
 __all__ = ["main", "train_features"]
 
@@ -127,17 +129,31 @@ def parse(arguments: Sequence[str]) -> Any:
 def main() -> None:
     """Train as the command line says, print the accuracy, and keep the weights."""
     hush()
-    with answered({ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}):
+    ends = answered({ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1})
+    with stopped_by_signals(), ends:
         settings = parse(sys.argv[1:])
         if not 0 <= settings.seed < 2**32:
             fail(2, f"seed: {settings.seed} is not a whole number from 0 to {2**32 - 1}")
         file = settings.out or default_file(settings.data)
-        seed_everything(settings.seed, verbose=False)
-        settings.data.prepare_data()
-        features = train_features(settings.data, settings.epochs, settings.lr, settings.accelerator, settings.precision)
-        save_features(features, file)
+        check_out(file)
+        with hold_outputs("--out", exclusive_file(file)):
+            seed_everything(settings.seed, verbose=False)
+            settings.data.prepare_data()
+            features = train_features(
+                settings.data, settings.epochs, settings.lr, settings.accelerator, settings.precision
+            )
+            save_features(features, file)
+            size = file.stat().st_size
     print(f"{features.trained_on}: {features.accuracy:.2%} of the validation pictures are named rightly.")
-    print(f"Features:  {file}  ({file.stat().st_size:,} bytes)")
+    print(f"Features:  {file}  ({size:,} bytes)")
+
+
+def check_out(file: Path) -> None:
+    """End the program if the weights would replace something else."""
+    if file.suffix != ".safetensors":
+        fail(2, f"--out: {file} does not end in .safetensors")
+    if file.exists() and not (file.is_file() and holds_features(file)):
+        fail(2, f"--out: {file} is there already and does not hold features; remove it, or give another name")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,58 @@
-"""Files that are whole or absent, and folders that one process has to itself."""
+"""Files that are written whole or not at all, and outputs that one process writes at a time."""
 
 import fcntl
+import hashlib
 import os
+import re
+import secrets
+import shutil
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
+from itertools import count
 from pathlib import Path
 
-__all__ = ["check_writable", "locked", "whole"]
+__all__ = ["atomic_write", "check_writable", "exclusive_file", "exclusive_folder", "lock_of", "temporary_file"]
+
+LONGEST_NAME = 200  # bytes; file systems take 255, and a temporary name or a lock adds up to 26
+HOLDER_TIMEOUT = 1  # seconds, until the holder of a lock has written its name into it
+ATTEMPTS = 100
+"""At opening a lock in a folder that others make and remove."""
+HOLDER = re.compile(r"process \d+ on \S{1,100} since [\d-]{10} [\d:]{8}")
 
 
 @contextmanager
-def whole(file: Path) -> Iterator[Path]:
-    """A path beside `file` to write to; when that has succeeded it is flushed to the disk, and takes the name `file`.
+def atomic_write(file: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success flush it to the disk and rename it to `file`.
 
-    Whatever ends the writing early, `file` is as it was before. Missing folders are made.
+    If the writing fails, `file` stays as it was. Missing folders are made. A link at `file` is replaced, and what it
+    points to is left alone. The permissions are those of a new file, whatever the writer gave it.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
+    partial = temporary_file(file)
     try:
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
-        _flush(partial)
+        with _opened(partial, os.O_NOFOLLOW) as descriptor:
+            if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:  # safetensors hides its files from others
+                os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
         partial.replace(file)
-        _flush(file.parent)
+        with _opened(file.parent) as descriptor:
+            os.fsync(descriptor)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def temporary_file(file: Path) -> Path:
+    """Create an empty file with a random name next to `file`, and return its path."""
+    path = file.with_name(f".{_short(file.name)}.{secrets.token_hex(8)}.partial")
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    return path
 
 
 def check_writable(folder: Path) -> None:
@@ -44,46 +70,147 @@ def check_writable(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Have `folder`, made where it is missing, for this process alone; and clear what a killed one left half written.
+def exclusive_file(file: Path) -> Iterator[None]:
+    """Let this process alone write `file`, and remove what a killed writer of it left half written.
 
-    The lock is the system's, of a file in the folder: it dies with its process, and not with those that it forked.
+    The lock is a file next to it, `.NAME.lock`; missing folders are made.
 
     Raises:
-        ValueError: where another process has it, with that process.
-        OSError: where the folder cannot be made or written to.
+        ValueError: if another process has the lock, naming it; or if a link is in the place of the lock.
+        OSError: if the folder cannot be made or written to.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ".lock"
-    while True:
-        with file.open("a+") as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError) as error:
-                lock.seek(0)
-                raise ValueError(f"{folder} is in use by {lock.read() or 'another process'}") from error
-            if not file.exists() or file.stat().st_ino != os.fstat(lock.fileno()).st_ino:
-                continue  # it was another's, who removed it at this moment
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}")
-            lock.flush()
-            for partial in folder.glob(".*.partial"):
-                partial.unlink(missing_ok=True)
-            try:
-                yield
-            finally:
-                file.unlink(missing_ok=True)
-                for path in made:
-                    with suppress(OSError):
-                        path.rmdir()
-            return
+    with _exclusive(lock_of(file), file):
+        for partial, name in _partials(file.parent):
+            if name == f".{_short(file.name)}":
+                _remove(partial)
+        yield
 
 
-def _flush(path: Path) -> None:
-    """Have the disk hold what was written to a file, or which names a folder has."""
-    descriptor = os.open(path, os.O_RDONLY)
+@contextmanager
+def exclusive_folder(folder: Path) -> Iterator[None]:
+    """Let this process alone write into `folder`, and remove what a killed writer of it left half written.
+
+    The lock is a file in it, `.lock`; missing folders are made. Files in it that have a lock of their own are left
+    to their writers.
+
+    Raises:
+        ValueError: if another process has the lock, naming it; or if a link is in the place of the lock.
+        OSError: if the folder cannot be made or written to.
+    """
+    with _exclusive(folder / ".lock", folder):
+        for partial, name in _partials(folder):
+            if not (folder / f"{name}.lock").exists():
+                _remove(partial)
+        yield
+
+
+def lock_of(file: Path) -> Path:
+    """Return the path of the lock of `exclusive_file`."""
+    return file.with_name(f".{_short(file.name)}.lock")
+
+
+@contextmanager
+def _exclusive(lock: Path, output: Path) -> Iterator[None]:
+    """Hold the system's lock of the file `lock`, and remove the file at the end.
+
+    The lock (POSIX `lockf`) dies with its process, and a fork does not inherit it: a killed writer's file is taken
+    over. It is lost as soon as its process closes any descriptor of the file, so never open `lock` elsewhere, nor
+    enter this twice for one output in one process.
+    """
+    made = [path for path in lock.parents if not path.exists()]
     try:
-        os.fsync(descriptor)
+        while True:
+            with _open_lock(lock) as file:
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (BlockingIOError, PermissionError) as error:
+                    raise ValueError(f"{output} is in use by {_holder(file)}") from error
+                if not _is_at(file, lock):
+                    continue  # its holder removed it between our opening and locking it
+                try:
+                    file.truncate(0)
+                    about = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
+                    file.write(about.encode())
+                    yield
+                finally:
+                    if _is_at(file, lock):  # and nobody removed it by hand, for another to make it again
+                        lock.unlink()
+                return
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _open_lock(lock: Path) -> FileIO:
+    """Open a lock for reading and writing, and make it and its folders if they are missing; follow no link.
+
+    Raises:
+        ValueError: if it is a link, whose target would be written over, or no file.
+    """
+    for attempt in count():
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            break
+        except (FileNotFoundError, FileExistsError):
+            if attempt == ATTEMPTS:  # else another process has perhaps just removed the folder, which it had made
+                raise
+        except OSError as error:
+            if not lock.is_symlink():
+                raise
+            raise ValueError(f"{lock} is a link, and a lock must be a file of its own; remove it") from error
+    file, found = os.fdopen(descriptor, "r+b", buffering=0), os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+        return file
+    file.close()
+    raise ValueError(f"{lock} is a link, and a lock must be a file of its own; remove it")
+
+
+def _is_at(file: FileIO, path: Path) -> bool:
+    """Return whether `path` is still the name of an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(file: FileIO) -> str:
+    """Return the process that holds a lock, as it wrote it into the file."""
+    until = time.monotonic() + HOLDER_TIMEOUT
+    while not (found := HOLDER.fullmatch(os.pread(file.fileno(), 300, 0).decode(errors="replace"))):
+        if time.monotonic() > until:
+            return "another process"
+        time.sleep(0.01)
+    return found[0]
+
+
+def _partials(folder: Path) -> list[tuple[Path, str]]:
+    """Return the temporary files in a folder, `.NAME.RANDOM.partial`, each with its `.NAME`."""
+    return [(path, path.stem.rpartition(".")[0]) for path in folder.glob(".*.partial")]
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it; a link alone, and not what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _short(name: str) -> str:
+    """Return a name as it is, or cut and told apart by its hash if it leaves no room for more characters."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    return f"{encoded[: LONGEST_NAME - 17].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:16]}"
+
+
+@contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    """Yield a descriptor of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)

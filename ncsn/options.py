@@ -1,15 +1,17 @@
 """The options of the commands that draw, and which of them go together: read in no time, without torch."""
 
 import argparse
+import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import NoReturn
 
 from ncsn.errors import fail
+from ncsn.files import lock_of
 
-__all__ = ["MODEL", "OneLineParser", "add_drawing_options", "sample_options", "split_options", "whole"]
+__all__ = ["MODEL", "OneLineParser", "add_drawing_options", "free", "int_at_least", "sample_options", "split_options"]
 
 FORMS = {"": "png", ".png": "grid", ".gif": "gif", ".npz": "npz"}
 """The ending of a name, and what is written there: a PNG for each sample, one of all, a moving one, or an array."""
@@ -48,6 +50,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 def sample_options(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     """The options of `sample`, of which `out` and `format` are settled; and those of the sampler.
+
+    If no file was named, `default_out` is the default name, of which `out` is the first variant that is free; else it
+    is None.
 
     A wrong one, or two that do not go together, end the program in one line.
     """
@@ -88,11 +93,13 @@ def flag(name: str) -> str:
 def settle_output(options: Namespace) -> None:
     """Settle where to write, and in which form; or end the program where that cannot be."""
     one_picture = options.denoise is not None or options.interpolate is not None
+    options.default_out = None
     if options.out is None:
         options.format = options.format or "grid"
         suffix = next(suffix for suffix, form in FORMS.items() if form == options.format)
         default = Path(f"{'samples' if options.denoise is None else 'denoised'}{suffix}")
-        options.out = free(default) if suffix else default  # into a folder, nothing is drawn over
+        options.default_out = default if suffix else None  # into a folder, nothing is drawn over
+        options.out = free(default) if suffix else default
     ending = options.out.suffix.lower()
     of_name = FORMS.get(ending, "png" if options.format == "png" else None)
     if of_name is None or (of_name != "png" and options.out.is_dir()):
@@ -111,9 +118,9 @@ def settle_output(options: Namespace) -> None:
 
 
 def free(file: Path) -> Path:
-    """`file`, or the first of name-2, name-3 ... that is not there."""
-    names = (file.with_stem(f"{file.stem}-{number}") for number in count(2))
-    return file if not file.exists() else next(name for name in names if not name.exists())
+    """Return `file`, or the first of name-2, name-3 ... that is neither there nor being written."""
+    names = chain([file], (file.with_stem(f"{file.stem}-{number}") for number in count(2)))
+    return next(name for name in names if not any(map(os.path.lexists, (name, lock_of(name)))))
 
 
 def sample_parser() -> argparse.ArgumentParser:
@@ -141,8 +148,14 @@ def sample_parser() -> argparse.ArgumentParser:
 def add_written_options(parser: argparse.ArgumentParser) -> None:
     """The options of how much is drawn, and of what is written."""
     option = parser.add_argument_group("what is written").add_argument
-    option("--num-samples", type=whole(1), metavar="N", help="how many to draw (64 pictures, or 4000 points)")
-    option("--start-index", type=whole(0), default=0, metavar="N", help="of the first sample, to go on from others (0)")
+    option("--num-samples", type=int_at_least(1), metavar="N", help="how many to draw (64 pictures, or 4000 points)")
+    option(
+        "--start-index",
+        type=int_at_least(0),
+        default=0,
+        metavar="N",
+        help="of the first sample, to go on from others (0)",
+    )
     option(
         "--out",
         type=Path,
@@ -156,20 +169,25 @@ def add_written_options(parser: argparse.ArgumentParser) -> None:
         choices=("grid", "png", "gif", "npz"),
         help="the same where the name does not say it: one PNG, a folder of PNGs ...",
     )
-    option("--nrow", type=whole(1), metavar="N", help="pictures in a row")
-    option("--upscale", type=whole(1), metavar="N", help="pixels of the output on a side of each of a sample's")
+    option("--nrow", type=int_at_least(1), metavar="N", help="pictures in a row")
+    option("--upscale", type=int_at_least(1), metavar="N", help="pixels of the output on a side of each of a sample's")
     option("--captions", action="store_true", help="the index of each sample under it, and its class")
     kind = parser._action_groups[-1].add_mutually_exclusive_group().add_argument
-    kind("--walk", type=whole(2), metavar="N", help="a row for each sample, of N states on its way; of a GIF, N frames")
-    kind("--nearest", type=whole(1), metavar="N", help="beside each sample its N nearest training pictures")
+    kind(
+        "--walk",
+        type=int_at_least(2),
+        metavar="N",
+        help="a row for each sample, of N states on its way; of a GIF, N frames",
+    )
+    kind("--nearest", type=int_at_least(1), metavar="N", help="beside each sample its N nearest training pictures")
     option("--show-settings", action="store_true", help="print the checkpoint's settings as YAML and its step, and end")
 
 
 def add_drawing_options(parser: argparse.ArgumentParser) -> None:
     """The options of every command that draws from a checkpoint."""
     option = parser.add_argument_group("how it is drawn").add_argument
-    option("--seed", type=whole(0), default=0, metavar="N", help="a sample follows from this and its index (0)")
-    option("--steps", type=whole(2), metavar="N", help="noise levels, on Karras's ladder; else the model's own")
+    option("--seed", type=int_at_least(0), default=0, metavar="N", help="a sample follows from this and its index (0)")
+    option("--steps", type=int_at_least(2), metavar="N", help="noise levels, on Karras's ladder; else the model's own")
     option("--sigma-max", type=float, metavar="LEVEL", help="the noise level to begin at, in place of the model's")
     option("--sigma-min", type=float, metavar="LEVEL", help="the last noise level, in the same way")
     option("--label", metavar="CLASS", help="the number of a class, or `all` for each in its turn")
@@ -177,10 +195,16 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
     option("--sampler", metavar="CLASS", help="another sampler than the checkpoint's, by its class")
     option("--sampler.NAME", metavar="VALUE", help="a number of the sampler, as in --sampler.epsilon 1e-5")
     option = parser.add_argument_group("what it is drawn on").add_argument
-    option("--batch-size", type=whole(1), metavar="N", help="how many at once (256 pictures, or 4096 points)")
+    option("--batch-size", type=int_at_least(1), metavar="N", help="how many at once (256 pictures, or 4096 points)")
     option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, mps ...; auto takes the fastest")
-    option("--devices", type=whole(1), default=1, metavar="N", help="how many of them, on each machine (1)")
-    option("--num-nodes", type=whole(1), default=1, metavar="N", help="machines, as torchrun or SLURM started them (1)")
+    option("--devices", type=int_at_least(1), default=1, metavar="N", help="how many of them, on each machine (1)")
+    option(
+        "--num-nodes",
+        type=int_at_least(1),
+        default=1,
+        metavar="N",
+        help="machines, as torchrun or SLURM started them (1)",
+    )
     kinds = ("32-true", "bf16-mixed", "16-mixed")
     option("--precision", choices=kinds, default=kinds[0], help="the network's; the picture's is always float32")
     option("--compile", action="store_true", help="compile the network first: minutes, which many pictures make up for")
@@ -194,7 +218,7 @@ def add_steering_options(parser: argparse.ArgumentParser) -> None:
     given("--inpaint", type=Path, metavar="PICTURE", help="fill in what is white in --mask")
     option("--mask", type=Path, metavar="PICTURE", help="black where --inpaint is known, white where it is not")
     given("--super-resolve", type=Path, metavar="PICTURE", help="give it --factor times the pixels on a side")
-    option("--factor", type=whole(2), metavar="N", help="of --super-resolve")
+    option("--factor", type=int_at_least(2), metavar="N", help="of --super-resolve")
     given("--deblur", type=Path, metavar="PICTURE", help="undo a Gaussian blur of width --blur")
     option("--blur", type=float, metavar="PIXELS", help="of --deblur")
     given("--colourise", type=Path, metavar="PICTURE", help="give colour to a grey picture")
@@ -216,7 +240,7 @@ def split_options(arguments: Sequence[str], name: str) -> tuple[list[str], list[
     return others, chosen
 
 
-def whole(least: int) -> Callable[[str], int]:
+def int_at_least(least: int) -> Callable[[str], int]:
     """A converter to whole numbers from `least`, for argparse."""
 
     def convert(text: str) -> int:

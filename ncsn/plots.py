@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ncsn.data import DataModule, Points, pixel_grid
 from ncsn.densities import Density
-from ncsn.files import whole
+from ncsn.files import atomic_write
 from ncsn.module import ScoreModule
 from ncsn.networks import TiedUnits
 from ncsn.score import EnergyScore, Score
@@ -99,5 +99,5 @@ def plot_units(weight: Tensor, samples: Tensor) -> Figure:
 
 def save_figure(figure: Figure, file: Path) -> None:
     """Write a figure to `file` as PNG: whole, or not at all."""
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         figure.savefig(partial, format="png", dpi=100)

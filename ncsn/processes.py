@@ -3,14 +3,16 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 
-__all__ = ["REQUEUE", "check_processes", "plugins", "requeue", "requeued", "under_slurm"]
+__all__ = ["REQUEUE", "check_processes", "hold_outputs", "plugins", "requeue", "requeued", "under_slurm"]
 
 REQUEUE = signal.SIGUSR1
 """What SLURM sends before the time of a job is up, where `--signal=SIGUSR1@SECONDS` asks for it."""
@@ -52,6 +54,27 @@ def check_processes(trainer: Trainer) -> None:
             f"devices: {trainer.num_devices} on each of {trainer.num_nodes} machines, and {name} has {started} "
             "processes; start one for each device, or one alone"
         )
+
+
+@contextmanager
+def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> Iterator[None]:
+    """Hold the locks of a command's outputs while it runs, on the first of its processes for all of them.
+
+    Args:
+        option: names the outputs, for the message.
+        locks: of `ncsn.files`, to be entered here.
+
+    Raises:
+        ValueError: if another command has one of the outputs, with the option.
+    """
+    with ExitStack() as held:
+        if rank_zero_only(lambda: True)():
+            try:
+                for lock in locks:
+                    held.enter_context(lock)
+            except ValueError as error:
+                raise ValueError(f"{option}: {error}") from error
+        yield
 
 
 def requeued() -> bool:

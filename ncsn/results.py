@@ -8,6 +8,7 @@ checkpoints/NAME_results/result.json, and is not made again while the configurat
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -19,16 +20,18 @@ from rich import box
 from rich.table import Table
 
 from ncsn.checkpoints import newest_checkpoint
-from ncsn.errors import answered, fail
+from ncsn.errors import SIGNALS, answered, fail, stop, stopped_by_signals
 from ncsn.evaluation.report import markdown
-from ncsn.files import whole
+from ncsn.files import atomic_write, exclusive_file
 from ncsn.options import OneLineParser
+from ncsn.processes import hold_outputs
 from ncsn.storage.card import spread
 
 __all__ = ["main", "result", "results_table"]
 
 TRAIN = [sys.executable, "-c", "from ncsn.cli import train; train()"]
 EVALUATE = [sys.executable, "-m", "ncsn.evaluate"]
+POLL_INTERVAL = 0.05  # seconds
 
 
 def main() -> None:
@@ -43,24 +46,29 @@ def main() -> None:
     for config in options.configs:
         if not config.is_file():
             fail(2, f"configs: there is no file {config}")
-    with answered({ValueError: 2, OSError: 1}):
+    locks = [exclusive_file(file) for file in dict.fromkeys(map(file_of, options.configs))]
+    with stopped_by_signals(), answered({ValueError: 2, OSError: 1}), hold_outputs("configs", *locks):
         table = results_table([result(config, options) for config in options.configs])
     print(markdown(table))
 
 
+def file_of(config: Path) -> Path:
+    """Return the file of a configuration's result, in the folder of its run."""
+    return Path("checkpoints", f"{config.stem}_results", "result.json")
+
+
 def result(config: Path, options: Namespace) -> dict[str, Any]:
     """The report of a configuration as the evaluation wrote it, with its `config` and the `minutes` of training."""
-    name = f"{config.stem}_results"
-    file = Path("checkpoints", name, "result.json")
+    file = file_of(config)
+    folder = file.parent
     made_by = [config.read_text(), options.train, options.evaluate]
     if file.is_file():
         earlier: dict[str, Any] = json.loads(file.read_text())
         if earlier["made_by"] == made_by:
             return earlier
     began = time.perf_counter()
-    done([*TRAIN, "--config", str(config), "--name", name, *options.train])
+    done([*TRAIN, "--config", str(config), "--name", folder.name, *options.train])
     minutes = (time.perf_counter() - began) / 60
-    folder = Path("checkpoints", name)
     report = folder / "report.json"
     done([*EVALUATE, str(newest_checkpoint(folder)), "--json", str(report), *options.evaluate])
     made: dict[str, Any] = json.loads(report.read_text()) | {
@@ -68,16 +76,33 @@ def result(config: Path, options: Namespace) -> dict[str, Any]:
         "minutes": minutes,
         "made_by": made_by,
     }
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         partial.write_text(json.dumps(made))
     return made
 
 
 def done(command: list[str]) -> None:
-    """Run a command whose error, which it says itself, is the end of this one, too."""
-    status = subprocess.run(command).returncode
-    if status:
-        sys.exit(status)
+    """Run a command, and end with its exit status if that is not 0.
+
+    A signal is passed on to it, and ends this program once the command has ended.
+    """
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in SIGNALS}
+    try:
+        # In a session of its own it does not get Ctrl-C from the terminal as well: a second one ends it at once.
+        process, passed_on = subprocess.Popen(command, start_new_session=True), 0
+        while process.poll() is None:
+            if passed_on < len(received):
+                process.send_signal(received[passed_on])
+                passed_on += 1
+            time.sleep(POLL_INTERVAL)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        stop(received[0], None)
+    if process.returncode:
+        sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:

@@ -2,7 +2,8 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +31,11 @@ from ncsn.drawing.steering import steering
 from ncsn.drawing.walks import Collected, DrawingProgress, Walks, predict
 from ncsn.errors import answered, hush
 from ncsn.evaluation.copies import are_copies, nearest, neighbours
+from ncsn.files import exclusive_file, exclusive_folder
 from ncsn.module import ScoreModule
+from ncsn.options import free
 from ncsn.plots import plot, save_figure
+from ncsn.processes import hold_outputs
 from ncsn.storage.archive import digest
 
 __all__ = ["run", "usual_count"]
@@ -48,14 +52,38 @@ def run(options: Namespace, of_sampler: Sequence[str]) -> None:
         checkpoints = options.checkpoints or [default_checkpoint(CHECKPOINTS)]
         if options.show_settings:
             print("---\n".join(map(settings_text, checkpoints)), end="")
-        elif options.denoise is not None:
-            clean(load(checkpoints[0], options.raw), checkpoints[0], options)
-        elif options.interpolate is not None:
-            interpolate(load(checkpoints[0], options.raw), checkpoints[0], options)
-        elif options.format in ("png", "npz"):
-            draw_files(planned(checkpoints[0], options, of_sampler), options)
-        else:
-            draw_picture([planned(checkpoint, options, of_sampler) for checkpoint in checkpoints], options)
+            return
+        with hold_output(options):
+            if options.denoise is not None:
+                clean(load(checkpoints[0], options.raw), checkpoints[0], options)
+            elif options.interpolate is not None:
+                interpolate(load(checkpoints[0], options.raw), checkpoints[0], options)
+            elif options.format in ("png", "npz"):
+                draw_files(planned(checkpoints[0], options, of_sampler), options)
+            else:
+                draw_picture([planned(checkpoint, options, of_sampler) for checkpoint in checkpoints], options)
+
+
+@contextmanager
+def hold_output(options: Namespace) -> Iterator[None]:
+    """Hold the output of the options; if another command has just taken a default name, take the next.
+
+    Raises:
+        ValueError: if another command has the output that was given.
+    """
+    with ExitStack() as held:
+        while True:
+            lock = (exclusive_folder if options.format == "png" else exclusive_file)(options.out)
+            try:
+                held.enter_context(hold_outputs("--out", lock))
+                if options.default_out is None or not options.out.exists():
+                    break
+            except ValueError:
+                if options.default_out is None:
+                    raise
+            held.close()
+            options.out = free(options.default_out)
+        yield
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from ncsn.callbacks import (
 from ncsn.checkpoints import PatientCheckpointIO, numbered
 from ncsn.data import DataModule
 from ncsn.errors import answered, fail, hush, reason
-from ncsn.files import check_writable, locked
+from ncsn.files import check_writable, exclusive_folder
 from ncsn.module import ScoreModule
 from ncsn.processes import REQUEUE, check_processes, plugins, requeue, requeued
 from ncsn.resume import Record, Resume, check_resumed, checkpoint_of, recorded, resumable
@@ -355,7 +355,7 @@ def run() -> None:
     with ExitStack() as held:
         with answered(wrong):
             if rank_zero_only(lambda: True)():
-                held.enter_context(locked(cli.folder))
+                held.enter_context(exclusive_folder(cli.folder))
             cli.prepare()
         try:
             with answered({MisconfigurationException: 2, OSError: 1, FloatingPointError: 3}):

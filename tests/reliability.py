@@ -25,6 +25,7 @@ from damage import damage, evil, mutations
 from PIL import Image
 from runs import CONFIG, Folder, ended, same, undisturbed
 from stops import stops, validations
+from writers import writers
 
 from ncsn.checkpoints import numbered
 from ncsn.cli import sample, train
@@ -241,6 +242,7 @@ ALL = (
     mutations,
     disk,
     sampling,
+    writers,
     guard,
 )
 EXPERIMENTS: dict[str, Callable[[Path, int], str]] = {one.__name__: one for one in ALL}

@@ -243,10 +243,10 @@ def test_a_run_falls_back_to_the_checkpoint_before_and_says_so(tmp_path, monkeyp
 def test_an_older_checkpoint_is_removed_once_a_newer_one_is_written(tmp_path):
     patient, one = PatientCheckpointIO(), tmp_path / "step=1.ckpt"
     patient.save_checkpoint({"a": 1}, one)
-    (tmp_path / ".step=2.ckpt.partial").mkdir()  # where the file would be written
+    (tmp_path / "step=2.ckpt").mkdir()  # where the file would be
     with pytest.warns(UserWarning, match="no checkpoint was written, and the run goes on"):
         patient.save_checkpoint({"a": 2}, tmp_path / "step=2.ckpt")
-    (tmp_path / ".step=2.ckpt.partial").rmdir()
+    (tmp_path / "step=2.ckpt").rmdir()
     patient.remove_checkpoint(one)
     assert isinstance(patient.failure, OSError)
     assert one.exists()

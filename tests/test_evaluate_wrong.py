@@ -52,6 +52,8 @@ WRONG = [
     (["--label", "3"], "--label: 3, but this model was trained without labels"),
     (["--likelihood", "200", "--num-samples", "70"], "200 of them, and the split val has 180"),
     (["--json", "no/such/folder.json"], "--json: no/such/folder.json is not a file in a folder that is there"),
+    (["--json", "{checkpoint}"], r"--json: .*\.ckpt does not end in \.json"),
+    (["--json", "other.json"], "--json: other.json is there already and is not a report"),
     (["--device", "tpu"], "--device"),
     (["--family", "--steps", "5"], "--steps: --family does not heed it"),
     (["--family", "--sampler", "Ancestral"], "--sampler: --family does not heed it"),
@@ -79,12 +81,14 @@ def test_wrong_use_is_answered_in_one_line_before_anything_is_drawn(
     Image.new("L", (9, 8)).save("mixed/9.png")
     Path("broken").mkdir()
     Path("broken/1.png").write_text("no picture")
+    Path("other.json").write_text('{"hyper_parameters": {}}')
     before = set(here.rglob("*"))
     given = [checkpoint, *(option.format(checkpoint=checkpoint) for option in options)]
     status, line = refusal(capsys, lambda: evaluate(*given))
     assert status == 2
     assert re.search(message, line), line
     assert set(here.rglob("*")) == before
+    assert Path("other.json").read_text() == '{"hyper_parameters": {}}'
 
 
 def test_a_model_of_points_or_of_other_pictures_is_refused(checkpoint, tmp_path_factory, capsys, nothing_is_drawn):

@@ -19,7 +19,7 @@ from ncsn.data import Digits
 from ncsn.evaluate import main as evaluate
 from ncsn.evaluation.judging import real_pictures
 from ncsn.export import exported, main
-from ncsn.files import whole
+from ncsn.files import atomic_write
 from ncsn.module import ScoreModule
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import DenoisingScoreMatching
@@ -158,9 +158,9 @@ def test_a_folder_is_whole_or_absent(checkpoint, monkeypatch):
     def full(file):
         if file.name == "config.json":
             raise OSError("No space left on device")
-        return whole(file)
+        return atomic_write(file)
 
-    monkeypatch.setattr("ncsn.storage.published.whole", full)
+    monkeypatch.setattr("ncsn.storage.published.atomic_write", full)
     with pytest.raises(OSError, match="No space left"):
         load(checkpoint).save_pretrained("made/model")
     assert not list(Path("made").iterdir())

@@ -1,6 +1,8 @@
 """Features are a classifier's, kept in a file that is read without running anything in it."""
 
 import math
+import os
+import signal
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +15,7 @@ from test_cli import refusal
 from ncsn.data import MNIST, Digits, FashionMNIST, to_unit
 from ncsn.data.option import data_section
 from ncsn.evaluation.features import Features, load_features, save_features
-from ncsn.features import main, train_features
+from ncsn.features import Classifier, main, train_features
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -84,8 +86,8 @@ def test_digits_are_learned_by_the_command_and_kept_with_what_is_known_of_them(t
 def test_the_same_seed_gives_the_same_weights(tmp_path):
     for name in ("one", "two", "other"):
         seed = str(len(name) - 3)
-        run("--data=ncsn.data.Digits", "--epochs", "1", "--seed", seed, "--out", str(tmp_path / name))
-    one, two, other = (load_file(tmp_path / name) for name in ("one", "two", "other"))
+        run("--data=ncsn.data.Digits", "--epochs", "1", "--seed", seed, "--out", f"{tmp_path / name}.safetensors")
+    one, two, other = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two", "other"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
@@ -157,16 +159,45 @@ def test_halves_are_read_as_whole_numbers_of_32_bits(saved):
         (["--data", "ncsn.data.Digits", "--epochs", "0"], "epochs"),
         (["--data", "ncsn.data.Digits", "--lr", "-1"], "lr"),
         (["--data", "ncsn.data.Digits", "--seed", "-1"], "seed"),
+        (["--data", "ncsn.data.Digits", "--out", "step=1.ckpt"], "--out: step=1.ckpt does not end in .safetensors"),
+        (["--data", "ncsn.data.Digits", "--out", "a.safetensors"], "a.safetensors is there already and does not hold"),
+        (["--data", "ncsn.data.Digits", "--out", "dir.safetensors"], "dir.safetensors is there already"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_line(options, reason, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("empty.yaml").write_text("name: run\n")
     Path("broken.yaml").write_text("data: [")
+    save_file({"x": torch.zeros(1)}, "a.safetensors")
+    Path("dir.safetensors").mkdir()
+    model = Path("a.safetensors").read_bytes()
     status, line = refusal(capsys, lambda: run(*options))
     assert status == 2
     assert reason in line
-    assert not Path("checkpoints").exists()
+    assert Path("a.safetensors").read_bytes() == model
+    assert {file.name for file in Path().iterdir()} == {
+        *("empty.yaml", "broken.yaml", "a.safetensors", "dir.safetensors"),
+    }
+
+
+def test_features_are_written_over_features(saved):
+    before = load_features(saved)
+    run("--data=ncsn.data.Digits", "--epochs", "1", "--out", str(saved))
+    assert (before.trained_on, load_features(saved).trained_on) == ("Nothing", "Digits")
+    assert [file.name for file in saved.parent.iterdir()] == [saved.name]
+    assert saved.stat().st_mode & 0o044 == 0o044  # for others to read
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_training_ends_it_and_nothing_is_written(tmp_path, monkeypatch, capsys, number):
+    """Lightning takes SIGTERM for the end of training: the command would end well, without a file."""
+    monkeypatch.chdir(tmp_path)
+    step = Classifier.training_step
+    monkeypatch.setattr(Classifier, "training_step", lambda *given: (os.kill(os.getpid(), number), step(*given))[1])
+    options = ["--data", "ncsn.data.Digits", "--epochs", "1", "--out", "new/a.safetensors"]
+    status, line = refusal(capsys, lambda: run(*options))
+    assert (status, line) == (128 + number, f"error: stopped by {number.name}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_section_of_a_configuration_is_what_is_taken():

@@ -1,18 +1,31 @@
+"""Files are whole or absent, follow no link, and have one writer at a time."""
+
+import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from ncsn.files import check_writable, locked, whole
+from ncsn.files import atomic_write, check_writable, exclusive_file, exclusive_folder, lock_of, temporary_file
+
+RANDOM = r"[0-9a-f]{16}"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_file_is_there_once_it_is_whole(tmp_path):
-    with whole(tmp_path / "new" / "a.txt") as partial:
+    with atomic_write(tmp_path / "new" / "a.txt") as partial:
         partial.write_text("one")
         assert not (tmp_path / "new" / "a.txt").exists()
     assert (tmp_path / "new" / "a.txt").read_text() == "one"
-    assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.txt"]
+    assert names(tmp_path / "new") == ["a.txt"]
 
 
 @pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
@@ -23,20 +36,88 @@ def test_what_breaks_off_leaves_the_old_file_as_it_was(tmp_path, error):
         partial.write_text("ne")
         raise error("in the middle")
 
-    with pytest.raises(error, match="in the middle"), whole(tmp_path / "a.txt") as partial:
+    with pytest.raises(error, match="in the middle"), atomic_write(tmp_path / "a.txt") as partial:
         write(partial)
     assert (tmp_path / "a.txt").read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    assert names(tmp_path) == ["a.txt"]
 
 
 def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr("ncsn.files._flush", lambda path: order.append(("flush", path.name)))
+
+    def flushed(descriptor: int) -> None:
+        order.append(("flush", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+
+    monkeypatch.setattr(os, "fsync", flushed)
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, to: (order.append(("rename", self.name)), replace(self, to)))
-    with whole(tmp_path / "a.txt") as partial:
+    with atomic_write(tmp_path / "a.txt") as partial:
         partial.write_text("one")
-    assert order == [("flush", ".a.txt.partial"), ("rename", ".a.txt.partial"), ("flush", tmp_path.name)]
+    assert order == [("flush", partial.name), ("rename", partial.name), ("flush", tmp_path.name)]
+
+
+def test_temporary_names_are_others_each_time(tmp_path):
+    """A name that can be foreseen is one where somebody can leave a link, or a second writer writes, too."""
+    with atomic_write(tmp_path / "a.txt") as one, atomic_write(tmp_path / "a.txt") as other:
+        for partial in (one, other):
+            assert re.fullmatch(rf"\.a\.txt\.{RANDOM}\.partial", partial.name)
+            assert partial.read_bytes() == b""
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a.txt").read_text() == "one"  # the last to end, whole
+
+
+def test_a_temporary_file_is_never_one_that_is_there(tmp_path, monkeypatch):
+    """Neither a file nor a link that has the name by chance is opened: O_EXCL."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: "0" * 2 * size)
+    (tmp_path / "mine").write_text("mine")
+    for make in (Path.symlink_to, Path.hardlink_to):
+        make(tmp_path / f".a.txt.{'0' * 16}.partial", tmp_path / "mine")
+        with pytest.raises(FileExistsError), atomic_write(tmp_path / "a.txt") as partial:
+            partial.write_text("yours")
+        assert (tmp_path / "mine").read_text() == "mine"
+        (tmp_path / f".a.txt.{'0' * 16}.partial").unlink()
+
+
+@pytest.mark.parametrize("place", ["a.txt", ".a.txt.partial"])
+def test_what_a_link_points_to_is_left_alone(tmp_path, place):
+    """Catches an `open(file, "w")`, and a temporary name without anything random in it."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / place).symlink_to("mine")
+    with atomic_write(tmp_path / "a.txt") as partial:
+        partial.write_text("new")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert not (tmp_path / "a.txt").is_symlink()
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_permissions_are_those_of_a_file_that_is_opened(tmp_path, mask, mode):
+    """Those of `mkstemp` are 0600, and safetensors gives its files the same: others could not read what is shared."""
+    before = os.umask(mask)
+    try:
+        with atomic_write(tmp_path / "a.txt") as partial:
+            partial.write_text("one")
+        with atomic_write(tmp_path / "a.safetensors") as partial:
+            save_file({"x": torch.zeros(1)}, partial)
+    finally:
+        os.umask(before)
+    for name in ("a.txt", "a.safetensors"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("letter", ["a", "\N{GREEK SMALL LETTER SIGMA}"])
+def test_names_as_long_as_the_file_system_takes_are_written_and_told_apart(tmp_path, letter):
+    room = 254 - 254 % len(letter.encode())
+    one, other = (tmp_path / (letter * (room // len(letter.encode()) - 1) + end) for end in "12")
+    assert lock_of(one) != lock_of(other)
+    with exclusive_file(one), exclusive_file(other):
+        for file in (one, other):
+            with atomic_write(file) as partial:
+                partial.write_text(file.name[-1])
+    assert names(tmp_path) == [one.name, other.name]
+    assert [file.read_text() for file in (one, other)] == ["1", "2"]
 
 
 def test_whether_a_folder_can_be_written_is_known_before_it_is_made(tmp_path, monkeypatch):
@@ -56,32 +137,193 @@ def test_whether_a_folder_can_be_written_is_known_before_it_is_made(tmp_path, mo
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ncsn.files import locked
-with locked(Path(sys.argv[1])):
+from ncsn.files import exclusive_folder
+with exclusive_folder(Path(sys.argv[1])):
     print("held", flush=True)
+    time.sleep(60)
+"""
+HOLDER_OF_FILE = """
+import os, sys, time
+from pathlib import Path
+from ncsn.files import exclusive_file
+with exclusive_file(Path(sys.argv[1])):
+    Path(sys.argv[1]).write_text("half")
+    Path(sys.argv[1]).read_text()
+    if worker := os.fork():
+        print(worker, flush=True)
     time.sleep(60)
 """
 
 
+def started(code: str, path: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+
+
 def test_a_folder_is_one_process_s_until_it_is_done_or_dead(tmp_path):
     folder = tmp_path / "new" / "run"
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    process = started(HOLDER, folder)
     assert process.stdout.readline() == "held\n"
     with (
         pytest.raises(ValueError, match=rf"run is in use by process {process.pid} on .* since \d{{4}}-"),
-        locked(folder),
+        exclusive_folder(folder),
     ):
         pass
     process.kill()
     process.wait()
     (folder / ".step=5.ckpt.partial").touch()
+    temporary_file(folder / "step=5.ckpt")
     assert (folder / ".lock").exists()
-    with locked(folder):
-        assert [file.name for file in folder.iterdir()] == [".lock"]
+    with exclusive_folder(folder):
+        assert names(folder) == [".lock"]
     assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
-    with pytest.raises(ValueError, match="wrong"), locked(tmp_path / "a" / "b"):
+def test_a_file_is_one_process_s_until_it_is_done_or_dead(tmp_path):
+    """Its process opens and closes the file, and leaves a worker behind: the lock is not of the file, nor of forks.
+
+    A lock of the file itself would be lost when the process closes it, and one by `flock` be kept by the worker.
+    """
+    file = tmp_path / "new" / "a.npz"
+    process = started(HOLDER_OF_FILE, file)
+    worker = int(process.stdout.readline())
+    try:
+        with (
+            pytest.raises(ValueError, match=rf"a\.npz is in use by process {process.pid} on \S+ since \d{{4}}-"),
+            exclusive_file(file),
+        ):
+            pass
+        process.kill()
+        process.wait()
+        partial = temporary_file(file)
+        assert names(file.parent) == sorted([lock_of(file).name, partial.name, "a.npz"])
+        with exclusive_file(file):
+            assert names(file.parent) == [".a.npz.lock", "a.npz"]
+            assert f"process {os.getpid()} on " in lock_of(file).read_text()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        process.stdout.close()
+    assert names(file.parent) == ["a.npz"]
+
+
+def test_what_others_are_writing_is_not_removed(tmp_path):
+    """`.a.*.partial` is a file of `a.png`, too; and a folder has files that are written by themselves."""
+    of_folder = [temporary_file(tmp_path / name) for name in ("a", "a.png", "[a]", "step=1.ckpt")]
+    with exclusive_file(tmp_path / "a"):
+        assert [path.exists() for path in of_folder] == [False, True, True, True]
+    with exclusive_file(tmp_path / "a.png"):
+        alive = temporary_file(tmp_path / "a.png")
+        with exclusive_folder(tmp_path):
+            assert names(tmp_path) == sorted([alive.name, ".a.png.lock", ".lock"])
+    assert names(tmp_path) == [alive.name]
+
+
+def test_a_folder_that_was_half_written_is_removed_but_not_what_a_link_points_to(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "mine").touch()
+    (tmp_path / ".model.0.partial").mkdir()
+    (tmp_path / ".model.0.partial" / "config.json").touch()
+    (tmp_path / ".model.1.partial").symlink_to(kept)
+    with exclusive_file(tmp_path / "model"):
+        assert names(tmp_path) == [".model.lock", "kept"]
+    assert names(kept) == ["mine"]
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+@pytest.mark.parametrize(("exclusive", "lock"), [(exclusive_file, ".run.lock"), (exclusive_folder, "run/.lock")])
+def test_a_link_in_the_place_of_a_lock_is_refused(tmp_path, exclusive, lock, make):
+    """What it points to would be cut to nothing, and the process written into it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "mine").write_text("mine")
+    make(tmp_path / lock, tmp_path / "mine")
+    with pytest.raises(ValueError, match=rf"{lock} is a link, .*; remove it$"), exclusive(tmp_path / "run"):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+    (tmp_path / lock).unlink()
+    with exclusive(tmp_path / "run"):
+        assert (tmp_path / lock).is_file()
+
+
+def test_a_link_to_nothing_is_refused_as_well(tmp_path):
+    (tmp_path / ".a.lock").symlink_to("absent")
+    with pytest.raises(ValueError, match="is a link"), exclusive_file(tmp_path / "a"):
+        pass
+    assert names(tmp_path) == [".a.lock"]
+
+
+def test_text_that_no_writer_wrote_is_not_repeated(tmp_path, monkeypatch):
+    """A lock is anyone's to write into; what is printed of it is a process, or nothing."""
+    monkeypatch.setattr("ncsn.files.HOLDER_TIMEOUT", 0)
+    process = started(HOLDER, tmp_path)
+    assert process.stdout.readline() == "held\n"
+    (tmp_path / ".lock").write_text("\x1b[2J process 1")
+    with pytest.raises(ValueError, match=r"is in use by another process$"), exclusive_folder(tmp_path):
+        pass
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_folder_that_another_has_just_removed_is_made_again(tmp_path, monkeypatch):
+    """As the first of two writers does with the folder that it made, if it writes nothing."""
+    mkdir, removed = Path.mkdir, []
+
+    def removing(self, *given, **named):
+        mkdir(self, *given, **named)
+        if not removed:
+            removed.append(self)
+            self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", removing)
+    with exclusive_file(tmp_path / "new" / "a"):
+        assert names(tmp_path / "new") == [".a.lock"]
+    assert removed == [tmp_path / "new"]
+
+
+def test_a_folder_that_no_attempt_makes_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in ("/proc/self/new", "/proc/self", tmp_path / "file", tmp_path / "file" / "new"):
+        with pytest.raises(OSError, match=f"{folder}"), exclusive_file(Path(folder, "a")):
+            pass
+
+
+def test_a_lock_that_another_has_made_again_is_not_removed(tmp_path):
+    with exclusive_file(tmp_path / "a"):
+        lock_of(tmp_path / "a").unlink()
+        lock_of(tmp_path / "a").write_text("another's")
+    assert lock_of(tmp_path / "a").read_text() == "another's"
+
+
+COUNTER = """
+import sys
+from pathlib import Path
+from ncsn.files import exclusive_file
+file, added = Path(sys.argv[1]), 0
+while added < 100:
+    try:
+        with exclusive_file(file):
+            count = int(file.read_text())
+            file.write_text(str(count + 1))
+            added += 1
+    except ValueError as error:
+        assert "in use by process " in str(error), error
+"""
+
+
+def test_there_is_never_a_second_holder(tmp_path):
+    """Catches a program that locks a file which its holder has just removed: it shares the output with the next."""
+    file = tmp_path / "count"
+    file.write_text("0")
+    processes = [started(COUNTER, file) for _ in range(3)]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    for process in processes:
+        process.stdout.close()
+    assert file.read_text() == "300"
+    assert names(tmp_path) == ["count"]
+
+
+@pytest.mark.parametrize("exclusive", [exclusive_file, exclusive_folder])
+def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path, exclusive):
+    with pytest.raises(ValueError, match="wrong"), exclusive(tmp_path / "a" / "b"):
         raise ValueError("wrong")
     assert not list(tmp_path.iterdir())

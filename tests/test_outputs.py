@@ -22,6 +22,7 @@ from test_sampling import trained
 from ncsn.checkpoints import load, load_data
 from ncsn.data import enlarged, pixel_grid, tiled, to_pixels
 from ncsn.drawing import sheets
+from ncsn.drawing.outputs import Npz
 from ncsn.evaluation.copies import neighbours
 from ncsn.samplers import Sampler
 from ncsn.streams import Streams
@@ -116,6 +117,32 @@ def test_an_array_is_read_from_its_zip_as_the_evaluators_do(digits):
         shape, fortran, kind = np.lib.format.read_array_header_1_0(array)
         assert (shape, fortran, kind) == ((5, 8, 8, 1), False, np.uint8)
         assert len(array.read()) == 5 * 64
+        assert archive.infolist()[0].date_time == (1980, 1, 1, 0, 0, 0)  # the same samples are the same file
+
+
+def test_an_array_may_be_larger_than_a_zip_is_at_first(digits):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zipfile.ZIP64_LIMIT", 100)
+        sample([digits, "--num-samples", "5", "--out", "array.npz"])
+    assert np.load("array.npz")["arr_0"].shape == (5, 8, 8, 1)
+
+
+def test_rows_are_not_written_through_a_link(digits, capsys):
+    """Catches a second process that opens the rows by their name, whoever has put a link there."""
+    Path("mine").write_text("mine")
+
+    class Swapped(Npz):
+        def on_predict_batch_end(self, *given):
+            self.rows.unlink()
+            self.rows.symlink_to("mine")
+            super().on_predict_batch_end(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ncsn.sampling.Npz", Swapped)
+        status, _ = refusal(capsys, lambda: sample([digits, "--num-samples", "2", "--out", "array.npz"]))
+    assert status == 1
+    assert Path("mine").read_text() == "mine"
+    assert [file.name for file in Path().iterdir()] == ["mine"]
 
 
 def test_an_array_is_whole_or_as_it_was(digits, capsys):

@@ -39,6 +39,7 @@ def measured(experiment: str, count: int) -> str:
         ("mutations", 60),
         ("disk", 2),
         ("sampling", 3),
+        ("writers", 1),
     ],
 )
 def test_in_short(experiment, count):

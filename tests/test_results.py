@@ -1,7 +1,10 @@
 """The table of results is of what was run."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 import torch
 from test_cli import REPOSITORY, SMALL, refusal
 
-from ncsn.results import main
+from ncsn.results import done, main
 
 
 def test_a_config_that_is_not_there_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
@@ -18,6 +21,57 @@ def test_a_config_that_is_not_there_is_refused_before_anything_is_trained(tmp_pa
     monkeypatch.setattr(sys, "argv", ["results.py", "small.yaml", "absent.yaml"])
     assert refusal(capsys, main) == (2, "error: configs: there is no file absent.yaml")
     assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+TRAINING = """
+import signal, sys, time
+from pathlib import Path
+def end(number, _):
+    print("ended by", number, flush=True)
+    time.sleep(0.5)
+    Path("saved").touch()
+    sys.exit(3)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, end)
+print("training", flush=True)
+time.sleep(60)
+"""
+RESULTS = """
+import sys
+import ncsn.results
+ncsn.results.TRAIN = [sys.executable, "-c", sys.argv.pop()]
+ncsn.results.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGHUP, os.kill), (signal.SIGINT, os.killpg)]
+)
+def test_a_signal_ends_the_training_that_was_started_and_waits_for_it(tmp_path, number, send):
+    """Catches a command that leaves its training to itself, ends before it, or gives it Ctrl-C twice: the terminal
+    sends it to the whole process group, and the second one ends a training at once."""
+    (tmp_path / "small.yaml").write_text(SMALL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RESULTS, "small.yaml", TRAINING],
+        **{"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "training\n"
+    send(process.pid, number)
+    assert process.wait(30) == 128 + number
+    assert (tmp_path / "saved").exists()
+    out, _ = process.communicate(timeout=10)  # the end of the pipe: none of them is left
+    assert out == f"ended by {int(number)}\nerror: stopped by {number.name}\n"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["saved", "small.yaml"]
+
+
+def test_a_training_that_was_killed_is_told_as_a_shell_does():
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGKILL)):
+        done([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    with pytest.raises(SystemExit, match="3"):
+        done([sys.executable, "-c", "raise SystemExit(3)"])
+    done([sys.executable, "-c", ""])
 
 
 @pytest.mark.slow

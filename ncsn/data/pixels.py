@@ -8,7 +8,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from ncsn.files import whole
+from ncsn.files import atomic_write
 
 __all__ = ["enlarged", "pixel_grid", "save_grid", "save_pixels", "tiled", "to_pixels", "to_unit"]
 
@@ -45,7 +45,7 @@ def pixel_grid(x: Tensor, columns: int | None = None, scale: int | None = None) 
 
 def save_pixels(pixels: Tensor, file: Path) -> None:
     """Write pixels (3, H, W), uint8, to `file` as PNG: whole, or not at all."""
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(partial, format="PNG")
 
 

@@ -1,9 +1,11 @@
 """What takes samples as they are drawn: a folder of PNGs, or an array on the disk, however many there are."""
 
+import os
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ncsn.data import to_pixels
-from ncsn.files import whole
+from ncsn.files import atomic_write, temporary_file
 
 __all__ = ["Files", "Npz"]
 
@@ -46,8 +48,6 @@ class Files(Callback):
                     f"--out: {self.file(index)} is there already; choose another folder or --start-index, or the "
                     "settings that it was drawn with"
                 )
-        for partial in folder.glob(".*.png.partial"):  # of a call that was killed
-            partial.unlink(missing_ok=True)
 
     def file(self, index: int) -> Path:
         """The file of the sample `index`."""
@@ -67,8 +67,11 @@ class Files(Callback):
         for index, pixels in zip(batch.tolist(), to_pixels(outputs).cpu(), strict=True):
             picture = pixels.permute(1, 2, 0).squeeze(-1).numpy()
             if index not in self.drawn:
-                with whole(self.file(index)) as partial:
+                with atomic_write(self.file(index)) as partial:
                     Image.fromarray(picture).save(partial, format="PNG", pnginfo=text)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.strategy.barrier()  # the first process holds the folder for the others
 
 
 def said_of(file: Path) -> str | None:
@@ -83,8 +86,9 @@ def said_of(file: Path) -> str | None:
 class Npz(Callback):
     """Writes samples into `arr_0` (N, H, W, C), uint8, of a file as NumPy writes it and the FID tools read it.
 
-    The rows are in the order of the indices. They go to a file beside it as they are drawn, by all processes of the
-    machine, and none is kept in memory; at the end that becomes the .npz. Until then `file` is as it was before.
+    The rows are in the order of the indices. All processes of the machine write them, as they are drawn, to a temporary
+    file next to `file`, and none is kept in memory; at the end that becomes the .npz. Until then `file` is as it was
+    before. The same samples give the same bytes.
 
     Args:
         file: a name that ends in .npz.
@@ -95,22 +99,29 @@ class Npz(Callback):
     def __init__(self, file: Path, indices: range, shape: tuple[int, ...]) -> None:
         channels, height, width = shape
         self.file, self.indices, self.shape = file, indices, (height, width, channels)
-        self.rows = file.with_name(f".{file.name}.rows.partial")
+        self.rows: Path | None = None
+
+    def open_rows(self) -> BinaryIO:
+        """Open the temporary file for reading and writing, unless a link has taken its place."""
+        assert self.rows is not None
+        return os.fdopen(os.open(self.rows, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
+            self.rows = temporary_file(self.file)
             described = {"descr": "|u1", "fortran_order": False, "shape": (len(self.indices), *self.shape)}
-            with self.rows.open("wb") as rows:
+            with self.open_rows() as rows:
                 np.lib.format.write_array_header_1_0(rows, described)
-        trainer.strategy.barrier()
-        self.begin = self.rows.stat().st_size
+        self.rows = trainer.strategy.broadcast(self.rows)
+        with self.open_rows() as rows:
+            self.begin = rows.seek(0, os.SEEK_END)
         trainer.strategy.barrier()
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         pixels = to_pixels(outputs).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        with self.rows.open("r+b") as rows:
+        with self.open_rows() as rows:
             for index, picture in zip(batch.tolist(), pixels, strict=True):
                 rows.seek(self.begin + self.indices.index(index) * picture.nbytes)
                 rows.write(picture.tobytes())
@@ -118,10 +129,22 @@ class Npz(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            with whole(self.file) as partial, zipfile.ZipFile(partial, "w") as archive:
-                archive.write(self.rows, "arr_0.npy")
-            self.rows.unlink()
+            with (
+                self.open_rows() as rows,
+                atomic_write(self.file) as partial,
+                zipfile.ZipFile(partial, "w") as archive,
+            ):
+                array = zipfile.ZipInfo("arr_0.npy")  # whose date is always the same
+                array.file_size = os.fstat(rows.fileno()).st_size  # past 2 GiB it is another kind of zip
+                with archive.open(array, "w") as content:
+                    shutil.copyfileobj(rows, content, 2**20)
+            self.remove_rows()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero:
+            self.remove_rows()
+
+    def remove_rows(self) -> None:
+        """Remove the temporary file, if there is one."""
+        if self.rows is not None:
             self.rows.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from torchvision.transforms.functional import pil_to_tensor
 
 from ncsn.data import enlarged, tiled
-from ncsn.files import whole
+from ncsn.files import atomic_write
 
 __all__ = [
     "abreast",
@@ -141,6 +141,6 @@ def save_gif(frames: Sequence[Tensor], file: Path) -> None:
         pictures = [picture.convert("L") for picture in pictures]  # of which a GIF has every shade
     each = max(40, 10 * round(100 * SECONDS / len(frames)))
     times = [*[each] * (len(frames) - 1), round(1000 * LAST_SECONDS)]
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         first, *others = pictures
         first.save(partial, format="GIF", save_all=True, append_images=others, duration=times, loop=0)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from ncsn.data import ImageData
 from ncsn.evaluation.judging import Judge
-from ncsn.files import whole
+from ncsn.files import atomic_write
 
-__all__ = ["Features", "default_file", "load_features", "save_features", "weights_file"]
+__all__ = ["Features", "default_file", "holds_features", "load_features", "save_features", "weights_file"]
 
 SMALLEST = 8
 """Pixels on a side, so that two poolings leave something to look at."""
@@ -95,8 +95,17 @@ def save_features(features: Features, file: Path) -> None:
     """Write the weights to `file` as safetensors, with what is known of them as metadata: whole, or not at all."""
     about = {name: str(getattr(features, name)) for name in (*NUMBERS, "trained_on", "accuracy")}
     weights = {name: weight.detach().contiguous() for name, weight in features.state_dict().items()}
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         save_file(weights, partial, metadata={"kind": Features.__name__, **about})
+
+
+def holds_features(file: Path) -> bool:
+    """Return whether a file says that it holds features, be they damaged."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            return (content.metadata() or {}).get("kind") == Features.__name__
+    except (OSError, SafetensorError):
+        return False
 
 
 def load_features(path: str | Path) -> Features:

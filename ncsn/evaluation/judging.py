@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ncsn.data import ImageData, to_pixels, to_unit
-from ncsn.files import whole
+from ncsn.files import atomic_write
 from ncsn.storage.archive import tensors_fingerprint, weights_fingerprint
 
 __all__ = [
@@ -158,7 +158,7 @@ def cache_folder() -> Path:
 def keep(seen: Looks, file: Path, key: str) -> None:
     """Write looks to `file`, with the key and a sum by which they are known again: whole, or not at all."""
     tensors = {name: tensor.contiguous() for name, tensor in seen._asdict().items()}
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         save_file(tensors, partial, metadata={"key": key, "sha256": tensors_fingerprint(tensors)})
 
 

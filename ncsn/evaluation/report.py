@@ -11,10 +11,10 @@ from rich.table import Table
 
 from ncsn.drawing.walks import Cost
 from ncsn.evaluation.copies import COPIES, plainly_more
-from ncsn.files import whole
+from ncsn.files import atomic_write
 from ncsn.storage.card import spread
 
-__all__ = ["Counts", "Report", "Samples", "markdown", "notes", "save_report"]
+__all__ = ["Counts", "Report", "Samples", "is_report", "markdown", "notes", "save_report"]
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,17 @@ def markdown(table: Table) -> str:
 
 def save_report(report: Report, file: Path) -> None:
     """Write a report to `file` as JSON: whole, or not at all."""
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         content = asdict(report)
         if report.samples:
             content["samples"]["cost"] = report.samples.cost.named()
         partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def is_report(file: Path) -> bool:
+    """Return whether a file holds a report, of this or an earlier version."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"figures", "counts"} <= content.keys()

@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from ncsn.files import whole
+from ncsn.files import atomic_write
 
 __all__ = ["DamagedError", "digest", "local_file", "read", "tensors_fingerprint", "weights_fingerprint", "write"]
 
@@ -49,7 +49,7 @@ def write(content: dict[str, Any], path: Path) -> None:
         OSError: where the disk does not take it, as when it is full.
     """
     try:
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             torch.save({**content, "format": FORMAT}, partial)
             checksum = digest(partial)
             with partial.open("ab") as file:

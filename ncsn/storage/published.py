@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ncsn.data import DataModule
-from ncsn.files import whole
+from ncsn.files import atomic_write
 from ncsn.model import Model
 from ncsn.storage.archive import DamagedError, local_file
 from ncsn.storage.card import card
@@ -48,7 +48,7 @@ def save_safetensors(module: Model, file: str | Path, data: DataModule | None = 
     text = json.dumps(settings_of(module, data))
     weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in module.state_dict().items()}
     about = {"format": "pt", "ncsn": text, "sha256": checksum(text, weights)}  # `format` is for Hugging Face's tools
-    with whole(Path(file)) as partial:
+    with atomic_write(Path(file)) as partial:
         partial.write_bytes(save(weights, metadata=about))  # `save_file` would hide it from all other users
 
 
@@ -116,12 +116,12 @@ def save_folder(module: Model, folder: str | Path, report: Mapping[str, Any] | N
     settings = settings_of(module)
     text = card(module, settings, f'ncsn.ScoreModule.from_pretrained("{folder.name}")', folder.name, report)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as partial:
+    with tempfile.TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as partial:
         made = Path(partial, folder.name)
         save_safetensors(module, made / WEIGHTS)
-        with whole(made / SETTINGS) as file:
+        with atomic_write(made / SETTINGS) as file:
             file.write_text(json.dumps(settings, indent=2) + "\n")
-        with whole(made / CARD) as file:
+        with atomic_write(made / CARD) as file:
             file.write_text(text)
         made.replace(folder)
 

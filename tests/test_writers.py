@@ -1,0 +1,125 @@
+"""An output has one writer: each command refuses, before any work, what another process is writing."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from test_cli import SMALL, refusal, train_small
+from test_files import HOLDER, names
+
+import ncsn.evaluate
+import ncsn.export
+import ncsn.features
+import ncsn.results
+from ncsn import cli
+from ncsn.files import exclusive_file, lock_of
+from ncsn.processes import hold_outputs
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> str:
+    return str(train_small(tmp_path_factory.mktemp("digits"), "--samples.count", "0"))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@contextmanager
+def held(path: str, kind: str = "exclusive_file") -> Iterator[int]:
+    """Another process that writes `path`, by its process id."""
+    command = [sys.executable, "-c", HOLDER.replace("exclusive_folder", kind), path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+        process.kill()
+
+
+def called(command: Callable[[], None], *options: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["command", *options])
+        command()
+
+
+COMMANDS = [
+    (cli.sample, ["{}", "--out", "a.png"], "--out: a.png"),
+    (cli.sample, ["{}", "--out", "a.gif"], "--out: a.gif"),
+    (cli.sample, ["{}", "--out", "a.npz"], "--out: a.npz"),
+    (cli.sample, ["{}", "--denoise", "absent.png", "--sigma", "1", "--out", "a.png"], "--out: a.png"),
+    (cli.sample, ["{}", "--interpolate", "absent.png", "absent.png", "--out", "a.png"], "--out: a.png"),
+    (ncsn.evaluate.main, ["{}", "--json", "a.json"], "--json: a.json"),
+    (ncsn.features.main, ["--data", "ncsn.data.Digits", "--out", "a.safetensors"], "--out: a.safetensors"),
+    (ncsn.features.main, ["--data", "ncsn.data.Digits"], "--out: checkpoints/features_digits.safetensors"),
+    (ncsn.export.main, ["{}", "--to", "safetensors", "--out", "a.safetensors"], "--out: a.safetensors"),
+    (ncsn.export.main, ["{}", "--to", "safetensors", "--out", "a.safetensors"], "--out: a.md"),
+    (ncsn.export.main, ["{}", "--to", "program", "--out", "a.pt2"], "--out: a.pt2"),
+    (ncsn.export.main, ["{}", "--to", "folder", "--out", "a"], "--out: a"),
+    (ncsn.export.main, ["{}", "--to", "folder"], "--out: small"),
+    (ncsn.results.main, ["small.yaml"], "configs: checkpoints/small_results/result.json"),
+]
+
+
+@pytest.mark.parametrize(("command", "options", "output"), COMMANDS)
+def test_the_second_writer_of_a_file_is_refused_before_any_work(digits, here, capsys, command, options, output):
+    """Catches a command that takes no lock, takes it after its work, or takes another's name for it."""
+    Path("small.yaml").write_text(SMALL)
+    with held(output.split(": ")[1]) as process:
+        before = set(here.rglob("*"))
+        status, line = refusal(capsys, lambda: called(command, *(option.format(digits) for option in options)))
+        assert status == 2
+        assert line.startswith(f"error: {output} is in use by process {process} on ")
+        assert set(here.rglob("*")) == before
+
+
+def test_the_second_writer_of_a_folder_is_refused_and_no_lock_stays_in_it(digits, capsys):
+    with held("pictures", "exclusive_folder") as process:
+        status, line = refusal(capsys, lambda: cli.sample([digits, "--num-samples", "2", "--out", "pictures"]))
+        assert (status, f"error: --out: pictures is in use by process {process} on " in line) == (2, True), line
+        assert names(Path("pictures")) == [".lock"]
+    Path("pictures/.000001.png.0.partial").touch()
+    cli.sample([digits, "--num-samples", "2", "--out", "pictures"])
+    assert names(Path("pictures")) == ["000000.png", "000001.png"]
+
+
+def test_a_name_that_is_not_given_is_none_that_another_is_writing(digits, here, capsys):
+    """Neither one that is being written when the command starts, nor one that is finished just before it is locked."""
+    with held("samples.png"):
+        cli.sample([digits, "--num-samples", "2"])
+        assert "Wrote samples-2.png" in capsys.readouterr().out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ncsn.options.free", lambda file: file)  # as it was a moment ago
+        with held("samples.png"):
+            cli.sample([digits, "--num-samples", "2"])
+            assert "Wrote samples-3.png" in capsys.readouterr().out
+        Path("samples.png").write_text("another's")
+        cli.sample([digits, "--num-samples", "2"])
+        assert "Wrote samples-4.png" in capsys.readouterr().out
+    assert Path("samples.png").read_text() == "another's"
+    assert names(here) == ["samples-2.png", "samples-3.png", "samples-4.png", "samples.png"]
+
+
+def test_the_other_processes_of_a_command_leave_the_lock_to_the_first(monkeypatch):
+    """Catches a command of several processes that refuses its own second one."""
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with held("a.npz") as process, hold_outputs("--out", exclusive_file(Path("a.npz"))):
+        assert f"process {process} on " in lock_of(Path("a.npz")).read_text()
+
+
+def test_what_is_exported_meanwhile_is_not_written_over(digits, monkeypatch, capsys):
+    """Catches an export that looks for the file only before it has the lock."""
+    first = ncsn.export.refuse_existing
+
+    def just_before(files):
+        first(files)
+        files[0].write_text("another's")
+
+    monkeypatch.setattr("ncsn.export.refuse_existing", just_before)
+    status, line = refusal(capsys, lambda: called(ncsn.export.main, digits, "--to", "program", "--out", "a.pt2"))
+    assert (status, "--out: a.pt2 is there already" in line) == (2, True), line
+    assert Path("a.pt2").read_text() == "another's"
