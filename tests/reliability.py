@@ -24,6 +24,7 @@ from configurations import configurations
 from damage import damage, evil, mutations
 from PIL import Image
 from runs import CONFIG, Folder, ended, same, undisturbed
+from watched import trust
 
 from ncsn.checkpoints import numbered
 from ncsn.cli import sample, train
@@ -238,6 +239,7 @@ ALL = (
     disk,
     sampling,
     guard,
+    trust,
 )
 EXPERIMENTS: dict[str, Callable[[Path, int], str]] = {one.__name__: one for one in ALL}
 

@@ -37,6 +37,7 @@ def measured(experiment: str, count: int) -> str:
         ("mutations", 60),
         ("disk", 2),
         ("sampling", 3),
+        ("trust", 1),
     ],
 )
 def test_in_short(experiment, count):
