@@ -123,7 +123,7 @@ def at(place: tuple[str, ...]) -> Any:
 def evil_settings(marker: Path) -> Iterator[Evil]:
     """Yield evil settings, the same ones every time, which would leave the file `marker` behind if they ran."""
     block = f"open({str(marker)!r}, 'w')"
-    graph = {"body": {"_code": "def forward(self, x): return x"}, "import_block": block}
+    graph = {"body": {"_code": "def forward(self,x):return x"}, "import_block": block}
     reduced = named("torch.fx.graph_module.reduce_graph_module", **graph)
     touch = {"command": f"touch {marker}", "args": ["touch", str(marker)]}
     laughs: list[Any] = []

@@ -214,11 +214,14 @@ def test_what_is_not_plain_of_an_optimiser_is_left_out():
 def test_no_folder_is_made_because_a_file_names_it(capsys, path):
     more = {"size": 8} if path.endswith("Folder") else {}
     file = file_of(data=named(path, root="made/here", **more))
-    with pytest.raises(ValueError, match=r"is in the folder 'made/here', which does not exist; put the data there, or"):
+    with pytest.raises(ValueError, match=r"data\.root: there is no folder 'made/here', and none is made"):
         load_data(file)
     status, line = refusal(capsys, lambda: sample([str(file), "--num-samples", "1", "--nearest", "1"]))
     assert (status, "put the data there" in line) == (2, True)
+    with pytest.raises(ValueError, match=r"do not build its data: .*too long"):
+        load_data(file_of(data=named(path, root="a" * 1000, **more)))
     assert not Path("made").exists()
+    file = file_of(data=named(path, root="made/here", **more))
     Path("made/here").mkdir(parents=True)
     if not more:
         data = load_data(file)

@@ -83,7 +83,7 @@ def card(
         high=levels.max().item(),
         low=levels.min().item(),
         levels=len(levels),
-        sampler=module.sampler,
+        sampler=str(module.sampler).replace("`", "'"),
         load=load,
         dimensions=", ".join(map(str, module.shape)),
         figures=NONE if report is None else measured(report, weights_fingerprint(denoiser)),

@@ -75,13 +75,12 @@ def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()
     """
     with settings_errors("data", path):
         plan = data_plan(settings, trust)
-    root = plan.arguments.get("root")
-    if isinstance(root, str) and not Path(root).is_dir():
-        raise ValueError(
-            f"checkpoint: the data of {path} is in the folder {shown(root)}, which does not exist; put the data there, "
-            "or evaluate with --data CONFIG: no folder is made because a file names it"
-        )
-    with settings_errors("data", path):
+        root = plan.arguments.get("root")
+        if isinstance(root, str) and not Path(root).is_dir():
+            raise ValueError(
+                f"data.root: there is no folder {shown(root)}, and none is made because a file names it; put the data "
+                "there, or evaluate with --data CONFIG"
+            )
         data = build(plan)
     assert isinstance(data, DataModule)
     data.downloads = False
