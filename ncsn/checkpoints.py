@@ -6,17 +6,17 @@ to be shared is another file, of less: `ncsn.storage.published`.
 
 import re
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ncsn.data import DataModule
 from ncsn.module import ScoreModule
 from ncsn.storage.archive import DamagedError, read, write
 from ncsn.storage.published import DATA, read_safetensors, save_safetensors
-from ncsn.storage.settings import built, rebuilt
+from ncsn.storage.settings import plain_data, rebuilt, rebuilt_data
 
 __all__ = [
     "BEST",
@@ -81,46 +81,49 @@ class PatientCheckpointIO(DurableCheckpointIO):
             self.superseded.append(Path(path))
 
 
-def load(path: str | Path, raw: bool = False) -> ScoreModule:
-    """The model in a file, rebuilt from the settings in it, on the CPU and in evaluation mode.
+def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> ScoreModule:
+    """Load the model in a file, rebuilt from the settings in it, on the CPU and in evaluation mode.
 
-    Nothing in the file is run. The classes that its settings name must be of the kinds that `ScoreModule` is made of,
-    and come from this package or from code of your own that is not an installed package.
+    Nothing in the file is run, and nothing is imported because it is named there. Its settings may name the public
+    classes of this package, and those of yours that you trust.
 
     Args:
         path: a training checkpoint (.ckpt), or a published model (.safetensors).
-        raw: load the weights that the optimiser worked on, in place of their moving average.
+        raw: load the weights that the optimiser worked on, instead of their moving average.
+        trust: the dotted names of your own classes, such as `mine.MyUNet`. One is imported if the file names it.
 
     Raises:
-        ValueError: where the file is missing, is not such a file or is damaged, has weights that are not finite, or
-            does not fit the settings in it; where the raw weights are asked for of a file that has none.
+        ValueError: if the file is missing, is not such a file or is damaged, has weights that are not finite, names
+            another class, or does not fit the settings in it; if the raw weights are asked for and it has none.
     """
     content = contents(path)
     if raw:
         if "current_model_state" not in content:
             raise ValueError(f"checkpoint: {path} has one set of weights alone; leave out --raw")
         content["state_dict"] = content["current_model_state"]
-    module = rebuilt(ScoreModule, content, path).eval()
-    module.trained_on = content.get(DATA)
+    trained_on = plain_data(content, DATA, path)
+    module = rebuilt(ScoreModule, content, path, trust).eval()
+    module.trained_on = trained_on
     return module
 
 
-def load_data(path: str | Path) -> DataModule:
-    """The data module that the model in a file was trained on, rebuilt from the settings in it.
+def load_data(path: str | Path, trust: Collection[str] = ()) -> DataModule:
+    """Load the data module that the model in a file was trained on, rebuilt from the settings in it.
+
+    It downloads nothing, and makes no folder.
+
+    Args:
+        path: as for `load`.
+        trust: as for `load`.
 
     Raises:
-        ValueError: where the file is missing or is not such a file, was not made by the training command, or its data
-            is not where it was.
+        ValueError: if the file is missing or is not such a file, was not made by the training command, names a class
+            that is neither of this package nor trusted, or its data is not where it was.
     """
     settings = contents(path).get(DATA)
     if settings is None:
         raise ValueError(f"checkpoint: {path} does not say what it was trained on")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(DataModule, "data")
-    data = built(parser, {"data": settings}, "data", path).data
-    assert isinstance(data, DataModule)
-    data.save_hyperparameters(settings, logger=False)
-    return data
+    return rebuilt_data(settings, path, trust)
 
 
 def contents(path: str | Path) -> dict[str, Any]:

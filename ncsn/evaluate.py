@@ -132,7 +132,7 @@ def evaluated_data(options: Namespace, of_data: Sequence[str]) -> ImageData:
         data = chosen_data(of_data)
     else:
         options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
-        trained_on = load_data(options.checkpoint)
+        trained_on = load_data(options.checkpoint, options.trust)
         if not isinstance(trained_on, ImageData):
             raise ValueError(f"checkpoint: {options.checkpoint} was not trained on pictures")
         data = trained_on
@@ -259,7 +259,7 @@ def model_of(checkpoint: Path, options: Namespace, data: ImageData) -> ScoreModu
     Raises:
         ValueError: where it does not, or is no model.
     """
-    module = load(checkpoint, raw=options.raw)
+    module = load(checkpoint, options.raw, options.trust)
     if module.shape != data.shape:
         raise ValueError(
             f"--data: its pictures are of shape {data.shape}, but {checkpoint} draws examples of shape {module.shape}"

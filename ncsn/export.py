@@ -22,7 +22,7 @@ from ncsn.checkpoints import load, newest_checkpoint, save_safetensors
 from ncsn.errors import answered, fail, hush, stopped_by_signals
 from ncsn.files import atomic_write, exclusive_file
 from ncsn.module import ScoreModule
-from ncsn.options import OneLineParser
+from ncsn.options import OneLineParser, add_trust_option
 from ncsn.processes import hold_outputs
 from ncsn.score import Denoiser
 from ncsn.storage.card import card
@@ -45,6 +45,7 @@ def main() -> None:
     option("--out", type=Path, metavar="FILE", help="a new file, or folder (the run's name, here)")
     option("--figures", type=Path, metavar="JSON", help="of `python -m ncsn.evaluate --json`, for the model card")
     option("--raw", action="store_true", help="take the weights as trained, not their moving average")
+    add_trust_option(option)
     options = parser.parse_args()
     if options.to == "program" and options.figures is not None:
         fail(2, "--figures: they are for a model card, which a program does not have")
@@ -90,7 +91,7 @@ def write(checkpoint: Path, out: Path, options: Namespace) -> None:
         ValueError, RuntimeError, OSError: as `run`.
     """
     report = read_report(options.figures) if options.figures is not None else None
-    module = load(checkpoint, raw=options.raw)
+    module = load(checkpoint, options.raw, options.trust)
     if options.to == "program":
         program, error = exported(module)
         with atomic_write(out) as partial:

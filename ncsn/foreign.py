@@ -6,6 +6,7 @@ data with variance-exploding noise: `ScoreSdeVePipeline` hands it to `ScoreSdeVe
 data is in [0, 1], to which that pipeline clamps its samples, there is nothing to scale.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ def from_diffusers(model: str | Path | nn.Module, data_range: tuple[float, float
     folder = folder / "unet" if (folder / "model_index.json").is_file() else folder
     if not (folder / "config.json").is_file():
         raise ValueError(f"from_diffusers: {folder} is not a local folder with a config.json")
+    refuse_other_config(folder / "config.json")
     from diffusers import UNet2DModel  # an extra
 
     try:
@@ -98,3 +100,17 @@ def from_diffusers(model: str | Path | nn.Module, data_range: tuple[float, float
             f"from_diffusers: {folder} does not hold a UNet2DModel whose weights are safetensors: {str(error).strip()}"
         ) from error
     return DiffusersScore(network, data_range).eval()
+
+
+def refuse_other_config(file: Path) -> None:
+    """Refuse a configuration of another class than UNet2DModel, or of quantised weights: diffusers imports for these.
+
+    Raises:
+        ValueError: if the file is such a configuration, or is not JSON.
+    """
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"from_diffusers: {file} is not JSON") from error
+    if not isinstance(config, dict) or config.get("_class_name") != "UNet2DModel" or config.get("quantization_config"):
+        raise ValueError(f"from_diffusers: {file} is not the configuration of a plain UNet2DModel")

@@ -41,6 +41,15 @@ class Model(LightningModule):
     shape: tuple[int, ...]
     trained_on: dict[str, Any] | None = None
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> "Model":
+        """Refuse: Lightning's own loader would import what the file names. `ScoreModule` has another.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{cls.__name__}.load_from_checkpoint: not available; use ncsn.load({checkpoint_path!r})")
+
     @property
     def classes(self) -> int:
         """How many classes the network takes for labels; 0 where it takes none."""

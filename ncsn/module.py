@@ -7,7 +7,7 @@ score there.
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, ScoreModel
 from ncsn.storage.archive import read
 from ncsn.storage.published import DATA, read_folder, save_folder
-from ncsn.storage.settings import rebuilt
+from ncsn.storage.settings import plain_data, rebuilt
 from ncsn.streams import mixed_seed
 
 __all__ = ["ScoreModule"]
@@ -109,30 +109,38 @@ class ScoreModule(Model):
         self.skipped_in_a_row = 0
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **parts: Any) -> "ScoreModule":
-        """The module of a training checkpoint, on the CPU: read as strictly as by `ncsn.load`, whatever is asked for.
+    def load_from_checkpoint(
+        cls, checkpoint_path: Any, *_: Any, trust: Collection[str] = (), **parts: Any
+    ) -> "ScoreModule":
+        """Load the module of a training checkpoint, on the CPU, as strictly as `ncsn.load` does.
 
         Args:
             checkpoint_path: a .ckpt file.
+            trust: as for `ncsn.load`.
             parts: the arguments that the file does not have, of a module that was made in Python.
 
         Raises:
-            ValueError: where the file is not such a checkpoint, or does not fit the settings in it and the parts.
+            ValueError: if the file is not such a checkpoint, or does not fit the settings in it and the parts.
         """
         for name in ("map_location", "hparams_file", "strict", "weights_only"):  # Lightning's, which are settled here
             parts.pop(name, None)
-        return rebuilt(cls, read(checkpoint_path), checkpoint_path, **parts)
+        return rebuilt(cls, read(checkpoint_path), checkpoint_path, trust, **parts)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "ScoreModule":
-        """The model in a local folder of `save_pretrained`, on the CPU and in evaluation mode; nothing in it is run.
+    def from_pretrained(cls, folder: str | Path, trust: Collection[str] = ()) -> "ScoreModule":
+        """Load the model in a local folder of `save_pretrained`, on the CPU and in evaluation mode.
+
+        Args:
+            folder: the folder; nothing is downloaded.
+            trust: as for `ncsn.load`.
 
         Raises:
-            ValueError: where there is no such folder, or its files are missing, damaged, or do not fit each other.
+            ValueError: if there is no such folder, or its files are missing, damaged, or do not fit each other.
         """
         content = read_folder(folder)
-        module = rebuilt(cls, content, folder).eval()
-        module.trained_on = content.get(DATA)
+        trained_on = plain_data(content, DATA, folder)
+        module = rebuilt(cls, content, folder, trust).eval()
+        module.trained_on = trained_on
         return module
 
     def save_pretrained(self, folder: str | Path, report: Mapping[str, Any] | None = None) -> None:

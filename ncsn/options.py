@@ -11,7 +11,16 @@ from typing import NoReturn
 from ncsn.errors import fail
 from ncsn.files import lock_of
 
-__all__ = ["MODEL", "OneLineParser", "add_drawing_options", "free", "int_at_least", "sample_options", "split_options"]
+__all__ = [
+    "MODEL",
+    "OneLineParser",
+    "add_drawing_options",
+    "add_trust_option",
+    "free",
+    "int_at_least",
+    "sample_options",
+    "split_options",
+]
 
 FORMS = {"": "png", ".png": "grid", ".gif": "gif", ".npz": "npz"}
 """The ending of a name, and what is written there: a PNG for each sample, one of all, a moving one, or an array."""
@@ -61,7 +70,11 @@ def sample_options(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     options = parser.parse_args(others)
     given = [name for name in vars(options) if getattr(options, name) != parser.get_default(name)]
     if options.show_settings:
-        refuse([name for name in given if name not in ("checkpoints", "show_settings")], of_sampler, "--show-settings")
+        refuse(
+            [name for name in given if name not in ("checkpoints", "show_settings", "trust")],
+            of_sampler,
+            "--show-settings",
+        )
         return options, of_sampler
     for one, other in (("denoise", "sigma"), ("inpaint", "mask"), ("super_resolve", "factor"), ("deblur", "blur")):
         if (one in given) != (other in given):
@@ -192,6 +205,7 @@ def add_drawing_options(parser: argparse.ArgumentParser) -> None:
     option("--sigma-min", type=float, metavar="LEVEL", help="the last noise level, in the same way")
     option("--label", metavar="CLASS", help="the number of a class, or `all` for each in its turn")
     option("--raw", action="store_true", help="use the weights as trained, not their moving average")
+    add_trust_option(option)
     option("--sampler", metavar="CLASS", help="another sampler than the checkpoint's, by its class")
     option("--sampler.NAME", metavar="VALUE", help="a number of the sampler, as in --sampler.epsilon 1e-5")
     option = parser.add_argument_group("what it is drawn on").add_argument
@@ -226,6 +240,18 @@ def add_steering_options(parser: argparse.ArgumentParser) -> None:
     given("--interpolate", type=Path, nargs=2, metavar="PICTURE", help="draw those between two pictures")
     given("--denoise", type=Path, nargs="+", metavar="PICTURE", help="clean these of noise, in place of drawing")
     option("--sigma", type=float, metavar="LEVEL", help="the width of the noise on them, black to white being 1")
+
+
+def add_trust_option(option: Callable[..., object]) -> None:
+    """Add the option of the user's own classes, for every command that reads a model."""
+    option(
+        "--trust",
+        action="extend",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="CLASS",
+        help="a class of your own that the checkpoint may name, as mine.MyUNet; once for each, or with commas between",
+    )
 
 
 def split_options(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]:

@@ -37,6 +37,7 @@ from ncsn.options import free
 from ncsn.plots import plot, save_figure
 from ncsn.processes import hold_outputs
 from ncsn.storage.archive import digest
+from ncsn.storage.settings import check_settings
 
 __all__ = ["run", "usual_count"]
 
@@ -51,13 +52,14 @@ def run(options: Namespace, of_sampler: Sequence[str]) -> None:
     with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, OSError: 1}):
         checkpoints = options.checkpoints or [default_checkpoint(CHECKPOINTS)]
         if options.show_settings:
-            print("---\n".join(map(settings_text, checkpoints)), end="")
+            texts = [settings_text(checkpoint, options.trust) for checkpoint in checkpoints]
+            print("---\n".join(texts), end="")
             return
         with hold_output(options):
             if options.denoise is not None:
-                clean(load(checkpoints[0], options.raw), checkpoints[0], options)
+                clean(load(checkpoints[0], options.raw, options.trust), checkpoints[0], options)
             elif options.interpolate is not None:
-                interpolate(load(checkpoints[0], options.raw), checkpoints[0], options)
+                interpolate(load(checkpoints[0], options.raw, options.trust), checkpoints[0], options)
             elif options.format in ("png", "npz"):
                 draw_files(planned(checkpoints[0], options, of_sampler), options)
             else:
@@ -125,7 +127,7 @@ def planned(checkpoint: Path, options: Namespace, of_sampler: Sequence[str]) -> 
     Raises:
         ArgumentError, ValueError: where an option does not fit the model, or the model's examples have no picture.
     """
-    module = load(checkpoint, options.raw)
+    module = load(checkpoint, options.raw, options.trust)
     steered = steering(module, options)
     walks = chosen_walks(module, options, of_sampler, steered.guide, steered.finish)
     rows = module.classes if options.label == "all" else 0
@@ -180,7 +182,7 @@ def shown_data(module: ScoreModule, checkpoint: Path, options: Namespace) -> Dat
     """
     if len(module.shape) == 3 and not options.nearest:
         return None
-    data = load_data(checkpoint)
+    data = load_data(checkpoint, options.trust)
     if len(module.shape) == 3 and not isinstance(data, ImageData):
         raise ValueError(f"--nearest: {checkpoint} was not trained on pictures")
     if len(module.shape) != 3 and (module.shape != (2,) or not isinstance(data, Points)):
@@ -282,7 +284,7 @@ def block(plan: Plan, samples: Tensor, options: Namespace) -> list[Tensor]:
         return [titled(tiled(state, columns), name) for state, name in zip(states, names, strict=True)]
     if options.captions:
         given = [] if plan.given is None else ["given"]
-        return [captioned_grid(to_pixels(samples), [*given, *captions(plan)], columns, options.upscale)]
+        return [captioned_grid(to_pixels(samples), [*given, *captions(plan, options.trust)], columns, options.upscale)]
     return [pixel_grid(samples, columns, options.upscale)]
 
 
@@ -300,14 +302,14 @@ def neighbourhood(plan: Plan, samples: Tensor, options: Namespace) -> Tensor:
     return nearest_sheet(to_pixels(samples), others, words, options.nrow, options.upscale)
 
 
-def captions(plan: Plan) -> list[str]:
+def captions(plan: Plan, trust: Sequence[str]) -> list[str]:
     """The index of each sample, and its class where it has one: by its name, where the data is there to tell it."""
     order = plan.order()
     labels = plan.walks.label(torch.tensor(order))
     if labels is None:
         return [str(index) for index in order]
     try:
-        names = load_data(plan.checkpoint).class_names
+        names = load_data(plan.checkpoint, trust).class_names
     except ValueError:
         names = []
     if len(names) != plan.module.classes:
@@ -315,17 +317,20 @@ def captions(plan: Plan) -> list[str]:
     return [f"{index}: {names[label]}" for index, label in zip(order, labels.tolist(), strict=True)]
 
 
-def settings_text(checkpoint: Path) -> str:
-    """The settings in a checkpoint as YAML, for the training command, and its step.
+def settings_text(checkpoint: Path, trust: Sequence[str]) -> str:
+    """Return the settings in a checkpoint as YAML, for the training command, and its step.
+
+    A configuration is code, so that the settings are checked first, as if they were to be built.
 
     Raises:
-        ValueError: where the file is missing, is not a checkpoint, or is damaged.
+        ValueError: if the file is missing, is not a checkpoint or is damaged, or its settings are refused.
     """
     content = contents(checkpoint)
+    settings, data = content["hyper_parameters"], content.get(DataModule.CHECKPOINT_HYPER_PARAMS_KEY)
+    check_settings(ScoreModule, settings, data, checkpoint, trust)
     left_out = ("_instantiator", "shape")  # of which the data tells
-    model = {key: value for key, value in content["hyper_parameters"].items() if key not in left_out}
-    settings = {"data": content.get(DataModule.CHECKPOINT_HYPER_PARAMS_KEY), "model": model}
-    plain = json.loads(json.dumps({key: value for key, value in settings.items() if value}))
-    step = f", step {content['global_step']:,}" if "global_step" in content else ""
+    model = {key: value for key, value in settings.items() if key not in left_out}
+    plain = json.loads(json.dumps({key: value for key, value in {"data": data, "model": model}.items() if value}))
+    step = f", step {content['global_step']:,}" if isinstance(content.get("global_step"), int) else ""
     text: str = yaml.safe_dump(plain, sort_keys=False)
     return f"# {checkpoint}{step}\n{text}"

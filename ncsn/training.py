@@ -6,6 +6,7 @@ from contextlib import ExitStack, suppress
 from copy import deepcopy
 from datetime import timedelta
 from functools import partial
+from importlib import import_module
 from inspect import signature
 from itertools import product
 from pathlib import Path
@@ -138,6 +139,9 @@ class TrainCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
         name, seed, trainer = self.config.name, self.config.seed_everything, self.config.trainer
+        optimizer = self.config.model.optimizer.class_path
+        if not subclass_of(optimizer, torch.optim.Optimizer):  # it would be called, whatever it is
+            raise ValueError(f"model.optimizer: {optimizer} is not a subclass of torch.optim.Optimizer")
         if name in ("", "..") or Path(name).name != name:
             raise ValueError(f"name: {name!r} is not the name of a folder")
         if (
@@ -313,6 +317,13 @@ class TrainCLI(LightningCLI):
             print("Resume:      the same command with --ckpt_path last")
         elif checkpoint is not None:
             print(f"Draw:        python sample.py {checkpoint}")
+
+
+def subclass_of(path: str, kind: type) -> bool:
+    """Return True if an import path leads to a subclass of `kind`."""
+    module, _, name = path.rpartition(".")
+    found = getattr(import_module(module), name, None)
+    return isinstance(found, type) and issubclass(found, kind)
 
 
 def build() -> TrainCLI:

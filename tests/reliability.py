@@ -25,6 +25,7 @@ from damage import damage, evil, mutations
 from PIL import Image
 from runs import CONFIG, Folder, ended, same, undisturbed
 from stops import stops, validations
+from watched import trust
 from writers import writers
 
 from ncsn.checkpoints import numbered
@@ -243,6 +244,7 @@ ALL = (
     disk,
     sampling,
     writers,
+    trust,
     guard,
 )
 EXPERIMENTS: dict[str, Callable[[Path, int], str]] = {one.__name__: one for one in ALL}

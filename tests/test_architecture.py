@@ -40,7 +40,10 @@ MAY_IMPORT = {
     "guidance": {"noise", "score", "streams"},
     "foreign": {"score"},
     "data": {"densities", "files"},
-    "storage": {"noise", "score", "densities", "objectives", "samplers", "data", "errors", "files", "model"},
+    "storage": {
+        *{"noise", "networks", "score", "densities", "toys", "objectives", "samplers", "optim"},
+        *{"data", "errors", "files", "model"},
+    },
     "model": {"noise", "score", "objectives", "samplers", "streams", "likelihood"},
     "module": {"model", "noise", "score", "objectives", "samplers", "streams", "storage", "memory"},
     "callbacks": {

@@ -154,7 +154,7 @@ def test_a_network_of_ones_own_is_named_in_the_config(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[__name__], "SMALL", SMALL.replace(network, "{class_path: test_cli.Plain}"))
         checkpoint = train_small(tmp_path, "--trainer.max_steps", "1")
-    assert isinstance(load(checkpoint).denoiser.network, Plain)
+    assert isinstance(load(checkpoint, trust=["test_cli.Plain"]).denoiser.network, Plain)
 
 
 def test_samples_come_from_the_newest_checkpoint_with_its_averaged_weights(here, capsys):

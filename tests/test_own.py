@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_cli import SMALL, pixels, run_train, sample
+from test_cli import SMALL, pixels, refusal, run_train, sample
 
-from ncsn.checkpoints import load, save_safetensors
+from ncsn.checkpoints import load, load_data, save_safetensors
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import DenoisingScoreMatching
 from ncsn.samplers import Sampler
@@ -68,17 +68,27 @@ def test_each_is_trained_and_drawn_from_among_parts_of_the_package(mine, tmp_pat
         theirs["init_args"] = own.get("init_args", {})
     Path("own.yaml").write_text(yaml.safe_dump(settings))
     run_train("--config", "own.yaml", *SHORT)
-    sample(["--num-samples", "2", "--device", "cpu"])
+    trust, draw = [f"mine.{name}"], ["--num-samples", "2", "--device", "cpu"]
+    sample([*draw, "--trust", *trust])
     assert "Drawing 2 from checkpoints/small/step=2.ckpt" in capsys.readouterr().out
-    module = load("checkpoints/small/step=2.ckpt")
-    if name != "Stripes":
+    module = load("checkpoints/small/step=2.ckpt", trust=trust)
+    if name == "Stripes":
+        with pytest.raises(ValueError, match=r"data: mine\.Stripes is not a class of this package; if it is yours"):
+            load_data("checkpoints/small/step=2.ckpt")
+        assert isinstance(load_data("checkpoints/small/step=2.ckpt", trust), mine.Stripes)
+    else:
+        setting = key.removeprefix("model.").replace(".init_args", "")
+        status, line = refusal(capsys, lambda: sample(draw))
+        assert status == 2
+        assert f"{setting}: mine.{name} is not a class of this package" in line
+        assert line.endswith(f'if it is yours and you trust it: --trust mine.{name} (in Python, trust=["mine.{name}"])')
         path = key.removeprefix("model.").replace(".init_args", "")
         built = module
         for attribute in path.split("."):
             built = getattr(built, attribute)
         assert type(built) is getattr(mine, name)
         save_safetensors(module, "model.safetensors")
-        assert torch.equal(load("model.safetensors").sample(1), module.sample(1))
+        assert torch.equal(load("model.safetensors", trust=trust).sample(1), module.sample(1))
 
 
 @pytest.mark.slow
@@ -97,15 +107,14 @@ def test_all_of_them_by_the_commands_from_a_file_beside_them(mine, tmp_path):
 
     trained = command("train.py", "--config", "own.yaml", *SHORT)
     assert "Trained 2 steps." in trained.stdout, trained.stderr
-    drawn = command("sample.py", "--num-samples", "4", "--device", "cpu")
+    given = re.search(r"python sample\.py (--trust \S+)$", TEXT, re.MULTILINE)[1].split()
+    drawn = command("sample.py", "--num-samples", "4", "--device", "cpu", *given)
     assert "by Euler() over 20 levels" in drawn.stdout, drawn.stderr
     assert pixels(str(tmp_path / "samples.png")).float().std() > 0
     (tmp_path / "mine.py").unlink()
-    drawn = command("sample.py", "--out", "other.png", "--device", "cpu")
+    drawn = command("sample.py", "--out", "other.png", "--device", "cpu", *given)
     assert drawn.returncode == 2
-    assert re.search(
-        r"mine\.\w+, which is neither .* Python finds no mine\.py; put it beside the command", drawn.stderr
-    )
+    assert re.search(r"mine\.\w+ is trusted, but Python finds no mine\.py; put it beside the command", drawn.stderr)
     assert len(drawn.stderr.splitlines()) == 1
 
 

@@ -102,7 +102,7 @@ def test_a_checkpoint_says_what_it_was_trained_on(moons, digits, tmp_path):
     assert content["datamodule_hyper_parameters"]["class_path"] == "ncsn.data.Points"
     content["datamodule_hyper_parameters"]["init_args"]["density"] = {"class_path": "subprocess.Popen"}
     write(content, tmp_path / "evil.ckpt")
-    with pytest.raises(ValueError, match=r"density names subprocess\.Popen, which is neither"):
+    with pytest.raises(ValueError, match=r"data\.density: subprocess\.Popen is not a class of this package"):
         load_data(tmp_path / "evil.ckpt")
     del content["datamodule_hyper_parameters"]
     write(content, tmp_path / "silent.ckpt")

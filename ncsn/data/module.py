@@ -36,6 +36,9 @@ class DataModule(LightningDataModule, ABC):
         ValueError: where a number is out of its range, or there are no classes to label with.
     """
 
+    downloads = True
+    """False if the settings come from a file: then no folder is made, and nothing is downloaded into one."""
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -58,6 +61,15 @@ class DataModule(LightningDataModule, ABC):
         self.labels = labels
         self.workers = workers
         self.splits: dict[str, Examples] = {}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> "DataModule":
+        """Refuse: Lightning's own loader would import what the file names.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"{cls.__name__}.load_from_checkpoint: not available; use ncsn.load_data({checkpoint_path!r})")
 
     @property
     def classes(self) -> int:

@@ -67,21 +67,27 @@ class TorchvisionData(ImageData):
         self.root = Path(root)
 
     def prepare_data(self) -> None:
-        """Download the data where it is not there yet.
+        """Download the data if it is not there yet, unless `downloads` is False.
 
         Raises:
-            OSError: where it cannot be had, with the place that it was looked for in.
-            ValueError: where it is there, and damaged.
+            OSError: if it cannot be had, with the place that it was looked for in.
+            ValueError: if it is there and damaged, or is not there and must not be downloaded.
         """
         folder = self.root / self.source.__name__ / "raw"  # torchvision makes it before it knows that it can fill it
         present = folder.is_dir() and any(folder.iterdir())
         missing = [path for path in (folder, folder.parent, self.root) if not path.exists()]
         try:
             for train in (True, False):
-                self.source(self.root, train=train, download=True)
+                self.source(self.root, train=train, download=self.downloads)
         except BROKEN as error:
             if present and "download" not in str(error):
                 raise self._damaged(error) from error
+            if not self.downloads:
+                raise ValueError(
+                    f"{type(self).__name__} is not in {self.root.resolve()}, and nothing is downloaded into a folder "
+                    f"that a checkpoint names; put the files there, as torchvision.datasets.{self.source.__name__} "
+                    "lays them out, or evaluate with --data CONFIG"
+                ) from error
             for path in missing:
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()

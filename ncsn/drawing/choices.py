@@ -2,6 +2,8 @@
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
@@ -153,15 +155,30 @@ def chosen_labels(module: ScoreModule, label: str | None) -> Callable[[Tensor], 
 
 
 def chosen_sampler(module: ScoreModule, options: Sequence[str]) -> Sampler:
-    """The sampler that the checkpoint was saved with, but for what the options say.
+    """Return the model's own sampler, or what the options make of it.
 
     Raises:
-        ArgumentError: where they name a class or a setting that there is not.
-        ValueError: where a setting cannot have the value.
+        ArgumentError: if they name a class or a setting that does not exist.
+        ValueError: if a setting cannot have the value.
     """
+    if not options:
+        return module.sampler
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Sampler, "sampler", required=True)
-    parser.set_defaults(sampler=module.hparams["sampler"])
+    # Of the object, and not of the text in its file: the parser imports what a text names.
+    parser.set_defaults(sampler=described(module.sampler))
     sampler = parser.instantiate_classes(parser.parse_args(list(options))).sampler
     assert isinstance(sampler, Sampler)
     return sampler
+
+
+def described(part: object) -> dict[str, Any]:
+    """Return the class of an object and its arguments, which it keeps under their names, as a parser takes them."""
+    arguments = {name: getattr(part, name) for name in signature(type(part)).parameters if hasattr(part, name)}
+    plain = (type(None), bool, int, float, str, list, tuple)
+    return {
+        "class_path": f"{type(part).__module__}.{type(part).__qualname__}",
+        "init_args": {
+            name: value if isinstance(value, plain) else described(value) for name, value in arguments.items()
+        },
+    }

@@ -15,6 +15,7 @@ import yaml
 from ncsn.data import DataModule
 from ncsn.model import Model
 from ncsn.storage.archive import weights_fingerprint
+from ncsn.storage.classes import dotted
 
 __all__ = ["card", "spread"]
 
@@ -42,9 +43,9 @@ x = model.sample(64, seed=0)  # (64, {dimensions}); of pictures, [0, 1] is the v
 
 ## Settings
 
-```yaml
+{fence}yaml
 {settings}
-```
+{fence}
 """
 NONE = "None was measured. `python -m ncsn.evaluate` measures the models of pictures."
 
@@ -68,21 +69,26 @@ def card(
     model, data = sections["hyper_parameters"], sections.get(DataModule.CHECKPOINT_HYPER_PARAMS_KEY)
     levels, denoiser = module.schedule.sigmas(), module.denoiser
     network = getattr(denoiser, "network", None) or getattr(denoiser, "energy", denoiser)
+    text = yaml.safe_dump({"data": data, "model": model} if data else {"model": model}, sort_keys=False).strip()
+    # Text from a file stays within its block, and a name of something else than a class is left out.
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    trained_on = data["class_path"] if data and dotted(data.get("class_path")) else None
     return CARD.format(
         name=name,
         shape=module.shape,
-        data=f", trained on `{data['class_path']}`" if data else "",
+        data=f", trained on `{trained_on}`" if trained_on else "",
         denoiser=type(denoiser).__name__,
         network=type(network).__name__,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         high=levels.max().item(),
         low=levels.min().item(),
         levels=len(levels),
-        sampler=module.sampler,
+        sampler=str(module.sampler).replace("`", "'"),
         load=load,
         dimensions=", ".join(map(str, module.shape)),
         figures=NONE if report is None else measured(report, weights_fingerprint(denoiser)),
-        settings=yaml.safe_dump({"data": data, "model": model} if data else {"model": model}, sort_keys=False).strip(),
+        settings=text,
+        fence=fence,
     )
 
 

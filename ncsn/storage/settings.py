@@ -1,86 +1,177 @@
-"""Settings that a file holds, and what is built of them: classes of this package's kinds, and no others."""
+"""Settings that a file holds, and what is rebuilt from them: a model, or the data that it was trained on.
 
-import importlib
-import importlib.util
-import sysconfig
-from collections.abc import Iterator
+A stranger may have written them. All of them are checked before anything is built (`ncsn.storage.plans`), and nothing
+is imported because a file names it (`ncsn.storage.classes`).
+"""
+
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningModule
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.optim import Optimizer
 
 from ncsn.data import DataModule
-from ncsn.densities import Density
 from ncsn.errors import reason
-from ncsn.noise import NoiseSchedule
-from ncsn.objectives import Corruption, Objective
-from ncsn.samplers import Sampler
-from ncsn.score import ScoreModel
+from ncsn.storage.classes import shown
+from ncsn.storage.plans import Plan, build, check_plain, plan_arguments, plan_class
 
-__all__ = ["at_most_parameters", "built", "check_weights", "rebuilt"]
+__all__ = ["at_most_parameters", "check_settings", "check_weights", "plain_data", "rebuilt", "rebuilt_data"]
 
 Module = TypeVar("Module", bound=LightningModule)
 
 MOST_NUMBERS = 2_000_000_000
 """In the parameters of a network."""
-KINDS: dict[str, type] = {
-    "denoiser": ScoreModel,
-    "network": nn.Module,
-    "energy": nn.Module,
-    "schedule": NoiseSchedule,
-    "objective": Objective,
-    "corruption": Corruption,
-    "target": Density,
-    "density": Density,
-    "sampler": Sampler,
-    "data": DataModule,
-}
-"""The settings of a model, and of its data, that name a class, and what it must be."""
+NOT_BUILT = ("_instantiator", "optimizer")
+"""Settings of a model that loading it does not need."""
 
 
-def rebuilt(kind: type[Module], content: dict[str, Any], path: str | Path, **parts: Any) -> Module:
-    """The module of the settings `hyper_parameters` in `content`, read from `path`, with its weights, the `state_dict`.
+def rebuilt(
+    kind: type[Module], content: dict[str, Any], path: str | Path, trust: Collection[str] = (), **parts: Any
+) -> Module:
+    """Rebuild a module from the settings `hyper_parameters` in `content`, with its weights, the `state_dict`.
 
     Args:
         kind: its class.
-        content: tensors and plain values.
+        content: tensors and plain values, read from `path`.
         path: for the error.
+        trust: the names of the user's own classes that the settings may name.
         parts: arguments in place of those that the settings have, or do not have.
 
     Raises:
-        ValueError: where the settings name a class that is not of the right kind, do not describe such a module, or
+        ValueError: if the settings name a class that is not of the right kind, do not describe such a module, or
             describe one that the weights are not of.
     """
     if not all(isinstance(content.get(key), dict) for key in ("hyper_parameters", "state_dict")):
         raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
-    # The optimiser is not needed here: what is not built can do no harm.
-    left_out = {"_instantiator", "optimizer", *parts}
-    settings = {key: value for key, value in content["hyper_parameters"].items() if key not in left_out}
+    settings = {key: value for key, value in content["hyper_parameters"].items() if key not in parts}
     weights = content["state_dict"]
-    if "denoiser" in settings:
-        # First without memory for its weights, and no more of them than the file bears out: the settings may claim a
-        # network that no memory holds, or that takes days to make.
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_subclass_arguments(ScoreModel, "denoiser")
-        with torch.device("meta"), at_most_parameters(4 * len(weights)):
-            denoiser = built(parser, {"denoiser": settings["denoiser"]}, "model", path).denoiser
+    with settings_errors("model", path):
+        arguments = module_arguments(kind, settings, trust, parts)
+        if "denoiser" in arguments:
+            # First without memory for its weights, and no more of them than the file bears out: the settings may claim
+            # a network that no memory holds, or that takes days to make.
+            with torch.device("meta"), at_most_parameters(4 * len(weights)):
+                denoiser = build(arguments["denoiser"])
+    if "denoiser" in arguments:
         check_weights(nn.ModuleDict({"denoiser": denoiser}), weights, path)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, None, instantiate=False, skip={"optimizer", *parts})
-    arguments = built(parser, settings, "model", path)
-    try:
-        module = kind(**vars(arguments), **parts)
-    except ValueError as error:
-        raise _unfit("model", path, error) from error
-    module.hparams.update({key: value for key, value in content["hyper_parameters"].items() if key not in parts})
+    with settings_errors("model", path):
+        module = kind(**{name: build(value) for name, value in arguments.items()}, **parts)
+    module.hparams.update({key: value for key, value in settings.items() if key not in NOT_BUILT or is_plain(value)})
     check_weights(module, weights, path)
     module.load_state_dict(weights)
     return module
+
+
+def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()) -> DataModule:
+    """Rebuild the data module of the settings in a file. It reads from the folder `root` that they name, if it exists.
+
+    Raises:
+        ValueError: if the settings do not describe a data module, or there is no such folder.
+    """
+    with settings_errors("data", path):
+        plan = data_plan(settings, trust)
+        root = plan.arguments.get("root")
+        if isinstance(root, str) and not Path(root).is_dir():
+            raise ValueError(
+                f"data.root: there is no folder {shown(root)}, and none is made because a file names it; put the data "
+                "there, or evaluate with --data CONFIG"
+            )
+        data = build(plan)
+    assert isinstance(data, DataModule)
+    data.downloads = False
+    data.save_hyperparameters(settings, logger=False)
+    return data
+
+
+def check_settings(
+    kind: type[LightningModule], settings: object, data: object, path: str | Path, trust: Collection[str] = ()
+) -> None:
+    """Check all settings in a file, its optimiser's too, as if they were to be built.
+
+    Args:
+        kind: the class of the module.
+        settings: those of the module.
+        data: those of its data, or None.
+        path: for the error.
+        trust: the names of the user's own classes.
+
+    Raises:
+        ValueError: if they describe something else than a module, its data and an optimiser of torch's kind.
+    """
+    with settings_errors("model", path):
+        if not isinstance(settings, dict):
+            raise ValueError("the settings are not a dictionary")
+        module_arguments(kind, settings, trust)
+        if "optimizer" in settings:
+            check_plain(settings["optimizer"], "optimizer")
+            plan_class(settings["optimizer"], (Optimizer,), "optimizer", trust, given_elsewhere=("params",))
+    if data is not None:
+        with settings_errors("data", path):
+            data_plan(data, trust)
+
+
+def plain_data(content: dict[str, Any], key: str, path: str | Path) -> dict[str, Any] | None:
+    """Return the settings of the data in a file, if it has them: to keep, and not to build.
+
+    Raises:
+        ValueError: if they are not plain values.
+    """
+    settings: dict[str, Any] | None = content.get(key)
+    with settings_errors("data", path):
+        if settings is not None and not isinstance(settings, dict):
+            raise ValueError("the settings are not a dictionary")
+        check_plain(settings, "data")
+    return settings
+
+
+def module_arguments(
+    kind: type[LightningModule], settings: dict[str, Any], trust: Collection[str], parts: Collection[str] = ()
+) -> dict[str, Any]:
+    """Plan the arguments of a module, without its optimiser.
+
+    Raises:
+        ValueError: if the settings do not fit.
+    """
+    built = {key: value for key, value in settings.items() if key not in NOT_BUILT}
+    check_plain(built, "model")
+    return plan_arguments(kind, built, "", trust, given_elsewhere={*NOT_BUILT, *parts})
+
+
+def data_plan(settings: object, trust: Collection[str]) -> Plan:
+    """Plan a data module.
+
+    Raises:
+        ValueError: if the settings do not describe one.
+    """
+    check_plain(settings, "data")
+    return plan_class(settings, (DataModule,), "data", trust)
+
+
+def is_plain(value: object) -> bool:
+    """Return True for plain values, in lists and dictionaries or not."""
+    try:
+        check_plain(value, "")
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def settings_errors(name: str, path: str | Path) -> Iterator[None]:
+    """Raise any error as a ValueError that names the file, and what its settings do not build.
+
+    Raises:
+        ValueError: for any exception.
+    """
+    try:
+        yield
+    except Exception as error:  # of any kind, as a constructor raises it
+        raise ValueError(f"checkpoint: the settings in {path} do not build its {name}: {reason(error)}") from error
 
 
 @contextmanager
@@ -119,62 +210,5 @@ def check_weights(module: nn.Module, weights: dict[str, Any], path: str | Path) 
         theirs = tuple(getattr(weights[name], "shape", ("no tensor",))) if name in weights else "missing"
         ours = tuple(expected[name].shape) if name in expected else "not known"
         if theirs != ours:
-            raise ValueError(f"checkpoint: {path} is of another network: its {name} is {theirs}, here it is {ours}")
-
-
-def built(parser: ArgumentParser, settings: dict[str, Any], name: str, path: str | Path) -> Namespace:
-    """What a parser makes of the settings of a `name` in the checkpoint `path`, once all of their classes are checked.
-
-    Raises:
-        ValueError: where they name a class that is not of the right kind, or do not describe what they should.
-    """
-    try:
-        for kind, class_path in named_classes(settings):
-            check_class(kind, class_path)
-        objects: Namespace = parser.instantiate_classes(parser.parse_object(settings))
-        return objects
-    except Exception as error:
-        raise _unfit(name, path, error) from error
-
-
-def _unfit(name: str, path: str | Path, error: Exception) -> ValueError:
-    return ValueError(f"checkpoint: the settings in {path} do not build its {name}: {reason(error)}")
-
-
-def named_classes(settings: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every setting that names a class, or should, with the import path that it names."""
-    if key in KINDS:
-        yield key, settings["class_path"] if isinstance(settings, dict) else str(settings)
-    elif isinstance(settings, dict) and "class_path" in settings:
-        yield key, settings["class_path"]
-    if isinstance(settings, dict):
-        for name, value in settings.items():
-            yield from named_classes(value, name)
-
-
-def check_class(kind: str, path: str) -> None:
-    """Refuse an import path that does not lead to a class of the kind, without importing what has no business here.
-
-    Raises:
-        ValueError: with the path.
-    """
-    module, _, name = path.rpartition(".")
-    package = module.partition(".")[0]
-    if package != "ncsn" and (not package or is_installed(package)):
-        found = not package or importlib.util.find_spec(package) is not None
-        hint = (
-            "" if found else f": Python finds no {package}.py; put it beside the command, or its folder on PYTHONPATH"
-        )
-        raise ValueError(f"{kind} names {path}, which is neither of this package nor code of your own{hint}")
-    named = getattr(importlib.import_module(module), name, None)
-    if not isinstance(named, type) or not issubclass(named, KINDS.get(kind, tuple(KINDS.values()))):
-        raise ValueError(f"{kind} names {path}, which is not a class of that kind")
-
-
-def is_installed(package: str) -> bool:
-    """Whether a top-level package is Python's own, or was installed among its libraries."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        return True
-    libraries = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return not Path(spec.origin).is_file() or any(library in Path(spec.origin).parents for library in libraries)
+            known = name if name in expected else shown(name).strip("'")
+            raise ValueError(f"checkpoint: {path} is of another network: its {known} is {theirs}, here it is {ours}")

@@ -1,0 +1,265 @@
+"""A class of the user's own is built if the user names it; and what else a file's text could reach."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from evil_settings import GOOD, good_module, named, write
+from test_cli import SMALL, refusal, run_train
+
+import ncsn
+from ncsn.checkpoints import load, load_data
+from ncsn.cli import sample
+from ncsn.drawing.choices import chosen_sampler
+from ncsn.export import main as export
+from ncsn.foreign import from_diffusers
+from ncsn.module import ScoreModule
+from ncsn.networks import UNet
+from ncsn.options import sample_options
+from ncsn.samplers import AnnealedLangevin, DPMSolver
+from ncsn.storage.card import card
+from ncsn.storage.plans import plan_class
+
+OWN = """
+from pathlib import Path
+from torch import nn, optim
+from ncsn import AnnealedLangevin, Digits, UNet
+Path("imported").touch()
+
+class Net(UNet):
+    def __init__(self, channels: int, extra=None, **settings):
+        super().__init__(channels, **settings)
+        self.extra = extra
+
+class Data(Digits):
+    pass
+
+class Adam(optim.Adam):
+    pass
+
+class Inner(nn.Module):
+    def __init__(self, network: UNet | None = None, path: Path = Path("x"), root: Path | str = ""):
+        super().__init__()
+
+def function(**settings) -> nn.Module:
+    return Net(**settings)
+
+instance = Net(1, width=4, multipliers=[1], blocks=1)
+"""
+NET = {"channels": 1, "width": 4, "multipliers": [1], "blocks": 1}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A folder with `own.py`, which leaves a file `imported`, and a module that fails."""
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "fails.py").write_text("import no_such_module_as_this")
+    (tmp_path / "wrong.py").write_text("raise KeyError('two\\nlines')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("own", None)
+
+
+def file_of(network: dict | None = None, data: dict | None = None, **model: object) -> Path:
+    """Write the good checkpoint, with some of its settings replaced."""
+    if network is not None:
+        model["denoiser"] = named("ncsn.score.EDMDenoiser", network=network, data_std=0.4)
+    settings = {"model": GOOD["model"] | model, "data": GOOD["data"] if data is None else data}
+    return write(settings, good_module().state_dict(), Path("a.ckpt"))
+
+
+def test_a_trusted_class_is_built_and_draws():
+    file = file_of(named("own.Net", **NET, extra=[1, "a", None]))
+    module = load(file, trust=["own.Net", "own.NotNamed"])
+    assert type(module.denoiser.network).__name__ == "Net"
+    assert module.denoiser.network.extra == [1, "a", None]
+    assert torch.equal(module.sample(2), load(file_of()).sample(2))
+    module.save_pretrained("folder")
+    assert type(ScoreModule.from_pretrained("folder", trust=["own.Net"]).denoiser.network).__name__ == "Net"
+    file = file_of(named("own.Net", **NET))
+    assert type(load(file, raw=True, trust="own.Net").denoiser.network).__name__ == "Net"
+    assert type(ScoreModule.load_from_checkpoint(file, trust=("own.Net",)).denoiser.network).__name__ == "Net"
+
+
+@pytest.mark.parametrize(
+    "trust", [(), ["own"], ["own.Network"], "own.Network", ["Net"], ["own.Net "], ["*"], ["own.*"]]
+)
+def test_nothing_is_imported_unless_its_very_name_is_trusted(trust):
+    with pytest.raises(ValueError, match=r"denoiser\.network: own\.Net is not a class of this package; if it is yours"):
+        load(file_of(named("own.Net", **NET)), trust=trust)
+    assert not Path("imported").exists()
+
+
+def test_nothing_is_imported_that_the_file_does_not_name():
+    load(file_of(), trust=["own.Net"])
+    with pytest.raises(ValueError, match="takes no 'evil' from a file"):
+        load(file_of(evil=1), trust=["own.Net"])
+    assert not Path("imported").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("own.Data", r"own\.Data is not a subclass of Module"),
+        ("own.function", r"own\.function is not a subclass of Module"),
+        ("own.instance", r"own\.instance is not a subclass of Module"),
+        ("own.Missing", r"own\.Missing cannot be imported: module 'own' has no attribute 'Missing'"),
+        (
+            "gone.Net",
+            r"gone\.Net is trusted, but Python finds no gone\.py; put it beside the command, or its folder on",
+        ),
+        ("gone.deep.Net", r"gone\.deep\.Net is trusted, but Python finds no gone\.py"),
+        ("fails.Net", r"fails\.Net cannot be imported: No module named 'no_such_module_as_this'"),
+        ("wrong.Net", r"wrong\.Net cannot be imported"),
+        ("os.system", r"os\.system is not a subclass of Module"),
+        ("nodots", r"'?nodots'? cannot be imported"),
+    ],
+)
+def test_what_is_trusted_must_be_a_class_of_the_right_kind(path, message):
+    with pytest.raises(ValueError, match=rf"denoiser\.network: {message}") as refused:
+        load(file_of(named(path)), trust=[path])
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"extra": {"class_path": "own.Inner"}}, r"network\.extra: expected a plain value, got a value of type dict"),
+        ({"width": "8"}, r"network\.width: expected int, got '8'"),
+        ({"dropout": None}, r"network\.dropout: expected float, got None"),
+        ({"classes": True}, r"network\.classes: expected int, got True"),
+        ({"multipliers": ["a"]}, r"network\.multipliers: expected Sequence\[int\], got a value of type list"),
+    ],
+)
+def test_arguments_of_a_base_class_keep_their_types(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        load(file_of(named("own.Net", **(NET | arguments))), trust=["own.Net"])
+
+
+def test_a_class_that_is_declared_takes_its_subclasses_alone():
+    kinds, trust = (torch.nn.Module,), ["own.Inner", "own.Net"]
+    plan = plan_class(named("own.Inner", network=named("own.Net", channels=1)), kinds, "x", trust)
+    assert issubclass(plan.arguments["network"].made, UNet)
+    assert plan_class(named("own.Inner", root="a"), kinds, "x", trust).arguments == {"root": "a"}
+    for wrong in ({"network": named("ncsn.MLP", features=2)}, {"path": "x"}, {"path": named("ncsn.UNet")}):
+        with pytest.raises(ValueError, match=r"^x\.(network: ncsn\.MLP is not a subclass of|path: expected Path)"):
+            plan_class(named("own.Inner", **wrong), kinds, "x", trust)
+
+
+def test_the_option_is_repeated_or_has_commas_and_leaves_the_checkpoints_alone():
+    options, _ = sample_options(["--trust", "a.B", "--trust", "c.D,e.F", "x.ckpt", "y.ckpt"])
+    assert options.trust == ["a.B", "c.D", "e.F"]
+    assert options.checkpoints == [Path("x.ckpt"), Path("y.ckpt")]
+    assert sample_options(["x.ckpt"])[0].trust == []
+
+
+def test_the_commands_take_the_option(capsys, monkeypatch):
+    file = file_of(named("own.Net", **NET), data=named("own.Data"))
+    draw = [str(file), "--device", "cpu", "--num-samples", "1"]
+    status, line = refusal(capsys, lambda: sample(draw))
+    assert (status, "--trust own.Net" in line) == (2, True)
+    sample([*draw, "--trust", "own.Net"])
+    capsys.readouterr()
+    sample([str(file), "--show-settings", "--trust", "own.Net,own.Data"])
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["class_path"] == "own.Data"
+    status, line = refusal(capsys, lambda: sample([str(file), "--show-settings", "--trust", "own.Net"]))
+    assert (status, "data: own.Data is not a class" in line) == (2, True)
+    monkeypatch.setattr(sys, "argv", ["export", str(file), "--to", "folder", "--out", "out", "--trust", "own.Net"])
+    export()
+    assert "trained on `own.Data`" in Path("out/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "part"),
+    [
+        ({"class_path": "os.system", "init_args": {"command": "touch marker"}}, "os.system is not a subclass"),
+        ({"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "marker"]}}, "model.optimizer"),
+        ({"class_path": "builtins.exec"}, "builtins.exec is not a subclass of torch.optim.Optimizer"),
+        ({"class_path": "own.function"}, "model.optimizer"),
+    ],
+)
+def test_a_configuration_has_an_optimiser_and_nothing_else_in_its_place(capsys, optimizer, part):
+    config = yaml.safe_load(SMALL)
+    config["model"]["optimizer"] = optimizer
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    status, line = refusal(capsys, lambda: run_train("--config", "run.yaml"))
+    assert (status, part in line) == (2, True), line
+    assert not Path("marker").exists()
+    assert not Path("checkpoints").exists()
+
+
+def test_an_optimiser_is_printed_if_it_is_one_of_torchs_or_trusted(capsys):
+    sample([str(file_of(optimizer=named("ncsn.MuonAdam", lr=0.01, betas=[0.9, 0.99]))), "--show-settings"])
+    shown = yaml.safe_load(capsys.readouterr().out)["model"]["optimizer"]
+    assert shown == named("ncsn.MuonAdam", lr=0.01, betas=[0.9, 0.99])
+    file = file_of(optimizer=named("own.Adam", lr=0.01))
+    status, line = refusal(capsys, lambda: sample([str(file), "--show-settings"]))
+    assert (status, "optimizer: own.Adam is not a class of this package" in line) == (2, True)
+    assert load(file).hparams["optimizer"] == named("own.Adam", lr=0.01)
+    assert not Path("imported").exists()
+    sample([str(file), "--show-settings", "--trust", "own.Adam"])
+    assert "own.Adam" in capsys.readouterr().out
+
+
+def test_what_is_not_plain_of_an_optimiser_is_left_out():
+    assert "optimizer" not in load(file_of(optimizer={"class_path": "x.Y", 1: torch.ones(1)})).hparams
+
+
+@pytest.mark.parametrize("path", ["ncsn.data.MNIST", "ncsn.FashionMNIST", "ncsn.CIFAR10", "ncsn.data.ImageFolder"])
+def test_no_folder_is_made_because_a_file_names_it(capsys, path):
+    more = {"size": 8} if path.endswith("Folder") else {}
+    file = file_of(data=named(path, root="made/here", **more))
+    with pytest.raises(ValueError, match=r"data\.root: there is no folder 'made/here', and none is made"):
+        load_data(file)
+    status, line = refusal(capsys, lambda: sample([str(file), "--num-samples", "1", "--nearest", "1"]))
+    assert (status, "put the data there" in line) == (2, True)
+    with pytest.raises(ValueError, match=r"do not build its data: .*too long"):
+        load_data(file_of(data=named(path, root="a" * 1000, **more)))
+    assert not Path("made").exists()
+    file = file_of(data=named(path, root="made/here", **more))
+    Path("made/here").mkdir(parents=True)
+    if not more:
+        data = load_data(file)
+        with pytest.raises(ValueError, match=r"is not in .*made/here, and nothing is downloaded .* --data CONFIG"):
+            data.prepare_data()
+        assert not list(Path("made/here").iterdir())
+
+
+def test_lightnings_loader_is_not_used():
+    for kind in (ncsn.Digits, ncsn.MNIST, ncsn.Model):
+        with pytest.raises(ValueError, match=r"load_from_checkpoint: not available; use ncsn\.load"):
+            kind.load_from_checkpoint(file_of())
+
+
+def test_the_parser_gets_the_sampler_and_not_its_text():
+    settings = named("ncsn.samplers.AnnealedLangevin", epsilon=1e-3, steps=1)
+    module = SimpleNamespace(sampler=AnnealedLangevin(1e-3, 5), hparams={"sampler": settings | {"x.y": "this.s"}})
+    assert chosen_sampler(module, []) is module.sampler
+    assert chosen_sampler(module, ["--sampler.steps", "3"]) == AnnealedLangevin(1e-3, 3)
+    assert chosen_sampler(module, ["--sampler", "DPMSolver"]) == DPMSolver()
+
+
+def test_text_of_a_file_stays_in_its_place_on_the_model_card():
+    text = "```\n# [a link](http://x)\n```` and `` more ```"
+    settings = {"hyper_parameters": GOOD["model"], "datamodule_hyper_parameters": named(f"a`b\n{text}", root=text)}
+    made = card(good_module(), settings, "load", "name")
+    fence = "`" * 5
+    before, inside, after = made.split(f"\n{fence}")
+    assert yaml.safe_load(inside.removeprefix("yaml\n"))["data"]["init_args"]["root"] == text
+    assert "a link" not in before + after
+    assert "trained on" not in made
+
+
+@pytest.mark.parametrize("change", [{"_class_name": "FluxPipeline"}, {"quantization_config": {"a": 1}}])
+def test_diffusers_imports_nothing_for_another_configuration(change):
+    Path("config.json").write_text(json.dumps({"_class_name": "UNet2DModel"} | change))
+    with pytest.raises(ValueError, match="is not the configuration of a plain UNet2DModel"):
+        from_diffusers(".")
+    Path("config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is not JSON"):
+        from_diffusers(".")
