@@ -40,7 +40,8 @@ def test_every_link_leads_somewhere(page, link):
 
 def test_every_experiment_that_is_told_of_is_there():
     told = re.findall(r"\| `(\w+)[^`]*` \| ", (REPOSITORY / "docs" / "reliability.md").read_text())
-    files = [REPOSITORY / "tests" / f"{name}.py" for name in ("reliability", "damage", "configurations")]
+    names = ("reliability", "damage", "configurations", "stops", "watched", "writers")
+    files = [REPOSITORY / "tests" / f"{name}.py" for name in names]
     defined = re.findall(r"^def (\w+)\(folder: Path, count: int", "".join(map(Path.read_text, files)), re.MULTILINE)
     assert len(told) > 10
     assert set(told) == set(defined)

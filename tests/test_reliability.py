@@ -40,7 +40,7 @@ def measured(experiment: str, count: int) -> str:
         ("disk", 2),
         ("sampling", 3),
         ("writers", 1),
-        ("trust", 1),
+        ("trust", 4),
     ],
 )
 def test_in_short(experiment, count):

@@ -200,10 +200,10 @@ def control(marker: Path) -> None:
 
 
 def trust(folder: Path, count: int) -> str:
-    """Evil settings as files of each kind, by every way that reads a model: each refused, with nothing imported."""
+    """Every `count`-th of the evil settings as files of each kind, read in every way: refused, with nothing imported."""
     with among_helpers(folder / "here") as marker:
         Image.new("L", (8, 8)).save("a.png")
-        evils = list(enumerate(evil_settings(marker)))
+        evils = list(enumerate(evil_settings(marker)))[::count]
         library = attack(evils, (".ckpt", ".safetensors", ""), marker, in_library)
         # The commands read files of two kinds, each of them half of the settings.
         halves = [(evils[i::2], (kind,)) for i, kind in enumerate((".ckpt", ".safetensors"))]
