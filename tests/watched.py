@@ -200,7 +200,7 @@ def control(marker: Path) -> None:
 
 
 def trust(folder: Path, count: int) -> str:
-    """Every `count`-th of the evil settings as files of each kind, read in every way: refused, with nothing imported."""
+    """Every `count`-th of the evil settings, as files of each kind read in every way: refused, and nothing imported."""
     with among_helpers(folder / "here") as marker:
         Image.new("L", (8, 8)).save("a.png")
         evils = list(enumerate(evil_settings(marker)))[::count]
