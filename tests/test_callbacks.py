@@ -420,10 +420,10 @@ def test_ranks_end_together_at_the_next_step_at_which_they_ask(mine, theirs, bot
         should_stop=False,
     )
     stop.on_train_batch_end(trainer, None, None, None, 8)
-    assert not trainer.should_stop
+    assert not stop.stopping
     trainer.global_step = 10
     stop.on_train_batch_end(trainer, None, None, None, 9)
-    assert (stop.signal, trainer.should_stop) == (both, both is not None)
+    assert (stop.signal, stop.stopping, stop.checkpoint.due) == (both, both is not None, both is not None)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ class Checkpoint(callbacks.Checkpoint):
     One is saved every so many steps, when the run ends or is stopped, and before each validation: metrics and samples
     may take minutes, and whatever interrupts them loses no step.
 
-    `saved` is the last step whose checkpoint is on the disk.
+    `saved` is the last step whose checkpoint is on the disk; `due` has the next step saved, whatever its number.
 
     Args:
         dirpath: the folder.
@@ -38,6 +38,7 @@ class Checkpoint(callbacks.Checkpoint):
         self.every = every
         self.keep = keep
         self.saved = 0
+        self.due = False
 
     def save(self, trainer: Trainer) -> None:
         """Save the current step unless it is saved already, then remove all but the newest checkpoints."""
@@ -65,7 +66,7 @@ class Checkpoint(callbacks.Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.every == 0 or trainer.should_stop:
+        if trainer.global_step % self.every == 0 or self.due:
             self.save(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -40,6 +40,7 @@ class GracefulStop(Callback):
         self.received = 0
         self.began = False
         self.interruptible = False
+        self.stopping = False
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,8 +70,14 @@ class GracefulStop(Callback):
             signals = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
             self.signal = int(trainer.strategy.reduce(signals, reduce_op="max")) or None
         if self.signal is not None:
-            trainer.should_stop = True  # `Checkpoint`, which comes after this, saves
-            trainer.limit_val_batches = 0  # Lightning would validate once more
+            self.checkpoint.due = self.stopping = True
+            trainer.limit_val_batches = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Not at the end of the batch before: Lightning would log the values of an earlier step under that one.
+        if self.stopping:
+            trainer.should_stop = True
+            raise StopIteration  # by which Lightning ends an epoch early
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.interruptible = self.began and trainer.world_size == 1
