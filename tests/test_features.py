@@ -193,7 +193,7 @@ def test_a_signal_in_training_ends_it_and_nothing_is_written(tmp_path, monkeypat
     """Lightning takes SIGTERM for the end of training: the command would end well, without a file."""
     monkeypatch.chdir(tmp_path)
     step = Classifier.training_step
-    monkeypatch.setattr(Classifier, "training_step", lambda *given: (os.kill(os.getpid(), number), step(*given))[1])
+    monkeypatch.setattr(Classifier, "training_step", lambda *of: (os.kill(os.getpid(), number), step(*of[:2]))[1])
     options = ["--data", "ncsn.data.Digits", "--epochs", "1", "--out", "new/a.safetensors"]
     status, line = refusal(capsys, lambda: run(*options))
     assert (status, line) == (128 + number, f"error: stopped by {number.name}")
