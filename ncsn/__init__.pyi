@@ -13,6 +13,7 @@ from ncsn import score as score
 from ncsn import toys as toys
 from ncsn.checkpoints import DurableCheckpointIO as DurableCheckpointIO
 from ncsn.checkpoints import load as load
+from ncsn.checkpoints import load_data as load_data
 from ncsn.data import CIFAR10 as CIFAR10
 from ncsn.data import MNIST as MNIST
 from ncsn.data import BinaryDigits as BinaryDigits
