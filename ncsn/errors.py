@@ -118,6 +118,6 @@ def hush() -> None:
         ".*does not have many workers",  # data in memory needs none
         ".*your dataloader is not resumable",  # it is: see `Batches`
         ".*Checkpoint directory .* exists and is not empty",  # checkpoints are numbered, and the newest is the last
-        r".*callbacks used to create the checkpoint .*\['Checkpoint\{",  # an earlier version's had a state
+        r".*callbacks used to create the checkpoint .*\[.Checkpoint\{",  # an earlier version's had a state
     ):
         warnings.filterwarnings("ignore", message)

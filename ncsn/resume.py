@@ -1,4 +1,4 @@
-"""What a run that goes on must have in common with the run that it goes on from.
+"""Settings that must match when a run is resumed, and the position that it continues from.
 
 No state of a random generator is saved: the order of the examples follows from (seed, epoch), the noise of a step from
 (seed, step, rank). So a run goes on to the bit as if it had never stopped, where what those depend on is the same. The
@@ -68,28 +68,42 @@ class Resume(Callback):
     Lightning's progress counters differ with the hook that a checkpoint is saved in: after a batch, before or after a
     validation, at the end of an epoch or of the run. Only for the first of them does Lightning continue with the next
     batch and log under the right step. So the counters are computed from the step, for files of earlier versions too.
-    A validation that is due at that step is run first, since the run may have been stopped before it.
+
+    A checkpoint says in "complete" if its step has been validated, or the run has ended with it. If not, and a
+    validation is due at that step, a resumed run begins with it.
     """
 
     def __init__(self) -> None:
+        self.complete_at: int | None = None
         self.resumed_at: Position | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.complete_at = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.complete_at = trainer.global_step
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["complete"] = self.complete_at == trainer.global_step
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        position = position_after(
-            checkpoint["global_step"], data.batches("train").taken, trainer.accumulate_grad_batches
-        )
+        step = checkpoint["global_step"]
+        position = position_after(step, data.batches("train").taken, trainer.accumulate_grad_batches)
         checkpoint["loops"]["fit_loop"].update(position.progress())
-        self.resumed_at = position
+        self.max_steps = trainer.max_steps
+        if not checkpoint.get("complete", False):
+            self.resumed_at = position
+            if self.max_steps == step:  # Lightning would not even begin
+                trainer.fit_loop.epoch_loop.max_steps += 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        at, interval, epochs = self.resumed_at, trainer.val_check_batch, trainer.check_val_every_n_epoch
-        if at is None or interval is None or not trainer.enable_validation:
+        if self.resumed_at is None:
             return
-        due = at.total if epochs is None else at.done
-        if due % interval == 0 and (epochs is None or (at.epoch + 1) % epochs == 0):
+        trainer.fit_loop.epoch_loop.max_steps = self.max_steps
+        if self.resumed_at.is_validated(trainer):
             progress = trainer.fit_loop.epoch_progress.current
-            completed, progress.completed = progress.completed, at.epoch  # by which the validation is logged
+            completed, progress.completed = progress.completed, self.resumed_at.epoch  # it is logged with this epoch
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
@@ -116,6 +130,14 @@ class Position:
     def total(self) -> int:
         """The batches that are done in the whole run."""
         return self.epoch * self.batches + self.done
+
+    def is_validated(self, trainer: Trainer) -> bool:
+        """Return True if the trainer validates here, counting batches; a validation by the clock is not foreseen."""
+        interval, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
+        if interval is None or not trainer.enable_validation:
+            return False
+        batches = self.total if epochs is None else self.done
+        return batches % interval == 0 and (epochs is None or (self.epoch + 1) % epochs == 0)
 
     def progress(self) -> dict[str, Any]:
         """Return Lightning's counters, as entries of the state of its fit loop."""

@@ -30,10 +30,10 @@ from ncsn.callbacks import (
     GracefulStop,
     LossPerLevel,
     RunProgress,
+    RunStopped,
     SampleGrid,
     SampleScore,
     Throughput,
-    ValidationInterrupted,
 )
 from ncsn.checkpoints import PatientCheckpointIO, numbered
 from ncsn.data import DataModule
@@ -195,7 +195,7 @@ class TrainCLI(LightningCLI):
         going_on = requeued() and any(numbered(self.folder))
         self.ckpt_path = checkpoint_of("last" if going_on else self.config.ckpt_path, self.folder)
         checkpoint = resumable(self.ckpt_path) if self.ckpt_path else None
-        self.finished = checkpoint is not None and 0 < self.trainer.max_steps <= checkpoint["global_step"]
+        self.finished = checkpoint is not None and self.is_finished(checkpoint)
         rate = self.model.hparams["optimizer"].get("init_args", {}).get("lr")
         if rate is not None and not 0 < rate < math.inf:
             raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
@@ -221,6 +221,11 @@ class TrainCLI(LightningCLI):
             if checkpoint is not None:
                 check_resumed(self.record.run, checkpoint, str(self.ckpt_path))
                 check_weights(self.model, checkpoint["state_dict"], str(self.ckpt_path))
+
+    def is_finished(self, checkpoint: dict[str, Any]) -> bool:
+        """Return True if a checkpoint is of the end of the run; it is not if a last validation was broken off."""
+        step, last = checkpoint["global_step"], self.trainer.max_steps
+        return 0 < last < step or (last == step and bool(checkpoint.get("complete", True)))
 
     def _try_a_step(self) -> None:
         """Make the optimiser, and let another like it take a step.
@@ -284,7 +289,7 @@ class TrainCLI(LightningCLI):
             return
         self.announce()
         try:
-            with suppress(ValidationInterrupted):
+            with suppress(RunStopped):
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.ckpt_path, weights_only=True)
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if self.ckpt_path is None or self.stop.began:

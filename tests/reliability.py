@@ -24,7 +24,7 @@ from configurations import configurations
 from damage import damage, evil, mutations
 from PIL import Image
 from runs import CONFIG, Folder, ended, same, undisturbed
-from stops import stops, validations
+from stops import groups, stops, validations
 from watched import trust
 from writers import writers
 
@@ -236,6 +236,7 @@ ALL = (
     ranks,
     signals,
     stops,
+    groups,
     validations,
     damage,
     evil,

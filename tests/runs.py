@@ -44,7 +44,7 @@ checkpoint: {every: 1}
 """
 """18 steps are three epochs of six batches."""
 STATE = ("state_dict", "current_model_state", "optimizer_states", "averaging_state", "lr_schedulers", "skipped_steps")
-STATE += ("global_step", "epoch")
+STATE += ("global_step",)
 
 
 class Folder:

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from PIL import Image
 from runs import CONFIG, Folder, ended, same
 
 from ncsn.checkpoints import numbered
 from ncsn.cli import train
+from ncsn.errors import SIGNALS
 from ncsn.module import ScoreModule
 from ncsn.storage import archive
 
@@ -34,7 +36,7 @@ def stops(folder: Path, count: int) -> str:
         expected, logged = whole.final(STEPS), whole.logged()
         assert set(logged) >= {"train/loss", "val/loss", "train/gradient_norm"}
         assert len(logged["train/loss"]) == STEPS // log_every
-        for step in range(count, STEPS, count):
+        for step in range(count, STEPS + 1, count):
             for stopped in (by_signal, by_end):
                 run = Folder(folder / f"{interval}-{step}", config)
                 stopped(run, step)
@@ -46,7 +48,7 @@ def stops(folder: Path, count: int) -> str:
                 assert run.logged() == logged, f"other losses after a stop {about}"
                 shutil.rmtree(run.path)
                 resumed += 1
-    return f"{resumed} stops in steps 1 to {STEPS - 1}: weights, averages, optimiser and logged losses the same"
+    return f"{resumed} stops in steps 1 to {STEPS}: weights, averages, optimiser and logged losses the same"
 
 
 def validations(folder: Path, count: int) -> str:
@@ -94,6 +96,29 @@ def validations(folder: Path, count: int) -> str:
     )
 
 
+def groups(folder: Path, count: int) -> str:
+    """Signal all processes of a run at once, as Ctrl-C does, whose images two workers stream: every `count`-th step."""
+    (folder / "images").mkdir()
+    for i, pixels in enumerate(torch.randint(256, (50, 8, 8), dtype=torch.uint8)):
+        Image.fromarray(pixels.numpy()).save(folder / f"images/{i}.png")
+    data = f"root: {folder / 'images'}, size: 8, channels: 1, memory: 0, workers: 2, batch_size: 8"
+    config = CONFIG.replace("ncsn.data.Digits", "ncsn.data.ImageFolder").replace("batch_size: 256", data)
+    config = config.replace("every: 1}", "every: 1000}").replace("max_steps: 18", "max_steps: 10")
+    whole = Folder(folder / "whole", config)
+    whole.run()
+    expected, logged, steps = whole.final(10), whole.logged(), range(count, 10, count)
+    for step in steps:
+        number = random.choice(SIGNALS)
+        run = Folder(folder / f"{step}", config)
+        status = ended(run.start(command=partial(signalled, step, number=number, group=True)))
+        assert status == 128 + number, f"{status} for {number} in step {step}: {run.errors()}"
+        assert step in numbered(run.path / "checkpoints/run").values(), f"step {step} was not saved"
+        run.run(*run.go_on())
+        assert same(run.final(10), expected), f"other weights after step {step}"
+        assert run.logged() == logged, f"other losses after step {step}"
+    return f"{len(steps)} signals to all processes of a run with two workers: the step saved, and resumed exactly"
+
+
 def by_signal(run: Folder, step: int) -> None:
     """Run until a SIGTERM in a step ends it."""
     status = ended(run.start(command=partial(signalled, step)))
@@ -105,14 +130,16 @@ def by_end(run: Folder, step: int) -> None:
     run.run("--trainer.max_steps", str(step))
 
 
-def signalled(step: int, times: int = 1) -> None:
-    """`train`, which sends itself SIGTERM so often in a step, and leaves a file when that is taken."""
+def signalled(step: int, times: int = 1, number: int = signal.SIGTERM, group: bool = False) -> None:
+    """`train`, which signals itself, or its group, so often in a step, and leaves a file when that is taken."""
+    if group:
+        os.setpgrp()
     original, stepped = ScoreModule.training_step, ScoreModule.on_before_optimizer_step
 
     def training_step(self: ScoreModule, *batch: object) -> object:
         if self.global_step == step - 1:
             for _ in range(times):
-                os.kill(os.getpid(), signal.SIGTERM)
+                (os.killpg if group else os.kill)(os.getpid(), number)
         return original(self, *batch)  # type: ignore[arg-type]
 
     def on_before_optimizer_step(self: ScoreModule, optimizer: torch.optim.Optimizer) -> None:

@@ -1,5 +1,7 @@
 """A checkpoint's file: what is written is read back to the bit, and what is not that is refused."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -114,3 +116,38 @@ def test_a_bit_that_is_flipped_in_the_name_of_a_function_is_damage_and_no_code(f
     file.write_bytes(content)
     with pytest.raises(DamagedError, match="is damaged: it is not what its checksum is of"):
         read(file)
+
+
+@pytest.mark.parametrize("attribute", ["values", "_metadata", "__len__"])
+def test_attributes_that_hide_the_methods_of_a_dictionary_are_dropped(tmp_path, attribute):
+    weights = OrderedDict(a=torch.tensor([torch.nan]))
+    setattr(weights, attribute, OrderedDict)
+    write({"state_dict": weights}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="has numbers in its state_dict that are not finite"):
+        read(tmp_path / "a.ckpt")
+    weights["a"] = torch.ones(1)
+    write({"state_dict": weights}, tmp_path / "a.ckpt")
+    assert type(read(tmp_path / "a.ckpt")["state_dict"]) is dict
+
+
+@pytest.mark.parametrize("value", [OrderedDict, torch.Size, [[OrderedDict]], {OrderedDict: 1}])
+def test_a_class_is_no_value(tmp_path, value):
+    write({"a": value}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="holds a value of type type, which is not read"):
+        read(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("version", [torch.ones(2), True, 1.0, "x" * 3_000_000])
+def test_a_version_is_a_number(tmp_path, monkeypatch, version):
+    monkeypatch.setattr("ncsn.storage.archive.FORMAT", version)
+    write({}, tmp_path / "a.ckpt")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="is of format") as refusal:
+        read(tmp_path / "a.ckpt")
+    assert len(str(refusal.value)) < 200
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path):
+    for name in ("a.ckpt", "b.ckpt"):
+        write(CONTENT, tmp_path / name)
+    assert (tmp_path / "a.ckpt").read_bytes() == (tmp_path / "b.ckpt").read_bytes()

@@ -35,6 +35,7 @@ def measured(experiment: str, count: int) -> str:
         ("ranks", 9),
         ("signals", 6),
         ("stops", 13),
+        ("groups", 4),
         ("validations", 2),
         ("mutations", 60),
         ("disk", 2),

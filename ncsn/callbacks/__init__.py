@@ -7,7 +7,7 @@ from ncsn.callbacks.ema import EMA
 from ncsn.callbacks.progress import LossPerLevel, RunProgress, Throughput
 from ncsn.callbacks.samples import SampleGrid
 from ncsn.callbacks.score import SampleScore
-from ncsn.callbacks.stop import GracefulStop, ValidationInterrupted
+from ncsn.callbacks.stop import GracefulStop, RunStopped
 
 __all__ = [
     "EMA",
@@ -18,8 +18,8 @@ __all__ = [
     "GracefulStop",
     "LossPerLevel",
     "RunProgress",
+    "RunStopped",
     "SampleGrid",
     "SampleScore",
     "Throughput",
-    "ValidationInterrupted",
 ]

@@ -19,7 +19,7 @@ class Checkpoint(callbacks.Checkpoint):
     One is saved every so many steps, when the run ends or is stopped, and before each validation: metrics and samples
     may take minutes, and whatever interrupts them loses no step.
 
-    `saved` is the last step whose checkpoint is on the disk; `due` has the next step saved, whatever its number.
+    `saved` is the last step whose checkpoint is on the disk. If `due` is True, the step is saved whatever its number.
 
     Args:
         dirpath: the folder.
@@ -41,7 +41,7 @@ class Checkpoint(callbacks.Checkpoint):
         self.due = False
 
     def save(self, trainer: Trainer) -> None:
-        """Save the current step unless it is saved already, then remove all but the newest checkpoints."""
+        """Save the current step unless it is saved already, and remove all but the newest checkpoints."""
         step = trainer.global_step
         if step == self.saved or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -52,13 +52,14 @@ class Checkpoint(callbacks.Checkpoint):
             self.prune(trainer)
 
     def prune(self, trainer: Trainer) -> None:
-        """Remove all but the newest checkpoints up to the current step; later ones are damaged, or of another run."""
+        """Remove all but the newest checkpoints up to this step; later ones were damaged when the run was resumed."""
         known = [file for file, step in numbered(self.folder).items() if step <= trainer.global_step]
         for file in known[self.keep :]:
             trainer.strategy.remove_checkpoint(file)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.saved = checkpoint["global_step"]
+        if checkpoint["global_step"] in numbered(self.folder).values():
+            self.saved = checkpoint["global_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.prune(trainer)  # a run that was killed between writing and removing left one more
@@ -74,6 +75,7 @@ class Checkpoint(callbacks.Checkpoint):
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved = 0  # saved again with the state after the last validation
         self.save(trainer)
 
 

@@ -29,6 +29,8 @@ class LossPerLevel(Callback):
         if bins < 1:
             raise ValueError(f"LossPerLevel: bins is {bins}, and must be at least 1")
         self.bins = bins
+        # Apart until the step is taken: a resumed run computes the batches of an unfinished step again.
+        self.of_step: list[tuple[Tensor, Tensor]] = []
         self.held: list[tuple[Tensor, Tensor]] = []
         self.totals = torch.zeros(0)
 
@@ -57,7 +59,10 @@ class LossPerLevel(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.held.append((outputs["sigma"], outputs["losses"]))
+        self.of_step.append((outputs["sigma"], outputs["losses"]))
+        if has_stepped(trainer, batch_idx):
+            self.held += self.of_step
+            self.of_step.clear()
         if is_logging_step(trainer, batch_idx):
             self._count()
             sums, counts = self.totals.tolist()
@@ -65,7 +70,7 @@ class LossPerLevel(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(means, trainer.global_step)
             self.totals.zero_()
-        elif len(self.held) == MOST_HELD:
+        elif len(self.held) >= MOST_HELD:
             self._count()
 
     def _count(self) -> None:
@@ -126,6 +131,11 @@ class RunProgress(RichProgressBar):
         if ended or now - self._shown >= BETWEEN_SHOWN:
             self._shown = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, completed=trainer.global_step)
+        super().on_exception(trainer, pl_module, exception)
 
 
 def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:

@@ -13,11 +13,11 @@ from ncsn.callbacks.progress import has_stepped
 from ncsn.errors import SIGNALS
 from ncsn.processes import REQUEUE, under_slurm
 
-__all__ = ["GracefulStop", "ValidationInterrupted"]
+__all__ = ["GracefulStop", "RunStopped"]
 
 
-class ValidationInterrupted(BaseException):
-    """A signal broke off a validation, whose step was saved before it began."""
+class RunStopped(BaseException):
+    """A signal has ended a run, whose last step is saved."""
 
 
 class GracefulStop(Callback):
@@ -28,10 +28,13 @@ class GracefulStop(Callback):
     third does in any case. SLURM's warning that the time of a job is nearly up is answered in the same way: Lightning's
     own answer would save in the middle of a step.
 
-    `signal` is its number, or None; `began` tells if training did, with everything that it resumes from in place.
+    `signal` is the number of the first signal, or None; `began` is True once training has.
 
     Args:
         checkpoint: saves the run.
+
+    Raises:
+        RunStopped: from `Trainer.fit`, if a signal ends the run before its last step.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -39,8 +42,8 @@ class GracefulStop(Callback):
         self.signal: int | None = None
         self.received = 0
         self.began = False
-        self.interruptible = False
         self.stopping = False
+        self.interruptible = False
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,8 +56,7 @@ class GracefulStop(Callback):
             if saved or self.received > 2:
                 os._exit(128 + number)  # files are whole or absent, whenever that is
             if self.interruptible:
-                trainer.should_stop = True  # if the exception is swallowed, as in a destructor
-                raise ValidationInterrupted
+                raise RunStopped
 
         for number in (*SIGNALS, REQUEUE) if under_slurm() else SIGNALS:
             self._previous[number] = signal.signal(number, note)
@@ -69,20 +71,18 @@ class GracefulStop(Callback):
         if trainer.world_size > 1:
             signals = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
             self.signal = int(trainer.strategy.reduce(signals, reduce_op="max")) or None
-        if self.signal is not None:
-            self.checkpoint.due = self.stopping = True
-            trainer.limit_val_batches = 0
+        # `Checkpoint`, the last callback, saves this step. The run ends when Lightning has logged it: at the next batch
+        # or validation. With `trainer.should_stop` it would log values of an earlier step, and validate once more.
+        self.checkpoint.due = self.stopping = self.signal is not None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # Not at the end of the batch before: Lightning would log the values of an earlier step under that one.
         if self.stopping:
-            trainer.should_stop = True
-            raise StopIteration  # by which Lightning ends an epoch early
+            raise RunStopped
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.interruptible = self.began and trainer.world_size == 1
-        if self.interruptible and self.signal is not None:  # it came while the step was saved
-            raise ValidationInterrupted
+        if self.stopping or (self.interruptible and self.signal is not None):  # the step was saved before
+            raise RunStopped
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.interruptible = False

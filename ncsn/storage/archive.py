@@ -9,8 +9,10 @@ import hashlib
 import pickletools
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any
 
 import torch
@@ -18,7 +20,16 @@ from torch import Tensor, nn
 
 from ncsn.files import atomic_write
 
-__all__ = ["DamagedError", "digest", "local_file", "read", "tensors_fingerprint", "weights_fingerprint", "write"]
+__all__ = [
+    "DTYPES",
+    "DamagedError",
+    "digest",
+    "local_file",
+    "read",
+    "tensors_fingerprint",
+    "weights_fingerprint",
+    "write",
+]
 
 FORMAT = 1
 """The version of what `write` writes; another is not read."""
@@ -34,6 +45,9 @@ KNOWN = {
     *(f"torch {kind}Storage" for kind in ("Long", "Short")),
 }
 """All that may be called to build the values again. None of it takes more memory than the file has bytes."""
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+DTYPES = (*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""The kinds of numbers of these storages."""
 WEIGHTS = ("state_dict", "current_model_state", "optimizer_states")
 MOST_VALUES = 1_000_000
 
@@ -50,7 +64,8 @@ def write(content: dict[str, Any], path: Path) -> None:
     """
     try:
         with atomic_write(path) as partial:
-            torch.save({**content, "format": FORMAT}, partial)
+            with partial.open("wb") as file:  # by a path, torch would write the random name into the file
+                torch.save({**content, "format": FORMAT}, file)
             checksum = digest(partial)
             with partial.open("ab") as file:
                 file.write(SEAL + checksum.encode())
@@ -81,12 +96,44 @@ def read(path: str | Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds; torch's own advice is to turn the protection off
         raise _no_checkpoint(path) from error
+    content = plain(content, path)
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
-    if content.get("format") != FORMAT:
-        raise ValueError(f"checkpoint: {path} is of format {content.get('format')!r}, and this version reads {FORMAT}")
+    version = content.get("format")
+    if type(version) is not int or version != FORMAT:
+        raise ValueError(f"checkpoint: {path} is of format {str(version)[:20]!r}, and this version reads {FORMAT}")
     check_tensors(content, path)
     return content
+
+
+def plain(content: Any, path: Path) -> Any:
+    """Return a copy of what was unpickled: tensors and plain values, in new dictionaries, lists and tuples.
+
+    An `OrderedDict` of a file can have attributes that hide its methods, so that a check sees other values than a user.
+
+    Raises:
+        ValueError: if there is anything else, or there are too many values.
+    """
+    left = MOST_VALUES
+
+    def copied(value: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"checkpoint: {path} holds more than {MOST_VALUES:,} values")
+        kind = type(value)
+        if kind in (dict, OrderedDict):
+            return {copied(key): copied(one) for key, one in dict.items(value)}
+        if kind in (list, tuple):
+            return kind(copied(one) for one in value)
+        if kind in (Tensor, nn.Parameter, torch.Size, bool, int, float, str, bytes, NoneType):
+            return value
+        raise ValueError(f"checkpoint: {path} holds a value of type {kind.__name__}, which is not read")
+
+    try:
+        return copied(content)
+    except (RecursionError, TypeError) as error:  # nested without an end, or a key that cannot be one
+        raise ValueError(f"checkpoint: {path} holds values that are nested too deep, or impossible keys") from error
 
 
 def local_file(path: str | Path) -> Path:
@@ -185,28 +232,22 @@ def check_tensors(content: dict[str, Any], path: Path) -> None:
         ValueError: where there are such.
     """
     claimed, size = 0, path.stat().st_size
-    for tensor in tensors(content, path):
+    for tensor in tensors(content):
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise ValueError(f"checkpoint: {path} has a tensor that is not plain ({tensor.layout}, {tensor.device})")
         claimed += tensor.numel() * tensor.element_size()
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() or claimed > 4 * size:
             raise ValueError(f"checkpoint: {path} has a tensor of shape {tuple(tensor.shape)}, larger than its data")
     for section in WEIGHTS:
-        if not all(tensor.isfinite().all() for tensor in tensors(content.get(section), path)):
+        if not all(tensor.isfinite().all() for tensor in tensors(content.get(section))):
             raise ValueError(f"checkpoint: {path} has numbers in its {section} that are not finite")
 
 
-def tensors(content: Any, path: Path) -> Iterator[Tensor]:
-    """Every tensor in nested dictionaries and lists.
-
-    Raises:
-        ValueError: where they never end.
-    """
-    left, visited = [content], 0
+def tensors(content: Any) -> Iterator[Tensor]:
+    """Yield every tensor in nested dictionaries and lists."""
+    left = [content]
     while left:
-        value, visited = left.pop(), visited + 1
-        if visited > MOST_VALUES:
-            raise ValueError(f"checkpoint: {path} holds more than {MOST_VALUES:,} values")
+        value = left.pop()
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, dict):

@@ -20,7 +20,7 @@ from torch import Tensor
 from ncsn.data import DataModule
 from ncsn.files import atomic_write
 from ncsn.model import Model
-from ncsn.storage.archive import DamagedError, local_file
+from ncsn.storage.archive import DTYPES, DamagedError, local_file
 from ncsn.storage.card import card
 
 __all__ = ["DATA", "read_folder", "read_safetensors", "save_folder", "save_safetensors", "settings_of"]
@@ -88,6 +88,8 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata["sha256"] != checksum(metadata["ncsn"], weights):
             raise ValueError("it is not what its checksum is of")
+        if not all(weight.dtype in DTYPES for weight in weights.values()):
+            raise ValueError("it has weights of a kind that is not written")
         content = {key: about[key] for key in PUBLISHED if key in about}
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise DamagedError(

@@ -4,14 +4,14 @@ A stranger may have written them. All of them are checked before anything is bui
 is imported because a file names it (`ncsn.storage.classes`).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.optim import Optimizer
 
@@ -203,12 +203,18 @@ def check_weights(module: nn.Module, weights: dict[str, Any], path: str | Path) 
     """Refuse weights that are not those of the module.
 
     Raises:
-        ValueError: with the first that is missing, not known, or of another shape.
+        ValueError: with the first that is missing, not known, or of another shape or kind of numbers.
     """
+
+    def described(tensors: Mapping[str, Any], name: str, otherwise: str) -> object:
+        tensor = tensors.get(name)
+        if not isinstance(tensor, Tensor):
+            return otherwise if tensor is None else "no tensor"
+        return tuple(tensor.shape) if tensor.is_floating_point() else (tuple(tensor.shape), tensor.dtype)
+
     expected = module.state_dict()
     for name in [*expected, *weights]:
-        theirs = tuple(getattr(weights[name], "shape", ("no tensor",))) if name in weights else "missing"
-        ours = tuple(expected[name].shape) if name in expected else "not known"
+        theirs, ours = described(weights, name, "missing"), described(expected, name, "not known")
         if theirs != ours:
             known = name if name in expected else shown(name).strip("'")
             raise ValueError(f"checkpoint: {path} is of another network: its {known} is {theirs}, here it is {ours}")
