@@ -1,5 +1,7 @@
 """Where a resumed run continues, against what Lightning's own counters say after each batch."""
 
+from types import SimpleNamespace
+
 import pytest
 from lightning.pytorch import Callback, seed_everything
 from test_callbacks import fit
@@ -8,6 +10,7 @@ from test_module import small_module, small_trainer
 from ncsn.callbacks import EMA, Checkpoint
 from ncsn.data import Digits
 from ncsn.resume import Resume, position_after
+from ncsn.training import TrainCLI
 
 
 class Counters(Callback):
@@ -63,3 +66,11 @@ def test_a_validation_that_is_due_at_the_step_is_run_again(tmp_path, epochs, sto
     resumed = validations(tmp_path / "b", 9, epochs, Resume(), resumed_from=tmp_path / f"a/step={stopped}.ckpt")
     assert [step for step, _, _ in alone] == ([8] if epochs == 2 else [4, 8])
     assert resumed == [seen for seen in alone if seen[0] in again]
+
+
+@pytest.mark.parametrize(("step", "complete", "finished"), [(9, False, False), (10, False, False), (10, True, True)])
+def test_a_run_is_finished_once_its_last_validation_is(step, complete, finished):
+    cli = SimpleNamespace(trainer=SimpleNamespace(max_steps=10))
+    assert TrainCLI.is_finished(cli, {"global_step": step, "complete": complete}) == finished
+    assert TrainCLI.is_finished(cli, {"global_step": step}) == (step == 10)  # of an earlier version
+    assert TrainCLI.is_finished(cli, {"global_step": 11, "complete": complete})

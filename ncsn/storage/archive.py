@@ -101,7 +101,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
     version = content.get("format")
     if type(version) is not int or version != FORMAT:
-        raise ValueError(f"checkpoint: {path} is of format {str(version)[:20]!r}, and this version reads {FORMAT}")
+        raise ValueError(f"checkpoint: {path} is of format {ascii(version)[:20]}, and this version reads {FORMAT}")
     check_tensors(content, path)
     return content
 
