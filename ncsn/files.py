@@ -5,7 +5,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import socket
 import stat
 import tempfile
@@ -22,6 +21,10 @@ LONGEST_NAME = 200  # bytes; file systems take 255, and a temporary name or a lo
 HOLDER_TIMEOUT = 1  # seconds, until the holder of a lock has written its name into it
 ATTEMPTS = 100
 """At opening a lock in a folder that others make and remove."""
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.partial", re.DOTALL)
+"""The names that `temporary_file` gives."""
+ENDINGS = (".png", ".ckpt", ".npz", ".json", ".safetensors")
+"""Of the files that this package writes into a folder that it holds."""
 HOLDER = re.compile(r"process \d+ on \S{1,100} since [\d-]{10} [\d:]{8}")
 
 
@@ -80,8 +83,8 @@ def exclusive_file(file: Path) -> Iterator[None]:
         OSError: if the folder cannot be made or written to.
     """
     with _exclusive(lock_of(file), file):
-        for partial, name in _partials(file.parent):
-            if name == f".{_short(file.name)}":
+        for partial, name in _leftovers(file.parent):
+            if name == _short(file.name):
                 _remove(partial)
         yield
 
@@ -98,8 +101,8 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
         OSError: if the folder cannot be made or written to.
     """
     with _exclusive(folder / ".lock", folder):
-        for partial, name in _partials(folder):
-            if not (folder / f"{name}.lock").exists():
+        for partial, name in _leftovers(folder):
+            if name.endswith(ENDINGS) and not (folder / f".{name}.lock").exists():
                 _remove(partial)
         yield
 
@@ -185,17 +188,16 @@ def _holder(file: FileIO) -> str:
     return found[0]
 
 
-def _partials(folder: Path) -> list[tuple[Path, str]]:
-    """Return the temporary files in a folder, `.NAME.RANDOM.partial`, each with its `.NAME`."""
-    return [(path, path.stem.rpartition(".")[0]) for path in folder.glob(".*.partial")]
+def _leftovers(folder: Path) -> list[tuple[Path, str]]:
+    """Return what has the name of a temporary file in a folder, each with the NAME in it."""
+    return [(path, found[1]) for path in folder.glob(".*.partial") if (found := TEMPORARY.fullmatch(path.name))]
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, or a folder with what is in it; a link alone, and not what it points to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove a regular file, if it is one, and may be removed."""
+    with suppress(OSError):
+        if stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
 
 
 def _short(name: str) -> str:

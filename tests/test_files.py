@@ -170,7 +170,6 @@ def test_a_folder_is_one_process_s_until_it_is_done_or_dead(tmp_path):
         pass
     process.kill()
     process.wait()
-    (folder / ".step=5.ckpt.partial").touch()
     temporary_file(folder / "step=5.ckpt")
     assert (folder / ".lock").exists()
     with exclusive_folder(folder):
@@ -207,7 +206,7 @@ def test_a_file_is_one_process_s_until_it_is_done_or_dead(tmp_path):
 
 def test_what_others_are_writing_is_not_removed(tmp_path):
     """`.a.*.partial` is a file of `a.png`, too; and a folder has files that are written by themselves."""
-    of_folder = [temporary_file(tmp_path / name) for name in ("a", "a.png", "[a]", "step=1.ckpt")]
+    of_folder = [temporary_file(tmp_path / name) for name in ("a", "a.png", "[a].png", "step=1.ckpt")]
     with exclusive_file(tmp_path / "a"):
         assert [path.exists() for path in of_folder] == [False, True, True, True]
     with exclusive_file(tmp_path / "a.png"):
@@ -217,16 +216,23 @@ def test_what_others_are_writing_is_not_removed(tmp_path):
     assert names(tmp_path) == [alive.name]
 
 
-def test_a_folder_that_was_half_written_is_removed_but_not_what_a_link_points_to(tmp_path):
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    (kept / "mine").touch()
-    (tmp_path / ".model.0.partial").mkdir()
-    (tmp_path / ".model.0.partial" / "config.json").touch()
-    (tmp_path / ".model.1.partial").symlink_to(kept)
-    with exclusive_file(tmp_path / "model"):
-        assert names(tmp_path) == [".model.lock", "kept"]
-    assert names(kept) == ["mine"]
+def test_files_that_no_writer_of_this_package_made_are_kept(tmp_path):
+    """Catches a removal by a pattern that others' names match, of folders, and of links."""
+    folder = tmp_path / f".model.{'0' * 16}.partial"
+    for others in (tmp_path / ".my.project.partial", folder):
+        others.mkdir()
+        (others / "thesis").touch()
+    for name in (".photo.jpg.partial", ".a.npz.mine.partial", ".notes.txt.0123456789abcdef.partial"):
+        (tmp_path / name).touch()
+    (tmp_path / f".a.npz.{'1' * 16}.partial").symlink_to(folder)
+    (tmp_path / f".a.npz.{'2' * 16}.partial").mkdir()
+    kept = sorted(tmp_path.rglob("*"))
+    ours = [temporary_file(tmp_path / name) for name in ("a.npz", "0.png", "1.ckpt", "b.json", "c.safetensors")]
+    with exclusive_file(tmp_path / "a.npz"), exclusive_file(tmp_path / "model"):
+        assert [path.exists() for path in ours] == [False, True, True, True, True]
+    with exclusive_folder(tmp_path):
+        assert not any(path.exists() for path in ours)
+    assert sorted(tmp_path.rglob("*")) == kept
 
 
 @pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])

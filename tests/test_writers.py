@@ -82,7 +82,7 @@ def test_the_second_writer_of_a_folder_is_refused_and_no_lock_stays_in_it(digits
         status, line = refusal(capsys, lambda: cli.sample([digits, "--num-samples", "2", "--out", "pictures"]))
         assert (status, f"error: --out: pictures is in use by process {process} on " in line) == (2, True), line
         assert names(Path("pictures")) == [".lock"]
-    Path("pictures/.000001.png.0.partial").touch()
+    Path("pictures/.000001.png.0123456789abcdef.partial").touch()
     cli.sample([digits, "--num-samples", "2", "--out", "pictures"])
     assert names(Path("pictures")) == ["000000.png", "000001.png"]
 
