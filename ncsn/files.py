@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and outputs that one process writes at a time."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -12,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
-from itertools import count
 from pathlib import Path
 
 __all__ = ["atomic_write", "check_writable", "exclusive_file", "exclusive_folder", "lock_of", "temporary_file"]
@@ -20,7 +20,7 @@ __all__ = ["atomic_write", "check_writable", "exclusive_file", "exclusive_folder
 LONGEST_NAME = 200  # bytes; file systems take 255, and a temporary name or a lock adds up to 26
 HOLDER_TIMEOUT = 1  # seconds, until the holder of a lock has written its name into it
 ATTEMPTS = 100
-"""At opening a lock in a folder that others make and remove."""
+"""At taking a lock that others make and remove, or in a folder that they do."""
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.partial", re.DOTALL)
 """The names that `temporary_file` gives."""
 ENDINGS = (".png", ".ckpt", ".npz", ".json", ".safetensors")
@@ -79,7 +79,7 @@ def exclusive_file(file: Path) -> Iterator[None]:
     The lock is a file next to it, `.NAME.lock`; missing folders are made.
 
     Raises:
-        ValueError: if another process has the lock, naming it; or if a link is in the place of the lock.
+        ValueError: if another process has the lock, naming it; or if what is in the place of the lock cannot be one.
         OSError: if the folder cannot be made or written to.
     """
     with _exclusive(lock_of(file), file):
@@ -97,7 +97,7 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
     to their writers.
 
     Raises:
-        ValueError: if another process has the lock, naming it; or if a link is in the place of the lock.
+        ValueError: if another process has the lock, naming it; or if what is in the place of the lock cannot be one.
         OSError: if the folder cannot be made or written to.
     """
     with _exclusive(folder / ".lock", folder):
@@ -122,52 +122,64 @@ def _exclusive(lock: Path, output: Path) -> Iterator[None]:
     """
     made = [path for path in lock.parents if not path.exists()]
     try:
-        while True:
-            with _open_lock(lock) as file:
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError) as error:
-                    raise ValueError(f"{output} is in use by {_holder(file)}") from error
-                if not _is_at(file, lock):
-                    continue  # its holder removed it between our opening and locking it
-                try:
-                    file.truncate(0)
-                    about = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
-                    file.write(about.encode())
-                    yield
-                finally:
-                    if _is_at(file, lock):  # and nobody removed it by hand, for another to make it again
-                        lock.unlink()
-                return
+        with _locked(lock, output) as file:
+            try:
+                file.truncate(0)
+                about = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
+                file.write(about.encode())
+                yield
+            finally:
+                if _is_at(file, lock):  # and nobody removed it by hand, for another to make it again
+                    lock.unlink()
     finally:
         for path in made:
             with suppress(OSError):
                 path.rmdir()
 
 
+def _locked(lock: Path, output: Path) -> FileIO:
+    """Open a lock and lock it; make it and its folders if they are missing.
+
+    Raises:
+        ValueError: if another process has the lock, or what is in its place is not a file of its own.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            file = _open_lock(lock)
+        except (FileNotFoundError, FileExistsError) as error:
+            failure: Exception = error  # unless another process has just removed the folder, which it had made
+            continue
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            with file:
+                raise ValueError(f"{output} is in use by {_holder(file)}") from error
+        if _is_at(file, lock):
+            return file
+        file.close()  # its holder removed it between our opening and locking it
+        failure = ValueError(f"{output} is in use by other processes")
+    raise failure
+
+
 def _open_lock(lock: Path) -> FileIO:
     """Open a lock for reading and writing, and make it and its folders if they are missing; follow no link.
 
     Raises:
-        ValueError: if it is a link, whose target would be written over, or no file.
+        ValueError: if what is in its place cannot be one: what a link points to, say, would be written over.
     """
-    for attempt in count():
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            break
-        except (FileNotFoundError, FileExistsError):
-            if attempt == ATTEMPTS:  # else another process has perhaps just removed the folder, which it had made
-                raise
-        except OSError as error:
-            if not lock.is_symlink():
-                raise
-            raise ValueError(f"{lock} is a link, and a lock must be a file of its own; remove it") from error
-    file, found = os.fdopen(descriptor, "r+b", buffering=0), os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
-        return file
-    file.close()
-    raise ValueError(f"{lock} is a link, and a lock must be a file of its own; remove it")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+            return os.fdopen(descriptor, "r+b", buffering=0)
+        os.close(descriptor)
+        reason = "it has other names" if stat.S_ISREG(found.st_mode) else "it is not a file"
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or not os.path.lexists(lock):
+            raise
+        reason = "it is a link" if error.errno == errno.ELOOP else f"{error.strerror}"
+    raise ValueError(f"{lock} is in the place of a lock and cannot be used ({reason}); remove it")
 
 
 def _is_at(file: FileIO, path: Path) -> bool:

@@ -1,8 +1,10 @@
 """Files are whole or absent, follow no link, and have one writer at a time."""
 
+import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -235,26 +237,51 @@ def test_files_that_no_writer_of_this_package_made_are_kept(tmp_path):
     assert sorted(tmp_path.rglob("*")) == kept
 
 
-@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda lock, mine: lock.symlink_to(mine), "it is a link"),
+        (lambda lock, mine: lock.symlink_to("absent"), "it is a link"),
+        (lambda lock, mine: lock.hardlink_to(mine), "it has other names"),
+        (lambda lock, mine: lock.mkdir(), "Is a directory"),
+        (lambda lock, mine: os.mkfifo(lock), "it is not a file"),
+        (lambda lock, mine: socket.socket(socket.AF_UNIX).bind(str(lock)), "No such device or address"),
+    ],
+)
 @pytest.mark.parametrize(("exclusive", "lock"), [(exclusive_file, ".run.lock"), (exclusive_folder, "run/.lock")])
-def test_a_link_in_the_place_of_a_lock_is_refused(tmp_path, exclusive, lock, make):
-    """What it points to would be cut to nothing, and the process written into it."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "mine").write_text("mine")
-    make(tmp_path / lock, tmp_path / "mine")
-    with pytest.raises(ValueError, match=rf"{lock} is a link, .*; remove it$"), exclusive(tmp_path / "run"):
+def test_what_cannot_be_a_lock_is_refused(tmp_path, monkeypatch, exclusive, lock, make, reason):
+    """What a link points to would be cut to nothing, and the process written into it; a pipe would wait for good."""
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("mine").write_text("mine")
+    make(Path(lock), Path("mine").absolute())
+    before = sorted(tmp_path.rglob("*"))
+    said = re.escape(f"{lock} is in the place of a lock and cannot be used ({reason}); remove it")
+    with pytest.raises(ValueError, match=f"^{said}$"), exclusive(Path("run")):
         pass
-    assert (tmp_path / "mine").read_text() == "mine"
-    (tmp_path / lock).unlink()
-    with exclusive(tmp_path / "run"):
-        assert (tmp_path / lock).is_file()
+    assert Path("mine").read_text() == "mine"
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_link_to_nothing_is_refused_as_well(tmp_path):
-    (tmp_path / ".a.lock").symlink_to("absent")
-    with pytest.raises(ValueError, match="is a link"), exclusive_file(tmp_path / "a"):
+def test_a_lock_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+    """As that of another user, which root, whom the tests may run as, could open."""
+    lock_of(tmp_path / "a.npz").touch()
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refused)
+    with (
+        pytest.raises(ValueError, match=r"/\.a\.npz\.lock is in the place .* \(Permission denied\); remove it$"),
+        exclusive_file(tmp_path / "a.npz"),
+    ):
         pass
-    assert names(tmp_path) == [".a.lock"]
+
+
+def test_a_lock_that_is_never_there_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("ncsn.files._is_at", lambda file, path: False)
+    with pytest.raises(ValueError, match=r"a is in use by other processes$"), exclusive_file(tmp_path / "a"):
+        pass
 
 
 def test_text_that_no_writer_wrote_is_not_repeated(tmp_path, monkeypatch):

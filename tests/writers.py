@@ -105,7 +105,7 @@ def followed(folder: Path, run: Folder, checkpoint: str, kind: str) -> int:
         (run.path / "err").unlink()
         status, said = ended(run.start(*given(checkpoint, kind, 1, out), *QUICK, command=command)), ""
         if place.endswith(".lock"):
-            said = f": {link} is a link, and a lock must be a file of its own; remove it\n"
+            said = f": {link} is in the place of a lock and cannot be used (it is a link); remove it\n"
         elif place in ("a.json", "folder/000000.png"):  # neither a report nor one of the samples is there
             said = " is there already"
         assert (status, said in run.errors()) == (2 if said else 0, True), f"{place}: {status}, {run.errors()}"
