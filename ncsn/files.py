@@ -11,7 +11,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -93,14 +93,17 @@ def exclusive_file(file: Path) -> Iterator[None]:
 def exclusive_folder(folder: Path) -> Iterator[None]:
     """Let this process alone write into `folder`, and remove what a killed writer of it left half written.
 
-    The lock is a file in it, `.lock`; missing folders are made. Files in it that have a lock of their own are left
-    to their writers.
+    The lock is a file in it, `.lock`; missing folders are made. A new folder is made under the lock that
+    `exclusive_file` takes for it, so that nobody can be about to put a whole folder there. Files in it that have a
+    lock of their own are left to their writers.
 
     Raises:
         ValueError: if another process has the lock, naming it; or if what is in the place of the lock cannot be one.
         OSError: if the folder cannot be made or written to.
     """
-    with _exclusive(folder / ".lock", folder):
+    with _folders(folder), ExitStack() as held:
+        with nullcontext() if folder.exists() else _exclusive(lock_of(folder), folder):
+            held.enter_context(_exclusive(folder / ".lock", folder))
         for partial, name in _leftovers(folder):
             if name.endswith(ENDINGS) and not (folder / f".{name}.lock").exists():
                 _remove(partial)
@@ -120,17 +123,23 @@ def _exclusive(lock: Path, output: Path) -> Iterator[None]:
     over. It is lost as soon as its process closes any descriptor of the file, so never open `lock` elsewhere, nor
     enter this twice for one output in one process.
     """
-    made = [path for path in lock.parents if not path.exists()]
+    with _folders(lock.parent), _locked(lock, output) as file:
+        try:
+            file.truncate(0)
+            about = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
+            file.write(about.encode())
+            yield
+        finally:
+            if _is_at(file, lock):  # and nobody removed it by hand, for another to make it again
+                lock.unlink()
+
+
+@contextmanager
+def _folders(folder: Path) -> Iterator[None]:
+    """Remove a folder, and those that it is in, at the end if they were missing before and are empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        with _locked(lock, output) as file:
-            try:
-                file.truncate(0)
-                about = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
-                file.write(about.encode())
-                yield
-            finally:
-                if _is_at(file, lock):  # and nobody removed it by hand, for another to make it again
-                    lock.unlink()
+        yield
     finally:
         for path in made:
             with suppress(OSError):

@@ -263,6 +263,25 @@ def test_what_cannot_be_a_lock_is_refused(tmp_path, monkeypatch, exclusive, lock
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_new_folder_has_one_writer_whether_it_is_made_at_once_or_renamed_to_its_name(tmp_path):
+    """Catches a folder that is drawn into while an export is about to put a whole one there."""
+    process = started(HOLDER.replace("exclusive_folder", "exclusive_file"), tmp_path / "new" / "model")
+    assert process.stdout.readline() == "held\n"
+    with (
+        pytest.raises(ValueError, match=f"model is in use by process {process.pid} on "),
+        exclusive_folder(tmp_path / "new" / "model"),
+    ):
+        pass
+    assert names(tmp_path / "new") == [".model.lock"]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with exclusive_folder(tmp_path / "new" / "model"):  # which an export refuses, as it is there
+        assert names(tmp_path / "new") == ["model"]
+        assert names(tmp_path / "new" / "model") == [".lock"]
+    assert names(tmp_path / "new") == []
+
+
 def test_a_lock_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
     """As that of another user, which root, whom the tests may run as, could open."""
     lock_of(tmp_path / "a.npz").touch()

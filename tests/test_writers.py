@@ -92,6 +92,17 @@ def test_the_second_writer_of_a_folder_is_refused_and_no_lock_stays_in_it(digits
     assert names(Path("pictures")) == ["000000.png", "000001.png"]
 
 
+def test_an_export_and_samples_do_not_share_a_folder(digits, here, capsys):
+    for kind, said in (("exclusive_file", "in use by process"), ("exclusive_folder", "there already")):
+        with held("model", kind):
+            before = set(here.rglob("*"))
+            status, line = refusal(capsys, lambda: called(ncsn.export.main, digits, "--to", "folder", "--out", "model"))
+            assert (status, said in line) == (2, True), line
+            status, line = refusal(capsys, lambda: cli.sample([digits, "--num-samples", "1", "--out", "model/"]))
+            assert (status, "in use by process" in line) == (2, True), line
+            assert set(here.rglob("*")) == before
+
+
 def test_a_name_that_is_not_given_is_none_that_another_is_writing(digits, here, capsys):
     """Neither one that is being written when the command starts, nor one that is finished just before it is locked."""
     with held("samples.png"):
