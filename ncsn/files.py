@@ -1,19 +1,18 @@
 """Files that are written whole or not at all, and outputs that one process writes at a time."""
 
+import errno
 import fcntl
 import hashlib
 import os
 import re
 import secrets
-import shutil
 import socket
 import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from io import FileIO
-from itertools import count
 from pathlib import Path
 
 __all__ = ["atomic_write", "check_writable", "exclusive_file", "exclusive_folder", "lock_of", "temporary_file"]
@@ -21,7 +20,11 @@ __all__ = ["atomic_write", "check_writable", "exclusive_file", "exclusive_folder
 LONGEST_NAME = 200  # bytes; file systems take 255, and a temporary name or a lock adds up to 26
 HOLDER_TIMEOUT = 1  # seconds, until the holder of a lock has written its name into it
 ATTEMPTS = 100
-"""At opening a lock in a folder that others make and remove."""
+"""At taking a lock that others make and remove, or in a folder that they do."""
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.partial", re.DOTALL)
+"""The names that `temporary_file` gives."""
+ENDINGS = (".png", ".ckpt", ".npz", ".json", ".safetensors")
+"""Of the files that this package writes into a folder that it holds."""
 HOLDER = re.compile(r"process \d+ on \S{1,100} since [\d-]{10} [\d:]{8}")
 
 
@@ -76,12 +79,12 @@ def exclusive_file(file: Path) -> Iterator[None]:
     The lock is a file next to it, `.NAME.lock`; missing folders are made.
 
     Raises:
-        ValueError: if another process has the lock, naming it; or if a link is in the place of the lock.
+        ValueError: if another process has the lock, naming it; or if what is in the place of the lock cannot be one.
         OSError: if the folder cannot be made or written to.
     """
     with _exclusive(lock_of(file), file):
-        for partial, name in _partials(file.parent):
-            if name == f".{_short(file.name)}":
+        for partial, name in _leftovers(file.parent):
+            if name == _short(file.name):
                 _remove(partial)
         yield
 
@@ -90,16 +93,19 @@ def exclusive_file(file: Path) -> Iterator[None]:
 def exclusive_folder(folder: Path) -> Iterator[None]:
     """Let this process alone write into `folder`, and remove what a killed writer of it left half written.
 
-    The lock is a file in it, `.lock`; missing folders are made. Files in it that have a lock of their own are left
-    to their writers.
+    The lock is a file in it, `.lock`; missing folders are made. A new folder is made under the lock that
+    `exclusive_file` takes for it, so that nobody can be about to put a whole folder there. Files in it that have a
+    lock of their own are left to their writers.
 
     Raises:
-        ValueError: if another process has the lock, naming it; or if a link is in the place of the lock.
+        ValueError: if another process has the lock, naming it; or if what is in the place of the lock cannot be one.
         OSError: if the folder cannot be made or written to.
     """
-    with _exclusive(folder / ".lock", folder):
-        for partial, name in _partials(folder):
-            if not (folder / f"{name}.lock").exists():
+    with _folders(folder), ExitStack() as held:
+        with nullcontext() if folder.exists() else _exclusive(lock_of(folder), folder):
+            held.enter_context(_exclusive(folder / ".lock", folder))
+        for partial, name in _leftovers(folder):
+            if name.endswith(ENDINGS) and not (folder / f".{name}.lock").exists():
                 _remove(partial)
         yield
 
@@ -117,54 +123,72 @@ def _exclusive(lock: Path, output: Path) -> Iterator[None]:
     over. It is lost as soon as its process closes any descriptor of the file, so never open `lock` elsewhere, nor
     enter this twice for one output in one process.
     """
-    made = [path for path in lock.parents if not path.exists()]
+    with _folders(lock.parent), _locked(lock, output) as file:
+        try:
+            file.truncate(0)
+            about = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
+            file.write(about.encode())
+            yield
+        finally:
+            if _is_at(file, lock):  # and nobody removed it by hand, for another to make it again
+                lock.unlink()
+
+
+@contextmanager
+def _folders(folder: Path) -> Iterator[None]:
+    """Remove a folder, and those that it is in, at the end if they were missing before and are empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        while True:
-            with _open_lock(lock) as file:
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except (BlockingIOError, PermissionError) as error:
-                    raise ValueError(f"{output} is in use by {_holder(file)}") from error
-                if not _is_at(file, lock):
-                    continue  # its holder removed it between our opening and locking it
-                try:
-                    file.truncate(0)
-                    about = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
-                    file.write(about.encode())
-                    yield
-                finally:
-                    if _is_at(file, lock):  # and nobody removed it by hand, for another to make it again
-                        lock.unlink()
-                return
+        yield
     finally:
         for path in made:
             with suppress(OSError):
                 path.rmdir()
 
 
+def _locked(lock: Path, output: Path) -> FileIO:
+    """Open a lock and lock it; make it and its folders if they are missing.
+
+    Raises:
+        ValueError: if another process has the lock, or what is in its place is not a file of its own.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            file = _open_lock(lock)
+        except (FileNotFoundError, FileExistsError) as error:
+            failure: Exception = error  # unless another process has just removed the folder, which it had made
+            continue
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            with file:
+                raise ValueError(f"{output} is in use by {_holder(file)}") from error
+        if _is_at(file, lock):
+            return file
+        file.close()  # its holder removed it between our opening and locking it
+        failure = ValueError(f"{output} is in use by other processes")
+    raise failure
+
+
 def _open_lock(lock: Path) -> FileIO:
     """Open a lock for reading and writing, and make it and its folders if they are missing; follow no link.
 
     Raises:
-        ValueError: if it is a link, whose target would be written over, or no file.
+        ValueError: if what is in its place cannot be one: what a link points to, say, would be written over.
     """
-    for attempt in count():
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            break
-        except (FileNotFoundError, FileExistsError):
-            if attempt == ATTEMPTS:  # else another process has perhaps just removed the folder, which it had made
-                raise
-        except OSError as error:
-            if not lock.is_symlink():
-                raise
-            raise ValueError(f"{lock} is a link, and a lock must be a file of its own; remove it") from error
-    file, found = os.fdopen(descriptor, "r+b", buffering=0), os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
-        return file
-    file.close()
-    raise ValueError(f"{lock} is a link, and a lock must be a file of its own; remove it")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+            return os.fdopen(descriptor, "r+b", buffering=0)
+        os.close(descriptor)
+        reason = "it has other names" if stat.S_ISREG(found.st_mode) else "it is not a file"
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or not os.path.lexists(lock):
+            raise
+        reason = "it is a link" if error.errno == errno.ELOOP else f"{error.strerror}"
+    raise ValueError(f"{lock} is in the place of a lock and cannot be used ({reason}); remove it")
 
 
 def _is_at(file: FileIO, path: Path) -> bool:
@@ -185,17 +209,16 @@ def _holder(file: FileIO) -> str:
     return found[0]
 
 
-def _partials(folder: Path) -> list[tuple[Path, str]]:
-    """Return the temporary files in a folder, `.NAME.RANDOM.partial`, each with its `.NAME`."""
-    return [(path, path.stem.rpartition(".")[0]) for path in folder.glob(".*.partial")]
+def _leftovers(folder: Path) -> list[tuple[Path, str]]:
+    """Return what has the name of a temporary file in a folder, each with the NAME in it."""
+    return [(path, found[1]) for path in folder.glob(".*.partial") if (found := TEMPORARY.fullmatch(path.name))]
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, or a folder with what is in it; a link alone, and not what it points to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove a regular file, if it is one, and may be removed."""
+    with suppress(OSError):
+        if stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
 
 
 def _short(name: str) -> str:

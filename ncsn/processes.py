@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
@@ -12,10 +13,20 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 
-__all__ = ["REQUEUE", "check_processes", "hold_outputs", "plugins", "requeue", "requeued", "under_slurm"]
+__all__ = [
+    "REQUEUE",
+    "check_processes",
+    "exit_if_orphaned",
+    "hold_outputs",
+    "plugins",
+    "requeue",
+    "requeued",
+    "under_slurm",
+]
 
 REQUEUE = signal.SIGUSR1
 """What SLURM sends before the time of a job is up, where `--signal=SIGUSR1@SECONDS` asks for it."""
+PARENT = os.getppid()  # when this process started
 under_slurm: Callable[[], bool] = SLURMEnvironment.detect
 
 
@@ -75,6 +86,13 @@ def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> Iterator[
             except ValueError as error:
                 raise ValueError(f"{option}: {error}") from error
         yield
+
+
+def exit_if_orphaned(trainer: Trainer) -> None:
+    """End this process if Lightning started it, and the first process, which did so and holds the output, has died."""
+    if trainer.local_rank > 0 and os.getppid() != PARENT and starter() is None:
+        print("error: the first process has died; this one stops, and writes no more", file=sys.stderr, flush=True)
+        os._exit(1)  # at once: an orderly end would wait for the first
 
 
 def requeued() -> bool:

@@ -1,8 +1,10 @@
 """Files are whole or absent, follow no link, and have one writer at a time."""
 
+import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -170,7 +172,6 @@ def test_a_folder_is_one_process_s_until_it_is_done_or_dead(tmp_path):
         pass
     process.kill()
     process.wait()
-    (folder / ".step=5.ckpt.partial").touch()
     temporary_file(folder / "step=5.ckpt")
     assert (folder / ".lock").exists()
     with exclusive_folder(folder):
@@ -207,7 +208,7 @@ def test_a_file_is_one_process_s_until_it_is_done_or_dead(tmp_path):
 
 def test_what_others_are_writing_is_not_removed(tmp_path):
     """`.a.*.partial` is a file of `a.png`, too; and a folder has files that are written by themselves."""
-    of_folder = [temporary_file(tmp_path / name) for name in ("a", "a.png", "[a]", "step=1.ckpt")]
+    of_folder = [temporary_file(tmp_path / name) for name in ("a", "a.png", "[a].png", "step=1.ckpt")]
     with exclusive_file(tmp_path / "a"):
         assert [path.exists() for path in of_folder] == [False, True, True, True]
     with exclusive_file(tmp_path / "a.png"):
@@ -217,38 +218,89 @@ def test_what_others_are_writing_is_not_removed(tmp_path):
     assert names(tmp_path) == [alive.name]
 
 
-def test_a_folder_that_was_half_written_is_removed_but_not_what_a_link_points_to(tmp_path):
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    (kept / "mine").touch()
-    (tmp_path / ".model.0.partial").mkdir()
-    (tmp_path / ".model.0.partial" / "config.json").touch()
-    (tmp_path / ".model.1.partial").symlink_to(kept)
-    with exclusive_file(tmp_path / "model"):
-        assert names(tmp_path) == [".model.lock", "kept"]
-    assert names(kept) == ["mine"]
+def test_files_that_no_writer_of_this_package_made_are_kept(tmp_path):
+    """Catches a removal by a pattern that others' names match, of folders, and of links."""
+    folder = tmp_path / f".model.{'0' * 16}.partial"
+    for others in (tmp_path / ".my.project.partial", folder):
+        others.mkdir()
+        (others / "thesis").touch()
+    for name in (".photo.jpg.partial", ".a.npz.mine.partial", ".notes.txt.0123456789abcdef.partial"):
+        (tmp_path / name).touch()
+    (tmp_path / f".a.npz.{'1' * 16}.partial").symlink_to(folder)
+    (tmp_path / f".a.npz.{'2' * 16}.partial").mkdir()
+    kept = sorted(tmp_path.rglob("*"))
+    ours = [temporary_file(tmp_path / name) for name in ("a.npz", "0.png", "1.ckpt", "b.json", "c.safetensors")]
+    with exclusive_file(tmp_path / "a.npz"), exclusive_file(tmp_path / "model"):
+        assert [path.exists() for path in ours] == [False, True, True, True, True]
+    with exclusive_folder(tmp_path):
+        assert not any(path.exists() for path in ours)
+    assert sorted(tmp_path.rglob("*")) == kept
 
 
-@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda lock, mine: lock.symlink_to(mine), "it is a link"),
+        (lambda lock, mine: lock.symlink_to("absent"), "it is a link"),
+        (lambda lock, mine: lock.hardlink_to(mine), "it has other names"),
+        (lambda lock, mine: lock.mkdir(), "Is a directory"),
+        (lambda lock, mine: os.mkfifo(lock), "it is not a file"),
+        (lambda lock, mine: socket.socket(socket.AF_UNIX).bind(str(lock)), "No such device or address"),
+    ],
+)
 @pytest.mark.parametrize(("exclusive", "lock"), [(exclusive_file, ".run.lock"), (exclusive_folder, "run/.lock")])
-def test_a_link_in_the_place_of_a_lock_is_refused(tmp_path, exclusive, lock, make):
-    """What it points to would be cut to nothing, and the process written into it."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "mine").write_text("mine")
-    make(tmp_path / lock, tmp_path / "mine")
-    with pytest.raises(ValueError, match=rf"{lock} is a link, .*; remove it$"), exclusive(tmp_path / "run"):
+def test_what_cannot_be_a_lock_is_refused(tmp_path, monkeypatch, exclusive, lock, make, reason):
+    """What a link points to would be cut to nothing, and the process written into it; a pipe would wait for good."""
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("mine").write_text("mine")
+    make(Path(lock), Path("mine").absolute())
+    before = sorted(tmp_path.rglob("*"))
+    said = re.escape(f"{lock} is in the place of a lock and cannot be used ({reason}); remove it")
+    with pytest.raises(ValueError, match=f"^{said}$"), exclusive(Path("run")):
         pass
-    assert (tmp_path / "mine").read_text() == "mine"
-    (tmp_path / lock).unlink()
-    with exclusive(tmp_path / "run"):
-        assert (tmp_path / lock).is_file()
+    assert Path("mine").read_text() == "mine"
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_link_to_nothing_is_refused_as_well(tmp_path):
-    (tmp_path / ".a.lock").symlink_to("absent")
-    with pytest.raises(ValueError, match="is a link"), exclusive_file(tmp_path / "a"):
+def test_a_new_folder_has_one_writer_whether_it_is_made_at_once_or_renamed_to_its_name(tmp_path):
+    """Catches a folder that is drawn into while an export is about to put a whole one there."""
+    process = started(HOLDER.replace("exclusive_folder", "exclusive_file"), tmp_path / "new" / "model")
+    assert process.stdout.readline() == "held\n"
+    with (
+        pytest.raises(ValueError, match=f"model is in use by process {process.pid} on "),
+        exclusive_folder(tmp_path / "new" / "model"),
+    ):
         pass
-    assert names(tmp_path) == [".a.lock"]
+    assert names(tmp_path / "new") == [".model.lock"]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with exclusive_folder(tmp_path / "new" / "model"):  # which an export refuses, as it is there
+        assert names(tmp_path / "new") == ["model"]
+        assert names(tmp_path / "new" / "model") == [".lock"]
+    assert names(tmp_path / "new") == []
+
+
+def test_a_lock_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+    """As that of another user, which root, whom the tests may run as, could open."""
+    lock_of(tmp_path / "a.npz").touch()
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refused)
+    with (
+        pytest.raises(ValueError, match=r"/\.a\.npz\.lock is in the place .* \(Permission denied\); remove it$"),
+        exclusive_file(tmp_path / "a.npz"),
+    ):
+        pass
+
+
+def test_a_lock_that_is_never_there_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("ncsn.files._is_at", lambda file, path: False)
+    with pytest.raises(ValueError, match=r"a is in use by other processes$"), exclusive_file(tmp_path / "a"):
+        pass
 
 
 def test_text_that_no_writer_wrote_is_not_repeated(tmp_path, monkeypatch):

@@ -1,13 +1,17 @@
 """An output has one writer: each command refuses, before any work, what another process is writing."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import LightningModule
 from test_cli import SMALL, refusal, train_small
 from test_files import HOLDER, names
 
@@ -16,7 +20,8 @@ import ncsn.export
 import ncsn.features
 import ncsn.results
 from ncsn import cli
-from ncsn.files import exclusive_file, lock_of
+from ncsn.drawing.outputs import Files, Npz
+from ncsn.files import exclusive_file, lock_of, temporary_file
 from ncsn.processes import hold_outputs
 
 
@@ -82,9 +87,20 @@ def test_the_second_writer_of_a_folder_is_refused_and_no_lock_stays_in_it(digits
         status, line = refusal(capsys, lambda: cli.sample([digits, "--num-samples", "2", "--out", "pictures"]))
         assert (status, f"error: --out: pictures is in use by process {process} on " in line) == (2, True), line
         assert names(Path("pictures")) == [".lock"]
-    Path("pictures/.000001.png.0.partial").touch()
+    Path("pictures/.000001.png.0123456789abcdef.partial").touch()
     cli.sample([digits, "--num-samples", "2", "--out", "pictures"])
     assert names(Path("pictures")) == ["000000.png", "000001.png"]
+
+
+def test_an_export_and_samples_do_not_share_a_folder(digits, here, capsys):
+    for kind, said in (("exclusive_file", "in use by process"), ("exclusive_folder", "there already")):
+        with held("model", kind):
+            before = set(here.rglob("*"))
+            status, line = refusal(capsys, lambda: called(ncsn.export.main, digits, "--to", "folder", "--out", "model"))
+            assert (status, said in line) == (2, True), line
+            status, line = refusal(capsys, lambda: cli.sample([digits, "--num-samples", "1", "--out", "model/"]))
+            assert (status, "in use by process" in line) == (2, True), line
+            assert set(here.rglob("*")) == before
 
 
 def test_a_name_that_is_not_given_is_none_that_another_is_writing(digits, here, capsys):
@@ -109,6 +125,28 @@ def test_the_other_processes_of_a_command_leave_the_lock_to_the_first(monkeypatc
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     with held("a.npz") as process, hold_outputs("--out", exclusive_file(Path("a.npz"))):
         assert f"process {process} on " in lock_of(Path("a.npz")).read_text()
+
+
+@pytest.mark.parametrize("kind", ["png", "npz"])
+@pytest.mark.parametrize(
+    ("rank", "parent", "torchrun", "stops"),
+    [(1, 1, False, True), (1, 1, True, False), (0, 1, False, False), (1, os.getppid(), False, False)],
+)
+def test_a_process_whose_first_has_died_writes_no_more(here, monkeypatch, capsys, kind, rank, parent, torchrun, stops):
+    """Catches one that writes on after kill -9 of the first, among the files of the next command."""
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    if torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    writer = Files(here, range(1), "") if kind == "png" else Npz(here / "a.npz", range(1), (1, 2, 2))
+    trainer = SimpleNamespace(local_rank=rank)
+    if isinstance(writer, Npz):
+        writer.rows, writer.begin = temporary_file(writer.file), 0
+    before = [path.read_bytes() for path in here.iterdir()]
+    with pytest.raises(SystemExit, match="1") if stops else nullcontext():
+        writer.on_predict_batch_end(trainer, LightningModule(), torch.zeros(1, 1, 2, 2), torch.tensor([0]), 0)
+    assert ([path.read_bytes() for path in here.iterdir()] == before) == stops
+    assert capsys.readouterr().err.startswith("error: the first process has died") == stops
 
 
 def test_what_is_exported_meanwhile_is_not_written_over(digits, monkeypatch, capsys):

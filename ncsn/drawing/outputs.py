@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ncsn.data import to_pixels
 from ncsn.files import atomic_write, temporary_file
+from ncsn.processes import exit_if_orphaned
 
 __all__ = ["Files", "Npz"]
 
@@ -67,6 +68,7 @@ class Files(Callback):
         for index, pixels in zip(batch.tolist(), to_pixels(outputs).cpu(), strict=True):
             picture = pixels.permute(1, 2, 0).squeeze(-1).numpy()
             if index not in self.drawn:
+                exit_if_orphaned(trainer)
                 with atomic_write(self.file(index)) as partial:
                     Image.fromarray(picture).save(partial, format="PNG", pnginfo=text)
 
@@ -121,6 +123,7 @@ class Npz(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         pixels = to_pixels(outputs).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        exit_if_orphaned(trainer)
         with self.open_rows() as rows:
             for index, picture in zip(batch.tolist(), pixels, strict=True):
                 rows.seek(self.begin + self.indices.index(index) * picture.nbytes)
