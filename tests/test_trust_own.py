@@ -25,7 +25,11 @@ from ncsn.storage.card import card
 from ncsn.storage.plans import plan_class
 
 OWN = """
+from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
+from typing import Any
+import torch
 from torch import nn, optim
 from ncsn import AnnealedLangevin, Digits, UNet
 Path("imported").touch()
@@ -44,6 +48,17 @@ class Adam(optim.Adam):
 class Inner(nn.Module):
     def __init__(self, network: UNet | None = None, path: Path = Path("x"), root: Path | str = ""):
         super().__init__()
+
+Colour = Enum("Colour", ["RED", "BLUE"])
+
+class Defaults(UNet):
+    def __init__(
+        self, channels: int, extra: Any = None, path: Path = Path("x"), act: Callable = torch.relu, opts: dict = None,
+        norm: type[nn.Module] = nn.SiLU, dtype: torch.dtype = torch.float32, device: torch.device = torch.device("cpu"),
+        colour: Colour = Colour.RED, table: dict = {"a": 1}, function: Callable = lambda x: x, **settings
+    ):
+        super().__init__(channels, **settings)
+        self.kept = extra, path, act, opts, norm, dtype, device, colour, table
 
 def function(**settings) -> nn.Module:
     return Net(**settings)
@@ -141,12 +156,50 @@ def test_arguments_of_a_base_class_keep_their_types(arguments, message):
         load(file_of(named("own.Net", **(NET | arguments))), trust=["own.Net"])
 
 
+def test_defaults_that_no_file_can_hold_are_trained_with_and_loaded():
+    config = yaml.safe_load(SMALL)
+    network = config["model"]["denoiser"]["init_args"]["network"]
+    network["class_path"] = "own.Defaults"
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    with pytest.warns(UserWarning, match="serialize"):
+        run_train("--config", "run.yaml", "--trainer.max_steps", "1", "--samples.count", "0")
+    (file,) = Path("checkpoints/small").glob("step=*.ckpt")
+    kept = load(file, trust=["own.Defaults"]).denoiser.network.kept
+    assert kept[:4] == (None, Path("x"), torch.relu, None)
+    assert kept[4:7] == (torch.nn.SiLU, torch.float32, torch.device("cpu"))
+    assert (kept[7].name, kept[8]) == ("RED", {"a": 1})
+    file = file_of(named("own.Defaults", **NET, extra=[1, "a"]))
+    assert load(file, trust=["own.Defaults"]).denoiser.network.kept[0] == [1, "a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("act", "torch.tanh"),
+        ("act", "os.system"),
+        ("path", "y"),
+        ("opts", {}),
+        ("norm", "torch.nn.ReLU"),
+        ("dtype", "x"),
+        ("colour", "BLUE"),
+        ("table", {"a": 2}),
+        ("function", None),
+        ("act", "helper.f"),
+        ("act", "torch."),
+        ("act", ""),
+    ],
+)
+def test_other_values_than_such_a_default_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"network\.{name}: expected "):
+        load(file_of(named("own.Defaults", **NET, **{name: value})), trust=["own.Defaults"])
+
+
 def test_a_class_that_is_declared_takes_its_subclasses_alone():
     kinds, trust = (torch.nn.Module,), ["own.Inner", "own.Net"]
     plan = plan_class(named("own.Inner", network=named("own.Net", channels=1)), kinds, "x", trust)
     assert issubclass(plan.arguments["network"].made, UNet)
     assert plan_class(named("own.Inner", root="a"), kinds, "x", trust).arguments == {"root": "a"}
-    for wrong in ({"network": named("ncsn.MLP", features=2)}, {"path": "x"}, {"path": named("ncsn.UNet")}):
+    for wrong in ({"network": named("ncsn.MLP", features=2)}, {"path": "y"}, {"path": named("ncsn.UNet")}):
         with pytest.raises(ValueError, match=r"^x\.(network: ncsn\.MLP is not a subclass of|path: expected Path)"):
             plan_class(named("own.Inner", **wrong), kinds, "x", trust)
 
