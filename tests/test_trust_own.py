@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 import torch
 from torch import nn, optim
-from ncsn import AnnealedLangevin, Digits, UNet
+from ncsn import AnnealedLangevin, Digits, Sampler, UNet
 Path("imported").touch()
 
 class Net(UNet):
@@ -44,6 +44,13 @@ class Data(Digits):
 
 class Adam(optim.Adam):
     pass
+
+class Order(Sampler):
+    def __init__(self, order: int = 1, more=None, act: Callable = torch.relu, scale: float = 2.0):
+        self._order, self._more, self._act, self._scale = order, more, act, scale
+
+    def __call__(self, score, x, sigmas):
+        yield from (x for _ in sigmas)
 
 class Inner(nn.Module):
     def __init__(self, network: UNet | None = None, path: Path = Path("x"), root: Path | str = ""):
@@ -259,6 +266,12 @@ def test_an_optimiser_is_printed_if_it_is_one_of_torchs_or_trusted(capsys):
     assert "own.Adam" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shape", [[-1, -8, 8], [1, 0, 8]])
+def test_each_side_of_an_example_is_at_least_1(shape):
+    with pytest.raises(ValueError, match=r"shape is \(.*\), and each side must be at least 1"):
+        load(file_of(shape=shape))
+
+
 def test_what_is_not_plain_of_an_optimiser_is_left_out():
     assert "optimizer" not in load(file_of(optimizer={"class_path": "x.Y", 1: torch.ones(1)})).hparams
 
@@ -295,6 +308,23 @@ def test_the_parser_gets_the_sampler_and_not_its_text():
     assert chosen_sampler(module, []) is module.sampler
     assert chosen_sampler(module, ["--sampler.steps", "3"]) == AnnealedLangevin(1e-3, 3)
     assert chosen_sampler(module, ["--sampler", "DPMSolver"]) == DPMSolver()
+
+
+def test_what_a_sampler_keeps_under_another_name_is_kept():
+    settings = named("own.Order", order=3, more=[1, 2], act="torch.relu")
+    module = load(file_of(sampler=settings), trust=["own.Order"])
+    sampler = chosen_sampler(module, ["--sampler.scale", "0.5"])
+    assert (sampler._order, sampler._more, sampler._act, sampler._scale) == (3, [1, 2], torch.relu, 0.5)
+    del module.hparams["sampler"]
+    with pytest.raises(ValueError, match=r"^--sampler: the order of the checkpoint's Order cannot be read back"):
+        chosen_sampler(module, ["--sampler.scale", "0.5"])
+    assert chosen_sampler(module, ["--sampler", "DPMSolver"]) == DPMSolver()
+
+
+def test_the_parser_gets_no_text_that_it_might_import():
+    module = load(file_of(sampler=named("own.Order", more="os.system")), trust=["own.Order"])
+    with pytest.raises(ValueError, match=r"^--sampler: the more of the checkpoint's Order cannot be read back"):
+        chosen_sampler(module, ["--sampler.scale", "0.5"])
 
 
 def test_text_of_a_file_stays_in_its_place_on_the_model_card():

@@ -18,7 +18,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ncsn.storage.classes import KINDS, class_named, shown
 
-__all__ = ["Plan", "build", "check_plain", "fitted", "plan_arguments", "plan_class"]
+__all__ = [
+    "VARIADIC",
+    "Plan",
+    "build",
+    "check_plain",
+    "declared_argument",
+    "fitted",
+    "plan_arguments",
+    "plan_class",
+    "stands_for",
+]
 
 MOST_VALUES = 10_000
 """Values in the settings of a file, nested ones counted."""
