@@ -212,7 +212,7 @@ def test_a_class_that_is_declared_takes_its_subclasses_alone():
 
 
 def test_the_option_is_repeated_or_has_commas_and_leaves_the_checkpoints_alone():
-    options, _ = sample_options(["--trust", "a.B", "--trust", "c.D,e.F", "x.ckpt", "y.ckpt"])
+    options, _ = sample_options(["--trust", "a.B", "--trust", "c.D, e.F ", "x.ckpt", "y.ckpt"])
     assert options.trust == ["a.B", "c.D", "e.F"]
     assert options.checkpoints == [Path("x.ckpt"), Path("y.ckpt")]
     assert sample_options(["x.ckpt"])[0].trust == []
@@ -270,6 +270,21 @@ def test_an_optimiser_is_printed_if_it_is_one_of_torchs_or_trusted(capsys):
 def test_each_side_of_an_example_is_at_least_1(shape):
     with pytest.raises(ValueError, match=r"shape is \(.*\), and each side must be at least 1"):
         load(file_of(shape=shape))
+
+
+def test_one_refusal_names_all_classes_that_are_not_known(capsys):
+    network = named("own.Net", **NET)
+    file = file_of(network, sampler=named("own.Order"), optimizer=named("own.Adam"), data=named("own.Data"))
+    with pytest.raises(
+        ValueError, match=r'--trust own\.Net,own\.Order \(in Python, trust=\["own.Net", "own.Order"\]\)$'
+    ):
+        load(file)
+    with pytest.raises(ValueError, match=r"sampler: .* if it is yours and you trust it: --trust own\.Order \(in"):
+        load(file, trust=["own.Net"])
+    status, line = refusal(capsys, lambda: sample([str(file), "--show-settings", "--trust", "own.Order"]))
+    assert (status, "--trust own.Net,own.Adam,own.Data (in Python" in line) == (2, True)
+    with pytest.raises(ValueError, match=r"os\.system is not a class of this package$"):
+        load(file_of(named("os.system"), sampler=named("own.Order")))
 
 
 def test_what_is_not_plain_of_an_optimiser_is_left_out():
