@@ -6,6 +6,7 @@ is imported because a file names it (`ncsn.storage.classes`).
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from inspect import Parameter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from torch.optim import Optimizer
 from ncsn.data import DataModule
 from ncsn.errors import reason
 from ncsn.storage.classes import UnknownClassError, shown, unknown_classes
-from ncsn.storage.plans import Plan, build, check_plain, plan_arguments, plan_class
+from ncsn.storage.plans import Plan, build, check_plain, declared_argument, plan_arguments, plan_class
 
 __all__ = ["at_most_parameters", "check_settings", "check_weights", "plain_data", "rebuilt", "rebuilt_data"]
 
@@ -28,6 +29,10 @@ MOST_NUMBERS = 2_000_000_000
 """In the parameters of a network."""
 NOT_BUILT = ("_instantiator", "optimizer")
 """Settings of a model that loading it does not need."""
+
+
+NOT_CHOSEN = ("memory", "workers", "skip_broken")
+"""Settings of data that a file does not choose, since they only say what reading it may cost."""
 
 
 def rebuilt(
@@ -70,6 +75,8 @@ def rebuilt(
 def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()) -> DataModule:
     """Rebuild the data module of the settings in a file. It reads from the folder `root` that they name, if it exists.
 
+    What reading may cost (`NOT_CHOSEN`) is not taken from the file.
+
     Raises:
         ValueError: if the settings do not describe a data module, or there is no such folder.
     """
@@ -81,6 +88,11 @@ def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()
                 f"data.root: there is no folder {shown(root)}, and none is made because a file names it; put the data "
                 "there, or evaluate with --data CONFIG"
             )
+        if isinstance(root, str) and Path(root).resolve() == Path(Path(root).resolve().anchor):
+            raise ValueError(f"data.root: {shown(root)} is the whole disk; evaluate with --data CONFIG")
+        for name in NOT_CHOSEN:
+            if declared_argument(plan.made, name)[1] is not Parameter.empty:
+                plan.arguments.pop(name, None)
         data = build(plan)
     assert isinstance(data, DataModule)
     data.downloads = False
