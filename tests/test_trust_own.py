@@ -9,19 +9,23 @@ import pytest
 import torch
 import yaml
 from evil_settings import GOOD, good_module, named, write
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from test_cli import SMALL, refusal, run_train
 
 import ncsn
 from ncsn.checkpoints import load, load_data
 from ncsn.cli import sample
 from ncsn.drawing.choices import chosen_sampler
+from ncsn.evaluate import main as evaluate
 from ncsn.export import main as export
 from ncsn.foreign import from_diffusers
 from ncsn.module import ScoreModule
 from ncsn.networks import UNet
 from ncsn.options import sample_options
 from ncsn.samplers import AnnealedLangevin, DPMSolver
-from ncsn.storage.card import card
+from ncsn.storage.card import card, measured
 from ncsn.storage.plans import plan_class
 
 OWN = """
@@ -72,6 +76,7 @@ def function(**settings) -> nn.Module:
 
 instance = Net(1, width=4, multipliers=[1], blocks=1)
 """
+FEATURES = Path(__file__).parent.parent / "checkpoints" / "features_digits.safetensors"
 NET = {"channels": 1, "width": 4, "multipliers": [1], "blocks": 1}
 
 
@@ -309,6 +314,60 @@ def test_no_folder_is_made_because_a_file_names_it(capsys, path):
         with pytest.raises(ValueError, match=r"is not in .*made/here, and nothing is downloaded .* --data CONFIG"):
             data.prepare_data()
         assert not list(Path("made/here").iterdir())
+
+
+def test_a_file_does_not_choose_what_reading_its_data_costs(capsys, monkeypatch):
+    Path("pictures").mkdir()
+    for i in range(2):
+        Image.new("L", (8, 8)).save(f"pictures/{i}.png")
+    folder = {"root": "pictures", "size": 9, "channels": 1}
+    file = file_of(data=named("ncsn.data.ImageFolder", **folder, memory=1e9, workers=1000, skip_broken=True))
+    data = load_data(file)
+    assert (data.memory, data.workers, data.skip_broken) == (4.0, 2, False)
+    with pytest.raises(ValueError, match=r"data\.root: '/' is the whole disk"):
+        load_data(file_of(data=named("ncsn.data.ImageFolder", **(folder | {"root": "/"}))))
+    file = file_of(data=named("ncsn.data.ImageFolder", **folder))
+    monkeypatch.setattr(ncsn.data.ImageFolder, "setup", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(file)])
+    status, line = refusal(capsys, evaluate)
+    assert (status, "of shape (1, 9, 9), but a.ckpt draws examples of shape (1, 8, 8)" in line) == (2, True)
+
+
+def test_a_file_name_stays_in_its_comment(capsys):
+    file = file_of().rename("a\nmodel: {evil: 1}\x1b\u2028.ckpt")
+    sample([str(file), "--show-settings"])
+    out = capsys.readouterr().out
+    assert out.startswith("# a\\nmodel: {evil: 1}\\x1b\\u2028.ckpt, step 1\ndata:")
+    assert set(yaml.safe_load(out)) == {"data", "model"}
+
+
+@pytest.mark.parametrize("word", ["a\nb", "\x1b[31mDigits", "a b", "", "`a`"])
+def test_features_say_in_one_word_what_they_were_trained_on(word):
+    with safe_open(FEATURES, framework="pt") as opened:
+        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        about = opened.metadata() | {"trained_on": word}
+    save_file(weights, "f.safetensors", about)
+    with pytest.raises(ValueError, match=r"^features: .*\(trained_on is not the name of a class\)$"):
+        ncsn.load_features("f.safetensors")
+
+
+def test_text_of_a_report_stays_in_its_place_on_the_model_card():
+    evil = "a\n# b | `c` [d](http://e) \x1b[31m <b>"
+    counts = {"judged": 1, "reference": 1, "floor": 1}
+    samples = {"weights": "w", "sampler": evil, "levels": 2, "sigma_max": 1.0, "sigma_min": 0.1, "seeds": [0]}
+    report = {"judged": evil, "data": evil, "features": evil, "counts": counts, "floor": {evil: 1.0}}
+    report |= {"figures": {evil: [1.0]}, "bits_per_dim": None, "samples": samples | {"cost": {"network calls": 2}}}
+    text = measured(report, "w")
+    assert not set("\x1b[]<>#") & set(text.replace("[0]", "").replace("# b", ""))
+    assert "\n# b" not in text
+    assert text.count("`") == 2
+    assert [line.count("|") for line in text.splitlines()[:4]] == [4, 4, 4, 0]
+    with pytest.raises(ValueError, match=r"of other weights than these: of a # b ' 'c' .*$") as refused:
+        measured(report, "v")
+    assert str(refused.value).isprintable()
+    report["samples"]["seeds"] = [evil]
+    with pytest.raises(ValueError, match="not a report of this version"):
+        measured(report, "w")
 
 
 def test_lightnings_loader_is_not_used():
