@@ -29,6 +29,7 @@ __all__ = [
     "newest_whole",
     "numbered",
     "save_safetensors",
+    "saved_shape",
 ]
 
 BEST = "best.ckpt"
@@ -124,6 +125,19 @@ def load_data(path: str | Path, trust: Collection[str] = ()) -> DataModule:
     if settings is None:
         raise ValueError(f"checkpoint: {path} does not say what it was trained on")
     return rebuilt_data(settings, path, trust)
+
+
+def saved_shape(path: str | Path) -> tuple[int, ...]:
+    """Return the shape of an example, as the settings in a file have it, without building the model.
+
+    Raises:
+        ValueError: if the file is missing, is not such a file or is damaged, or has no shape.
+    """
+    settings = contents(path)["hyper_parameters"]
+    shape = settings.get("shape") if isinstance(settings, dict) else None
+    if not isinstance(shape, (list, tuple)) or not all(type(side) is int for side in shape):
+        raise ValueError(f"checkpoint: {path} does not say what shape its examples have")
+    return tuple(shape)
 
 
 def contents(path: str | Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from jsonargparse import ArgumentError
 from torch import Tensor
 
-from ncsn.checkpoints import default_checkpoint, load, load_data
+from ncsn.checkpoints import default_checkpoint, load, load_data, saved_shape
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.data.option import chosen_data
 from ncsn.drawing.choices import chosen_trainer, chosen_walks, place_of
@@ -136,6 +136,9 @@ def evaluated_data(options: Namespace, of_data: Sequence[str]) -> ImageData:
         if not isinstance(trained_on, ImageData):
             raise ValueError(f"checkpoint: {options.checkpoint} was not trained on pictures")
         data = trained_on
+    if options.png is None:
+        options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
+        check_shape(saved_shape(options.checkpoint), options.checkpoint, data)
     data.prepare_data()
     data.setup()
     return data
@@ -260,11 +263,20 @@ def model_of(checkpoint: Path, options: Namespace, data: ImageData) -> ScoreModu
         ValueError: where it does not, or is no model.
     """
     module = load(checkpoint, options.raw, options.trust)
-    if module.shape != data.shape:
-        raise ValueError(
-            f"--data: its pictures are of shape {data.shape}, but {checkpoint} draws examples of shape {module.shape}"
-        )
+    check_shape(module.shape, checkpoint, data)
     return module
+
+
+def check_shape(shape: tuple[int, ...], checkpoint: Path, data: ImageData) -> None:
+    """Refuse data of another shape than that of the model.
+
+    Raises:
+        ValueError: with both shapes.
+    """
+    if shape != data.shape:
+        raise ValueError(
+            f"--data: its pictures are of shape {data.shape}, but {checkpoint} draws examples of shape {shape}"
+        )
 
 
 def in_batches(pictures: FilePictures, count: int, size: int = 100) -> Iterator[Tensor]:

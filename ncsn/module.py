@@ -79,6 +79,8 @@ class ScoreModule(Model):
                 raise ValueError(f"ScoreModule: {name} is {steps}, and must be at least 0")
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1")
+        if min(shape, default=1) < 1:
+            raise ValueError(f"ScoreModule: shape is {tuple(shape)}, and each side must be at least 1")
         if not 0 < math.prod(shape) <= MOST_NUMBERS:
             raise ValueError(f"ScoreModule: shape is {tuple(shape)}, and must be of 1 to {MOST_NUMBERS:,} numbers")
         for part in (objective, sampler):

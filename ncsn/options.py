@@ -247,7 +247,7 @@ def add_trust_option(option: Callable[..., object]) -> None:
     option(
         "--trust",
         action="extend",
-        type=lambda text: text.split(","),
+        type=lambda text: [name.strip() for name in text.split(",")],
         default=[],
         metavar="CLASS",
         help="a class of your own that the checkpoint may name, as mine.MyUNet; once for each, or with commas between",

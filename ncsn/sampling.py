@@ -190,6 +190,10 @@ def shown_data(module: ScoreModule, checkpoint: Path, options: Namespace) -> Dat
             f"checkpoint: {checkpoint} draws examples of shape {module.shape}, of which there is no picture; "
             "ncsn.load() gives the module to Python"
         )
+    if data.shape != module.shape:
+        raise ValueError(
+            f"checkpoint: {checkpoint} draws examples of shape {module.shape}, but its data is of shape {data.shape}"
+        )
     data.prepare_data()
     data.setup()
     return data
@@ -333,4 +337,5 @@ def settings_text(checkpoint: Path, trust: Sequence[str]) -> str:
     plain = json.loads(json.dumps({key: value for key, value in {"data": data, "model": model}.items() if value}))
     step = f", step {content['global_step']:,}" if isinstance(content.get("global_step"), int) else ""
     text: str = yaml.safe_dump(plain, sort_keys=False)
-    return f"# {checkpoint}{step}\n{text}"
+    name = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(checkpoint))
+    return f"# {name}{step}\n{text}"

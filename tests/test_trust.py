@@ -129,7 +129,7 @@ TYPES: dict[object, Callable[[object], bool]] = {
     Callable[[Tensor], Tensor]: lambda value: False,
     Tensor: lambda value: False,
     Path: lambda value: False,
-    typing.Any: lambda value: False,
+    typing.Any: lambda value: True,
     nn.Module: lambda value: False,
     nn.Module | Callable[[Tensor], Tensor] | None: lambda value: value is None,
 }

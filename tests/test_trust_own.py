@@ -9,25 +9,33 @@ import pytest
 import torch
 import yaml
 from evil_settings import GOOD, good_module, named, write
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from test_cli import SMALL, refusal, run_train
 
 import ncsn
 from ncsn.checkpoints import load, load_data
 from ncsn.cli import sample
 from ncsn.drawing.choices import chosen_sampler
+from ncsn.evaluate import main as evaluate
 from ncsn.export import main as export
 from ncsn.foreign import from_diffusers
 from ncsn.module import ScoreModule
 from ncsn.networks import UNet
 from ncsn.options import sample_options
 from ncsn.samplers import AnnealedLangevin, DPMSolver
-from ncsn.storage.card import card
+from ncsn.storage.card import card, measured
 from ncsn.storage.plans import plan_class
 
 OWN = """
+from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
+from typing import Any
+import torch
 from torch import nn, optim
-from ncsn import AnnealedLangevin, Digits, UNet
+from ncsn import AnnealedLangevin, Digits, Sampler, UNet
 Path("imported").touch()
 
 class Net(UNet):
@@ -41,15 +49,34 @@ class Data(Digits):
 class Adam(optim.Adam):
     pass
 
+class Order(Sampler):
+    def __init__(self, order: int = 1, more=None, act: Callable = torch.relu, scale: float = 2.0):
+        self._order, self._more, self._act, self._scale = order, more, act, scale
+
+    def __call__(self, score, x, sigmas):
+        yield from (x for _ in sigmas)
+
 class Inner(nn.Module):
     def __init__(self, network: UNet | None = None, path: Path = Path("x"), root: Path | str = ""):
         super().__init__()
+
+Colour = Enum("Colour", ["RED", "BLUE"])
+
+class Defaults(UNet):
+    def __init__(
+        self, channels: int, extra: Any = None, path: Path = Path("x"), act: Callable = torch.relu, opts: dict = None,
+        norm: type[nn.Module] = nn.SiLU, dtype: torch.dtype = torch.float32, device: torch.device = torch.device("cpu"),
+        colour: Colour = Colour.RED, table: dict = {"a": 1}, function: Callable = lambda x: x, **settings
+    ):
+        super().__init__(channels, **settings)
+        self.kept = extra, path, act, opts, norm, dtype, device, colour, table
 
 def function(**settings) -> nn.Module:
     return Net(**settings)
 
 instance = Net(1, width=4, multipliers=[1], blocks=1)
 """
+FEATURES = Path(__file__).parent.parent / "checkpoints" / "features_digits.safetensors"
 NET = {"channels": 1, "width": 4, "multipliers": [1], "blocks": 1}
 
 
@@ -141,18 +168,56 @@ def test_arguments_of_a_base_class_keep_their_types(arguments, message):
         load(file_of(named("own.Net", **(NET | arguments))), trust=["own.Net"])
 
 
+def test_defaults_that_no_file_can_hold_are_trained_with_and_loaded():
+    config = yaml.safe_load(SMALL)
+    network = config["model"]["denoiser"]["init_args"]["network"]
+    network["class_path"] = "own.Defaults"
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    with pytest.warns(UserWarning, match="serialize"):
+        run_train("--config", "run.yaml", "--trainer.max_steps", "1", "--samples.count", "0")
+    (file,) = Path("checkpoints/small").glob("step=*.ckpt")
+    kept = load(file, trust=["own.Defaults"]).denoiser.network.kept
+    assert kept[:4] == (None, Path("x"), torch.relu, None)
+    assert kept[4:7] == (torch.nn.SiLU, torch.float32, torch.device("cpu"))
+    assert (kept[7].name, kept[8]) == ("RED", {"a": 1})
+    file = file_of(named("own.Defaults", **NET, extra=[1, "a"]))
+    assert load(file, trust=["own.Defaults"]).denoiser.network.kept[0] == [1, "a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("act", "torch.tanh"),
+        ("act", "os.system"),
+        ("path", "y"),
+        ("opts", {}),
+        ("norm", "torch.nn.ReLU"),
+        ("dtype", "x"),
+        ("colour", "BLUE"),
+        ("table", {"a": 2}),
+        ("function", None),
+        ("act", "helper.f"),
+        ("act", "torch."),
+        ("act", ""),
+    ],
+)
+def test_other_values_than_such_a_default_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"network\.{name}: expected "):
+        load(file_of(named("own.Defaults", **NET, **{name: value})), trust=["own.Defaults"])
+
+
 def test_a_class_that_is_declared_takes_its_subclasses_alone():
     kinds, trust = (torch.nn.Module,), ["own.Inner", "own.Net"]
     plan = plan_class(named("own.Inner", network=named("own.Net", channels=1)), kinds, "x", trust)
     assert issubclass(plan.arguments["network"].made, UNet)
     assert plan_class(named("own.Inner", root="a"), kinds, "x", trust).arguments == {"root": "a"}
-    for wrong in ({"network": named("ncsn.MLP", features=2)}, {"path": "x"}, {"path": named("ncsn.UNet")}):
+    for wrong in ({"network": named("ncsn.MLP", features=2)}, {"path": "y"}, {"path": named("ncsn.UNet")}):
         with pytest.raises(ValueError, match=r"^x\.(network: ncsn\.MLP is not a subclass of|path: expected Path)"):
             plan_class(named("own.Inner", **wrong), kinds, "x", trust)
 
 
 def test_the_option_is_repeated_or_has_commas_and_leaves_the_checkpoints_alone():
-    options, _ = sample_options(["--trust", "a.B", "--trust", "c.D,e.F", "x.ckpt", "y.ckpt"])
+    options, _ = sample_options(["--trust", "a.B", "--trust", "c.D, e.F ", "x.ckpt", "y.ckpt"])
     assert options.trust == ["a.B", "c.D", "e.F"]
     assert options.checkpoints == [Path("x.ckpt"), Path("y.ckpt")]
     assert sample_options(["x.ckpt"])[0].trust == []
@@ -206,6 +271,27 @@ def test_an_optimiser_is_printed_if_it_is_one_of_torchs_or_trusted(capsys):
     assert "own.Adam" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shape", [[-1, -8, 8], [1, 0, 8]])
+def test_each_side_of_an_example_is_at_least_1(shape):
+    with pytest.raises(ValueError, match=r"shape is \(.*\), and each side must be at least 1"):
+        load(file_of(shape=shape))
+
+
+def test_one_refusal_names_all_classes_that_are_not_known(capsys):
+    network = named("own.Net", **NET)
+    file = file_of(network, sampler=named("own.Order"), optimizer=named("own.Adam"), data=named("own.Data"))
+    with pytest.raises(
+        ValueError, match=r'--trust own\.Net,own\.Order \(in Python, trust=\["own.Net", "own.Order"\]\)$'
+    ):
+        load(file)
+    with pytest.raises(ValueError, match=r"sampler: .* if it is yours and you trust it: --trust own\.Order \(in"):
+        load(file, trust=["own.Net"])
+    status, line = refusal(capsys, lambda: sample([str(file), "--show-settings", "--trust", "own.Order"]))
+    assert (status, "--trust own.Net,own.Adam,own.Data (in Python" in line) == (2, True)
+    with pytest.raises(ValueError, match=r"os\.system is not a class of this package$"):
+        load(file_of(named("os.system"), sampler=named("own.Order")))
+
+
 def test_what_is_not_plain_of_an_optimiser_is_left_out():
     assert "optimizer" not in load(file_of(optimizer={"class_path": "x.Y", 1: torch.ones(1)})).hparams
 
@@ -230,6 +316,60 @@ def test_no_folder_is_made_because_a_file_names_it(capsys, path):
         assert not list(Path("made/here").iterdir())
 
 
+def test_a_file_does_not_choose_what_reading_its_data_costs(capsys, monkeypatch):
+    Path("pictures").mkdir()
+    for i in range(2):
+        Image.new("L", (8, 8)).save(f"pictures/{i}.png")
+    folder = {"root": "pictures", "size": 9, "channels": 1}
+    file = file_of(data=named("ncsn.data.ImageFolder", **folder, memory=1e9, workers=1000, skip_broken=True))
+    data = load_data(file)
+    assert (data.memory, data.workers, data.skip_broken) == (4.0, 2, False)
+    with pytest.raises(ValueError, match=r"data\.root: '/' is the whole disk"):
+        load_data(file_of(data=named("ncsn.data.ImageFolder", **(folder | {"root": "/"}))))
+    file = file_of(data=named("ncsn.data.ImageFolder", **folder))
+    monkeypatch.setattr(ncsn.data.ImageFolder, "setup", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(sys, "argv", ["evaluate", str(file)])
+    status, line = refusal(capsys, evaluate)
+    assert (status, "of shape (1, 9, 9), but a.ckpt draws examples of shape (1, 8, 8)" in line) == (2, True)
+
+
+def test_a_file_name_stays_in_its_comment(capsys):
+    file = file_of().rename("a\nmodel: {evil: 1}\x1b\u2028.ckpt")
+    sample([str(file), "--show-settings"])
+    out = capsys.readouterr().out
+    assert out.startswith("# a\\nmodel: {evil: 1}\\x1b\\u2028.ckpt, step 1\ndata:")
+    assert set(yaml.safe_load(out)) == {"data", "model"}
+
+
+@pytest.mark.parametrize("word", ["a\nb", "\x1b[31mDigits", "a b", "", "`a`"])
+def test_features_say_in_one_word_what_they_were_trained_on(word):
+    with safe_open(FEATURES, framework="pt") as opened:
+        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        about = opened.metadata() | {"trained_on": word}
+    save_file(weights, "f.safetensors", about)
+    with pytest.raises(ValueError, match=r"^features: .*\(trained_on is not the name of a class\)$"):
+        ncsn.load_features("f.safetensors")
+
+
+def test_text_of_a_report_stays_in_its_place_on_the_model_card():
+    evil = "a\n# b | `c` [d](http://e) \x1b[31m <b>"
+    counts = {"judged": 1, "reference": 1, "floor": 1}
+    samples = {"weights": "w", "sampler": evil, "levels": 2, "sigma_max": 1.0, "sigma_min": 0.1, "seeds": [0]}
+    report = {"judged": evil, "data": evil, "features": evil, "counts": counts, "floor": {evil: 1.0}}
+    report |= {"figures": {evil: [1.0]}, "bits_per_dim": None, "samples": samples | {"cost": {"network calls": 2}}}
+    text = measured(report, "w")
+    assert not set("\x1b[]<>#") & set(text.replace("[0]", "").replace("# b", ""))
+    assert "\n# b" not in text
+    assert text.count("`") == 2
+    assert [line.count("|") for line in text.splitlines()[:4]] == [4, 4, 4, 0]
+    with pytest.raises(ValueError, match=r"of other weights than these: of a # b ' 'c' .*$") as refused:
+        measured(report, "v")
+    assert str(refused.value).isprintable()
+    report["samples"]["seeds"] = [evil]
+    with pytest.raises(ValueError, match="not a report of this version"):
+        measured(report, "w")
+
+
 def test_lightnings_loader_is_not_used():
     for kind in (ncsn.Digits, ncsn.MNIST, ncsn.Model):
         with pytest.raises(ValueError, match=r"load_from_checkpoint: not available; use ncsn\.load"):
@@ -242,6 +382,23 @@ def test_the_parser_gets_the_sampler_and_not_its_text():
     assert chosen_sampler(module, []) is module.sampler
     assert chosen_sampler(module, ["--sampler.steps", "3"]) == AnnealedLangevin(1e-3, 3)
     assert chosen_sampler(module, ["--sampler", "DPMSolver"]) == DPMSolver()
+
+
+def test_what_a_sampler_keeps_under_another_name_is_kept():
+    settings = named("own.Order", order=3, more=[1, 2], act="torch.relu")
+    module = load(file_of(sampler=settings), trust=["own.Order"])
+    sampler = chosen_sampler(module, ["--sampler.scale", "0.5"])
+    assert (sampler._order, sampler._more, sampler._act, sampler._scale) == (3, [1, 2], torch.relu, 0.5)
+    del module.hparams["sampler"]
+    with pytest.raises(ValueError, match=r"^--sampler: the order of the checkpoint's Order cannot be read back"):
+        chosen_sampler(module, ["--sampler.scale", "0.5"])
+    assert chosen_sampler(module, ["--sampler", "DPMSolver"]) == DPMSolver()
+
+
+def test_the_parser_gets_no_text_that_it_might_import():
+    module = load(file_of(sampler=named("own.Order", more="os.system")), trust=["own.Order"])
+    with pytest.raises(ValueError, match=r"^--sampler: the more of the checkpoint's Order cannot be read back"):
+        chosen_sampler(module, ["--sampler.scale", "0.5"])
 
 
 def test_text_of_a_file_stays_in_its_place_on_the_model_card():

@@ -3,7 +3,8 @@
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from inspect import signature
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 from jsonargparse import ArgumentParser
@@ -17,6 +18,8 @@ from ncsn.module import ScoreModule
 from ncsn.processes import check_processes, plugins
 from ncsn.samplers import Sampler
 from ncsn.score import Score
+from ncsn.storage.classes import KINDS
+from ncsn.storage.plans import VARIADIC, declared_argument, stands_for
 
 __all__ = [
     "chosen_device",
@@ -159,26 +162,80 @@ def chosen_sampler(module: ScoreModule, options: Sequence[str]) -> Sampler:
 
     Raises:
         ArgumentError: if they name a class or a setting that does not exist.
-        ValueError: if a setting cannot have the value.
+        ValueError: if a setting cannot have the value, or one of the model's own sampler cannot be read back.
     """
     if not options:
         return module.sampler
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Sampler, "sampler", required=True)
-    # Of the object, and not of the text in its file: the parser imports what a text names.
-    parser.set_defaults(sampler=described(module.sampler))
+    replaced = any(option.partition("=")[0] == "--sampler" for option in options)
+    try:
+        parser.set_defaults(sampler=described(module.sampler, module.hparams.get("sampler")))
+    except UnreadableError:
+        if not replaced:
+            raise
     sampler = parser.instantiate_classes(parser.parse_args(list(options))).sampler
     assert isinstance(sampler, Sampler)
     return sampler
 
 
-def described(part: object) -> dict[str, Any]:
-    """Return the class of an object and its arguments, which it keeps under their names, as a parser takes them."""
-    arguments = {name: getattr(part, name) for name in signature(type(part)).parameters if hasattr(part, name)}
-    plain = (type(None), bool, int, float, str, list, tuple)
-    return {
-        "class_path": f"{type(part).__module__}.{type(part).__qualname__}",
-        "init_args": {
-            name: value if isinstance(value, plain) else described(value) for name, value in arguments.items()
-        },
+class UnreadableError(ValueError):
+    """An argument of an object that is known neither from settings nor from an attribute."""
+
+
+def described(part: object, settings: object = None) -> dict[str, Any]:
+    """Return the class of an object and its arguments, as a parser takes them.
+
+    The parser may import what a text names, so that a text from the settings is passed on only as an argument that is
+    declared to be text, and the class is that of the object.
+
+    Args:
+        part: the object, whose arguments are its attributes of the same name if it has no settings.
+        settings: its `{class_path, init_args}`, checked when they were loaded; or anything else if there are none.
+
+    Raises:
+        UnreadableError: if an argument cannot be read back.
+    """
+    made = type(part)
+    given = settings.get("init_args", {}) if isinstance(settings, dict) else None
+    parameters = {
+        name: parameter for name, parameter in signature(made).parameters.items() if parameter.kind not in VARIADIC
     }
+    arguments: dict[str, Any] = {}
+    for name in parameters if given is None else given:
+        if given is None and not hasattr(part, name):
+            raise unreadable(made, name)
+        value = getattr(part, name) if given is None else given[name]
+        declared, default = declared_argument(made, name)
+        if (given is not None and stands_for(value, default)) or value is default:
+            continue
+        if given is not None and isinstance(value, dict):
+            value = getattr(part, name, None)
+            if not isinstance(value, KINDS):
+                raise unreadable(made, name)
+            arguments[name] = described(value, given[name])
+        elif is_readable(value, declared):
+            arguments[name] = value
+        elif given is None and isinstance(value, KINDS):
+            arguments[name] = described(value)
+        else:
+            raise unreadable(made, name)
+    return {"class_path": f"{made.__module__}.{made.__qualname__}", "init_args": arguments}
+
+
+def is_readable(value: object, declared: object) -> bool:
+    """Return True for numbers, and for text if it is declared to be text, in lists or not."""
+    if isinstance(value, (list, tuple)):
+        return all(is_readable(one, None) for one in value)
+    if isinstance(value, str):
+        options = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
+        return all(option in (str, NoneType, bool, int, float) or get_origin(option) is Literal for option in options)
+    return isinstance(value, (NoneType, bool, int, float))
+
+
+def unreadable(made: type, name: str) -> UnreadableError:
+    """Return the error for an argument that cannot be read back."""
+    return UnreadableError(
+        f"--sampler: the {name} of the checkpoint's {made.__name__} cannot be read back; name the class too, "
+        "as in --sampler CLASS, with all of its settings"
+    )

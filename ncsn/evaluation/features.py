@@ -131,6 +131,8 @@ def load_features(path: str | Path) -> Features:
         kinds = {name: weight.dtype for name, weight in features.state_dict().items()}
         weights = {name: weight.to(kinds.get(name, weight.dtype)) for name, weight in weights.items()}
         features.load_state_dict(weights, assign=True)
+        if not (about["trained_on"].isascii() and about["trained_on"].isidentifier()):
+            raise ValueError("trained_on is not the name of a class")
         features.trained_on, features.accuracy = about["trained_on"], float(about["accuracy"])
     except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -6,6 +6,7 @@ A figure on it comes from a report of `python -m ncsn.evaluate --json` of these 
 import json
 import re
 from collections.abc import Mapping
+from operator import index
 from statistics import mean, stdev
 from textwrap import fill
 from typing import Any
@@ -101,20 +102,31 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
     try:
         samples, counts, floor = report["samples"], report["counts"], report["floor"]
         if samples is None or samples["weights"] != weights:
-            raise ValueError(f"figures: they are of other weights than these: of {report['judged']}")
+            raise ValueError(f"figures: they are of other weights than these: of {inline(report['judged'])}")
         lines = ["| figure | value | held-out pictures |", "|---|---|---|"]
-        lines += [f"| {name} | {spread(values)} | {floor[name]:.4g} |" for name, values in report["figures"].items()]
+        lines += [
+            f"| {inline(name)} | {spread(values)} | {floor[name]:.4g} |" for name, values in report["figures"].items()
+        ]
         if report["bits_per_dim"]:
             bits, error, count = report["bits_per_dim"]
             lines.append(f"| bits/dim | | {bits:.3f} +- {error:.3f} (of {count:,}) |")
-        of = f"{counts['judged']:,} samples, by `{samples['sampler']}` over {samples['levels']} levels "
+        seeds = [index(seed) for seed in samples["seeds"]]
+        sampler, data = inline(samples["sampler"]), inline(report["data"])
+        features = inline(re.sub(r"[^ ]*/", "", report["features"]))
+        of = f"{counts['judged']:,} samples, by `{sampler}` over {index(samples['levels'])} levels "
         of += f"from {samples['sigma_max']:g} to {samples['sigma_min']:g}, in "
-        of += f"{samples['cost']['network calls']:g} calls of the network each; seeds: {samples['seeds']}. "
-        of += f"Held out are {counts['floor']:,} pictures of the validation split of {report['data']}. Both are judged "
-        of += f"by {counts['reference']:,} of its training split, with {re.sub(r'[^ ]*/', '', report['features'])}."
+        of += f"{samples['cost']['network calls']:g} calls of the network each; seeds: {seeds}. "
+        of += f"Held out are {counts['floor']:,} pictures of the validation split of {data}. Both are judged "
+        of += f"by {counts['reference']:,} of its training split, with {features}."
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("figures: not a report of this version of `python -m ncsn.evaluate --json`") from error
     return "\n".join([*lines, "", fill(of, 120)])
+
+
+def inline(text: str) -> str:
+    """Return text from a file on one line of printable characters, without those that Markdown takes for its own."""
+    line = "".join(character if character.isprintable() else " " for character in str(text))
+    return " ".join(re.sub(r"[`|\[\]<>]", "'", line).split())[:300]
 
 
 def spread(values: list[float]) -> str:

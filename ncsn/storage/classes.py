@@ -1,10 +1,12 @@
 """The classes that a file may name: those of this package, in a table, and those of the user's that the user names."""
 
+import json
 import re
 import sys
 from collections.abc import Collection
 from importlib import import_module
 from inspect import isabstract
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -26,10 +28,13 @@ from ncsn.noise import NoiseSchedule
 from ncsn.objectives import Corruption, Objective
 from ncsn.samplers import Sampler
 
-__all__ = ["CLASSES", "KINDS", "class_named", "dotted", "shown"]
+__all__ = ["CLASSES", "KINDS", "UnknownClassError", "class_named", "dotted", "shown", "unknown_classes"]
 
 KINDS = (nn.Module, NoiseSchedule, Objective, Corruption, Density, Sampler, DataModule, Optimizer)
 """The base classes of what a file may describe; a `ScoreModel` is an `nn.Module`."""
+
+MOST_NAMED = 20
+"""Classes that one refusal names."""
 
 ROOMS = (
     ncsn.data,
@@ -62,6 +67,25 @@ def public_classes() -> dict[str, type]:
 CLASSES = public_classes()
 
 
+class UnknownClassError(ValueError):
+    """A class that a file names, which is neither of this package nor trusted.
+
+    Args:
+        path: its dotted name.
+        key: the setting.
+        others: more such names in the same settings.
+    """
+
+    def __init__(self, path: str, key: str, others: Collection[str] = ()) -> None:
+        self.path, self.key = path, key
+        hint = ""
+        if may_be_trusted(path):
+            names = list(dict.fromkeys([path, *others]))[:MOST_NAMED]
+            it = "it is yours and you trust it" if len(names) == 1 else "they are yours and you trust them"
+            hint = f"; if {it}: --trust {','.join(names)} (in Python, trust={json.dumps(names)})"
+        super().__init__(f"{key}: {path if dotted(path) else shown(path)} is not a class of this package{hint}")
+
+
 def class_named(path: str, kinds: tuple[type, ...], key: str, trust: Collection[str]) -> type:
     """Return the class with a dotted name, which must be a subclass of one of the kinds.
 
@@ -74,22 +98,43 @@ def class_named(path: str, kinds: tuple[type, ...], key: str, trust: Collection[
         trust: the names of the user's own classes.
 
     Raises:
-        ValueError: if there is no such class in the table, or it is of another kind.
+        UnknownClassError: if there is no such class in the table, and it is not trusted.
+        ValueError: if it is of another kind.
     """
     if path in CLASSES:
         found = CLASSES[path]
     elif path in ([trust] if isinstance(trust, str) else trust):
         found = imported(path, key)
     else:
-        hint = ""
-        if dotted(path) and path.partition(".")[0] not in {"ncsn", *sys.stdlib_module_names}:
-            hint = f'; if it is yours and you trust it: --trust {path} (in Python, trust=["{path}"])'
-        name = path if dotted(path) else shown(path)
-        raise ValueError(f"{key}: {name} is not a class of this package{hint}")
+        raise UnknownClassError(path, key)
     if not (isinstance(found, type) and issubclass(found, kinds)):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{key}: {path} is not a subclass of {expected}")
     return found
+
+
+def unknown_classes(settings: object, trust: Collection[str]) -> list[str]:
+    """Return the names of classes anywhere in plain settings that are not known, but that a user may trust."""
+    unknown, left = [], [settings]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            path = value.get("class_path")
+            if (
+                may_be_trusted(path)
+                and path not in CLASSES
+                and path not in ([trust] if isinstance(trust, str) else trust)
+            ):
+                unknown.append(path)
+            left += reversed(value.values())
+        elif isinstance(value, (list, tuple)):
+            left += reversed(value)
+    return unknown
+
+
+def may_be_trusted(path: object) -> TypeGuard[str]:
+    """Return True for a dotted name outside of this package and Python's own library."""
+    return dotted(path) and path.partition(".")[0] not in {"ncsn", *sys.stdlib_module_names}
 
 
 def imported(path: str, key: str) -> type:
@@ -114,7 +159,7 @@ def imported(path: str, key: str) -> type:
     return found
 
 
-def dotted(path: object) -> bool:
+def dotted(path: object) -> TypeGuard[str]:
     """Return True for a short text of at least two ASCII identifiers with dots between them."""
     return (
         isinstance(path, str)

@@ -2,19 +2,33 @@
 
 Settings are plain values: None, bool, int, float, str, and lists and tuples of these. `{class_path, init_args}` may
 stand where a signature asks for one of our kinds, as `network: nn.Module` does, and names a class of that kind. Any
-other declared type, such as Callable, Tensor, Any or Path, takes nothing from a file.
+other declared type, such as Callable, Tensor or Path, takes nothing from a file; but the training command writes
+defaults into the file, as text if they are not plain, so that a value that stands for the default is left out.
 """
 
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from inspect import Parameter, formatannotation, signature
+from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ncsn.storage.classes import KINDS, class_named, shown
 
-__all__ = ["Plan", "build", "check_plain", "fitted", "plan_arguments", "plan_class"]
+__all__ = [
+    "VARIADIC",
+    "Plan",
+    "build",
+    "check_plain",
+    "declared_argument",
+    "fitted",
+    "plan_arguments",
+    "plan_class",
+    "stands_for",
+]
 
 MOST_VALUES = 10_000
 """Values in the settings of a file, nested ones counted."""
@@ -125,23 +139,50 @@ def plan_arguments(
     takes_more = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in accepted)
     planned = {}
     for name, value in settings.items():
-        if name in given_elsewhere or not (name in named or takes_more):
+        if name in given_elsewhere or not (name in named or (takes_more and name.isidentifier())):
             raise ValueError(f"{key or 'model'}: {made.__name__} takes no {shown(name)} from a file")
-        planned[name] = fitted(value, declared_type(made, name), f"{key}.{name}".lstrip("."), trust)
+        declared, default = declared_argument(made, name)
+        if not stands_for(value, default):
+            planned[name] = fitted(value, declared, f"{key}.{name}".lstrip("."), trust)
     for name, parameter in named.items():
-        if parameter.default is Parameter.empty and name not in planned and name not in given_elsewhere:
+        if parameter.default is Parameter.empty and name not in settings and name not in given_elsewhere:
             raise ValueError(f"{key or 'model'}: {made.__name__} needs {name}, which is missing")
     return planned
 
 
-def declared_type(made: type, name: str) -> Any:
-    """Return the type of an argument, of a base class if only that one names it; or `UNDECLARED`."""
+def declared_argument(made: type, name: str) -> tuple[Any, Any]:
+    """Return the type and default of an argument, of a base class if only that one names it.
+
+    The type may be `UNDECLARED`, and the default `Parameter.empty`.
+    """
     for owner in made.__mro__:
         initialiser: Any = owner.__init__  # type: ignore[misc]
         parameter = signature(initialiser).parameters.get(name)
         if parameter is not None and parameter.kind not in VARIADIC:
-            return get_type_hints(initialiser).get(name, UNDECLARED)
-    return UNDECLARED
+            return get_type_hints(initialiser).get(name, UNDECLARED), parameter.default
+    return UNDECLARED, Parameter.empty
+
+
+def stands_for(value: object, default: object) -> bool:
+    """Return True if the training command writes this default as this value. Nothing is imported to find out."""
+    if value is None or isinstance(value, (dict, list)):
+        return type(default) is type(value) and value == default
+    if (
+        not isinstance(value, str)
+        or isinstance(default, (NoneType, bool, int, float, str))
+        or default is Parameter.empty
+    ):
+        return False
+    if value.startswith("Unable to serialize instance "):  # what jsonargparse writes of any other object
+        return True
+    module, _, name = value.rpartition(".")
+    if module in sys.modules and vars(sys.modules[module]).get(name) is default:
+        return True
+    if isinstance(default, Enum):
+        return value == default.name
+    if isinstance(default, PurePath):
+        return value == str(default)
+    return value == f"{getattr(default, '__module__', '')}.{getattr(default, '__qualname__', '')}"
 
 
 def fitted(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
@@ -151,6 +192,7 @@ def fitted(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
         ValueError: if it is not, or describes an object that is refused.
     """
     options = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
+    options = tuple(UNDECLARED if option is Any else option for option in options)
     kinds = tuple(option for option in options if is_kind(option))
     if kinds and isinstance(value, dict):
         return plan_class(value, kinds, key, trust)
@@ -159,7 +201,7 @@ def fitted(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
             return of_type(value, option, key, trust)
         except MisfitError:
             continue
-    expected = "a plain value" if declared is UNDECLARED else re.sub(r"(\w+\.)+", "", formatannotation(declared))
+    expected = "a plain value" if UNDECLARED in options else re.sub(r"(\w+\.)+", "", formatannotation(declared))
     raise MisfitError(f"{key}: expected {expected}, got {shown(value)}; only plain values are read from a file")
 
 

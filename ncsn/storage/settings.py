@@ -6,6 +6,7 @@ is imported because a file names it (`ncsn.storage.classes`).
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import Parameter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +18,8 @@ from torch.optim import Optimizer
 
 from ncsn.data import DataModule
 from ncsn.errors import reason
-from ncsn.storage.classes import shown
-from ncsn.storage.plans import Plan, build, check_plain, plan_arguments, plan_class
+from ncsn.storage.classes import UnknownClassError, shown, unknown_classes
+from ncsn.storage.plans import Plan, build, check_plain, declared_argument, plan_arguments, plan_class
 
 __all__ = ["at_most_parameters", "check_settings", "check_weights", "plain_data", "rebuilt", "rebuilt_data"]
 
@@ -28,6 +29,10 @@ MOST_NUMBERS = 2_000_000_000
 """In the parameters of a network."""
 NOT_BUILT = ("_instantiator", "optimizer")
 """Settings of a model that loading it does not need."""
+
+
+NOT_CHOSEN = ("memory", "workers", "skip_broken")
+"""Settings of data that a file does not choose, since they only say what reading it may cost."""
 
 
 def rebuilt(
@@ -50,7 +55,7 @@ def rebuilt(
         raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
     settings = {key: value for key, value in content["hyper_parameters"].items() if key not in parts}
     weights = content["state_dict"]
-    with settings_errors("model", path):
+    with settings_errors("model", path), all_unknown(without(settings, NOT_BUILT), trust):
         arguments = module_arguments(kind, settings, trust, parts)
         if "denoiser" in arguments:
             # First without memory for its weights, and no more of them than the file bears out: the settings may claim
@@ -70,10 +75,12 @@ def rebuilt(
 def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()) -> DataModule:
     """Rebuild the data module of the settings in a file. It reads from the folder `root` that they name, if it exists.
 
+    What reading may cost (`NOT_CHOSEN`) is not taken from the file.
+
     Raises:
         ValueError: if the settings do not describe a data module, or there is no such folder.
     """
-    with settings_errors("data", path):
+    with settings_errors("data", path), all_unknown(settings, trust):
         plan = data_plan(settings, trust)
         root = plan.arguments.get("root")
         if isinstance(root, str) and not Path(root).is_dir():
@@ -81,6 +88,11 @@ def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()
                 f"data.root: there is no folder {shown(root)}, and none is made because a file names it; put the data "
                 "there, or evaluate with --data CONFIG"
             )
+        if isinstance(root, str) and Path(root).resolve() == Path(Path(root).resolve().anchor):
+            raise ValueError(f"data.root: {shown(root)} is the whole disk; evaluate with --data CONFIG")
+        for name in NOT_CHOSEN:
+            if declared_argument(plan.made, name)[1] is not Parameter.empty:
+                plan.arguments.pop(name, None)
         data = build(plan)
     assert isinstance(data, DataModule)
     data.downloads = False
@@ -103,7 +115,7 @@ def check_settings(
     Raises:
         ValueError: if they describe something else than a module, its data and an optimiser of torch's kind.
     """
-    with settings_errors("model", path):
+    with settings_errors("model", path), all_unknown([settings, data], trust):
         if not isinstance(settings, dict):
             raise ValueError("the settings are not a dictionary")
         module_arguments(kind, settings, trust)
@@ -137,7 +149,7 @@ def module_arguments(
     Raises:
         ValueError: if the settings do not fit.
     """
-    built = {key: value for key, value in settings.items() if key not in NOT_BUILT}
+    built = without(settings, NOT_BUILT)
     check_plain(built, "model")
     return plan_arguments(kind, built, "", trust, given_elsewhere={*NOT_BUILT, *parts})
 
@@ -150,6 +162,25 @@ def data_plan(settings: object, trust: Collection[str]) -> Plan:
     """
     check_plain(settings, "data")
     return plan_class(settings, (DataModule,), "data", trust)
+
+
+def without(settings: dict[str, Any], left_out: Collection[str]) -> dict[str, Any]:
+    """Return the settings but for those left out."""
+    return {key: value for key, value in settings.items() if key not in left_out}
+
+
+@contextmanager
+def all_unknown(settings: object, trust: Collection[str]) -> Iterator[None]:
+    """Let the refusal of one class name all classes in the settings that are not known.
+
+    Raises:
+        UnknownClassError: for the same class.
+    """
+    try:
+        yield
+    except UnknownClassError as error:
+        others = unknown_classes(settings, trust) if is_plain(settings) else []
+        raise UnknownClassError(error.path, error.key, others) from error
 
 
 def is_plain(value: object) -> bool:
