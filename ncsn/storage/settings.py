@@ -31,7 +31,7 @@ NOT_BUILT = ("_instantiator", "optimizer")
 """Settings of a model that loading it does not need."""
 
 
-NOT_CHOSEN = ("memory", "workers", "skip_broken")
+NOT_CHOSEN = ("memory", "workers")
 """Settings of data that a file does not choose, since they only say what reading it may cost."""
 
 
