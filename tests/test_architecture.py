@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "likelihood": {"noise", "score", "densities"},
     "guidance": {"noise", "score", "streams"},
     "foreign": {"score"},
-    "data": {"densities", "files"},
+    "data": {"densities", "errors", "files"},
     "storage": {
         *{"noise", "networks", "score", "densities", "toys", "objectives", "samplers", "optim"},
         *{"data", "errors", "files", "model"},
@@ -65,7 +65,10 @@ MAY_IMPORT = {
     "features": {"data", "errors", "evaluation", "files", "memory", "processes"},
     "evaluation": {"noise", "samplers", "likelihood", "data", "module", "files", "storage", "drawing"},
     "plots": {"score", "densities", "networks", "data", "module", "files"},
-    "drawing": {"score", "samplers", "streams", "guidance", "data", "model", "module", "files", "processes", "memory"},
+    "drawing": {
+        *{"score", "samplers", "streams", "guidance", "data", "model", "module", "files", "processes", "memory"},
+        *{"storage"},
+    },
     "sampling": {
         *{"data", "module", "storage", "checkpoints", "plots", "errors", "options", "files", "processes"},
         *{"drawing", "evaluation"},

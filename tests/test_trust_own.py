@@ -323,7 +323,7 @@ def test_a_file_does_not_choose_what_reading_its_data_costs(capsys, monkeypatch)
     folder = {"root": "pictures", "size": 9, "channels": 1}
     file = file_of(data=named("ncsn.data.ImageFolder", **folder, memory=1e9, workers=1000, skip_broken=True))
     data = load_data(file)
-    assert (data.memory, data.workers, data.skip_broken) == (4.0, 2, False)
+    assert (data.memory, data.workers, data.skip_broken) == (4.0, 2, True)
     with pytest.raises(ValueError, match=r"data\.root: '/' is the whole disk"):
         load_data(file_of(data=named("ncsn.data.ImageFolder", **(folder | {"root": "/"}))))
     file = file_of(data=named("ncsn.data.ImageFolder", **folder))
