@@ -34,7 +34,7 @@ def measured(experiment: str, count: int) -> str:
         ("streamed", 5),
         ("ranks", 9),
         ("signals", 6),
-        ("stops", 13),
+        ("stops", 20),
         ("groups", 4),
         ("validations", 2),
         ("mutations", 60),
