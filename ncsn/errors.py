@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["SIGNALS", "answered", "fail", "hush", "reason", "stop", "stopped_by_signals"]
+__all__ = ["SIGNALS", "answered", "fail", "hush", "ignore_signals", "reason", "stop", "stopped_by_signals"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends a program: Ctrl-C, a scheduler or a user, a terminal that is closed."""
@@ -66,8 +66,8 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def ignore_signals() -> None:
-    """Ignore all of `SIGNALS` from now on."""
+def ignore_signals(*_: object) -> None:
+    """Ignore all of `SIGNALS` from now on, whatever this is called with."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

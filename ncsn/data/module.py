@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from ncsn.data.examples import Batches, Examples, HeldExamples
 from ncsn.data.pixels import to_unit
-from ncsn.errors import SIGNALS
+from ncsn.errors import ignore_signals
 
 __all__ = ["DataModule", "ImageData"]
 
@@ -135,18 +134,12 @@ class DataModule(LightningDataModule, ABC):
             num_workers=workers,
             persistent_workers=workers > 0,
             timeout=PATIENCE if workers else 0,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=ignore_signals,  # Ctrl-C in a terminal is for the process that trains
         )
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> Batch:
         x, label = batch
         return x, label.long() if self.labels else None
-
-
-def ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to all of its processes, to the one that trains."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 class ImageData(DataModule):
