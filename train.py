@@ -1,6 +1,6 @@
 """Train a score model: `python train.py --config configs/digits.yaml`."""
 
-from ncsn.cli import train
+from ncsn.cli.main import train
 
 if __name__ == "__main__":
     train()

@@ -2,8 +2,8 @@
 
     python docs/advised.py PICTURES SIGMA_MAX LEVELS STEPS advised.png
 
-What `python -m ncsn.advise` prints is tried without a network: the score is that of the Parzen density of 5,000 of the
-pictures, whose samples are those pictures, if the walk comes from noise to data as it should.
+What `python -m ncsn.cli.advise` prints is tried without a network: the score is that of the Parzen density of 5,000
+of the pictures, whose samples are those pictures, if the walk comes from noise to data as it should.
 """
 
 import sys
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from ncsn.data import ImageFolder, save_grid, to_unit
-from ncsn.densities import ParzenWindow
+from ncsn.data import ImageFolder, to_unit
+from ncsn.evaluation.grids import save_grid
 from ncsn.noise import GeometricSchedule
+from ncsn.noise.streams import Streams, normal, uniform
 from ncsn.samplers import AnnealedLangevin
-from ncsn.streams import Streams, normal, uniform
+from ncsn.score.densities import ParzenWindow
 
 root, sigma_max, levels, steps, out = sys.argv[1:]
 data = ImageFolder(root, size=32)
@@ -28,5 +29,7 @@ with Streams(0, range(36), pictures.device):
     start = start + sigmas[0] * normal(start)
     *_, x = AnnealedLangevin("auto", int(steps))(ParzenWindow(pictures).score, start, sigmas)
 distance, index = torch.cdist(x.flatten(1), pictures.flatten(1)).min(1)
-print(f"{len(index.unique())} of 36 are different pictures, {distance.mean():.4f} from them on average")
+print(
+    f"{len(index.unique())} of 36 are different pictures, {distance.mean():.4f} from them on average"
+)
 save_grid(x, Path(out))

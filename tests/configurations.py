@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from runs import CONFIG, REPOSITORY
+from ncsn.cli.main import train
 
-from ncsn.cli import train
+from runs import CONFIG, REPOSITORY
 
 NUMBERS = [0, 1, -1, 2, 3, 0.1, 1e-4, 1e4, 10**9, 2**64, -(2**63), float("nan"), float("inf"), 1.7]
 OTHERS = ["abc", "", None, True, False, [], [1, 2], {}, {"a": 1}, "1e-4", "auto", "nan", "ncsn.score.EDMDenoiser", ".."]

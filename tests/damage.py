@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ncsn.data import MNIST, FilePictures
+from ncsn.model import checkpoint_file
+from ncsn.model.load import contents, load, load_data, newest_whole, save_safetensors
+from ncsn.training.module import ScoreModule
 from PIL import Image
-from runs import CONFIG, Folder, same
 from safetensors.torch import save_file
 from torch import nn
 
-from ncsn.checkpoints import contents, load, load_data, newest_whole, save_safetensors
-from ncsn.data import MNIST, FilePictures
-from ncsn.module import ScoreModule
-from ncsn.storage import archive
+from runs import CONFIG, Folder, same
 
 
 def changed(content: bytes, kind: str) -> bytes:
@@ -73,9 +73,9 @@ class Calls:
 
 def sealed(file: Path) -> None:
     """Give a file the checksum that it should have: an attacker can."""
-    checksum = archive.digest(file)
+    checksum = checkpoint_file.digest(file)
     with file.open("ab") as end:
-        end.write(archive.SEAL + checksum.encode())
+        end.write(checkpoint_file.SEAL + checksum.encode())
 
 
 def evil_values(marker: Path) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def evil_files(folder: Path, whole: Path) -> Iterator[Path | str]:
         content = torch.load(whole, weights_only=True)
         change(content["hyper_parameters"])
         file = made / f"settings {name}.ckpt"
-        archive.write(content, file)
+        checkpoint_file.write(content, file)
         yield file
     torch.jit.script(nn.Linear(1, 1)).save(str(made / "script.ckpt"))
     yield made / "script.ckpt"
@@ -174,10 +174,10 @@ def evil_files(folder: Path, whole: Path) -> Iterator[Path | str]:
 def try_evil(file: Path | str) -> None:
     """Load a file in each way that there is; each must refuse it, in one line."""
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    for way in (load, ScoreModule.load_from_checkpoint, partial(load, raw=True), archive.read, load_data):
+    for way in (load, ScoreModule.load_from_checkpoint, partial(load, raw=True), checkpoint_file.read, load_data):
         refusal = refused(lambda way=way: way(file))
         # Where the settings alone are evil, they are refused by those that build a module of them.
-        builds = "settings" not in str(file) or way not in (archive.read, load_data)
+        builds = "settings" not in str(file) or way not in (checkpoint_file.read, load_data)
         assert refusal or not builds, f"{file} was loaded by {way}"
         assert "weights_only" not in refusal, refusal
 

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save
-
-from ncsn.module import ScoreModule
+from ncsn.model import checkpoint_file
+from ncsn.model.pretrained import DATA, checksum
 from ncsn.networks import UNet
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import DenoisingScoreMatching
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import EDMDenoiser
-from ncsn.storage import archive
-from ncsn.storage.published import DATA, checksum
+from ncsn.training.module import ScoreModule
+from safetensors.torch import save
 
 Settings = dict[str, Any]
 
@@ -43,7 +42,7 @@ GOOD: Settings = {
     "data": named("ncsn.data.Digits", batch_size=64, labels=False),
 }
 """What a run of the training command leaves in a checkpoint."""
-POINTS = named("ncsn.data.Points", density=named("ncsn.toys.Rings", std=0.1), count=100)
+POINTS = named("ncsn.data.Points", density=named("ncsn.score.toys.Rings", std=0.1), count=100)
 PLACES = {
     "denoiser": ("model", "denoiser"),
     "network": ("model", "denoiser", "init_args", "network"),
@@ -61,9 +60,10 @@ torch.utils.cpp_extension.load_inline os.system subprocess.Popen builtins.exec b
 antigravity.webbrowser json.loads pathlib.Path functools.partial turtle.Turtle idlelib.pyshell.main lib2to3.main.main
 helper.Helper helper.function helper.Instance evilpackage.Helper evilpackage.part.Helper onpath.Helper helper
 __main__.main sklearn.datasets.load_files torchvision.models.resnet18 torchmetrics.Metric yaml.unsafe_load
-ncsn.cli.train
-ncsn.samplers.langevin.torch.load ncsn.score.Denoiser ncsn.module.ScoreModule ncsn.foreign.DiffusersScore
-ncsn.checkpoints.load ncsn..UNet ncsn.networks.UNet. .UNet UNet ncsn.networks.UNet.__init__ NCSN.networks.UNet
+ncsn.cli.main.train
+ncsn.samplers.langevin.torch.load ncsn.score.Denoiser ncsn.training.module.ScoreModule
+ncsn.score.diffusers.DiffusersScore ncsn.model.load.load
+ncsn..UNet ncsn.networks.UNet. .UNet UNet ncsn.networks.UNet.__init__ NCSN.networks.UNet
 ncsn.networks.__builtins__.exec
 """
 NAMES = PATHS.split()
@@ -73,13 +73,13 @@ FEW = (
     "helper.Helper",
     "onpath.Helper",
     "antigravity.fly",
-    "ncsn.cli.train",
+    "ncsn.cli.main.train",
 )
 TEXTS = ("this.s", "antigravity", "helper.Helper", "ncsn.networks.UNet", "{class_path: helper.Helper}")
 OTHERS = {
     "ncsn.samplers.Ancestral": "sampler",
     "ncsn.noise.NoNoise": "schedule",
-    "ncsn.toys.Rings": "density",
+    "ncsn.score.toys.Rings": "density",
     "ncsn.data.Digits": "data",
     "torch.optim.Adam": "",
 }
@@ -180,13 +180,19 @@ def evil_settings(marker: Path) -> Iterator[Evil]:
     for key, value in {"epsilon": "this.s", "steps": 1.5, "denoise": 1}.items():
         yield changed("type", (*PLACES["sampler"], "init_args", key), value)
     mala = {"epsilon": 1e-3, "steps": 1}
-    for value in ("this.s", "helper.function", "ncsn.densities.Gaussian.log_prob", reduced, named("helper.Helper")):
+    for value in (
+        "this.s",
+        "helper.function",
+        "ncsn.densities.Gaussian.log_prob",
+        reduced,
+        named("helper.Helper"),
+    ):
         mala_named = named("ncsn.samplers.MetropolisAdjustedLangevin", log_prob=value, **mala)
         yield changed(f"log_prob {value}", PLACES["sampler"], mala_named)
         explicit = named("ncsn.objectives.ExplicitScoreMatching", target=value)
         yield changed(f"target {value}", PLACES["objective"], explicit)
         yield changed(f"energy {value}", PLACES["denoiser"], named("ncsn.score.EnergyScore", energy=value))
-        gaussian = named("ncsn.densities.Gaussian", mean=value, std=value)
+        gaussian = named("ncsn.score.densities.Gaussian", mean=value, std=value)
         yield changed(f"mean {value}", PLACES["density"], gaussian)
         yield changed(f"optimiser {value}", ("model", "optimizer"), value)
         yield changed(f"rate {value}", ("model", "optimizer"), named("torch.optim.Adam", lr=value))
@@ -224,7 +230,9 @@ def write(settings: Settings, weights: dict[str, Any], file: Path) -> Path:
     """Write a whole file with the right checksum: a .ckpt, a .safetensors, or a pretrained folder."""
     content = {"hyper_parameters": settings["model"], DATA: settings["data"]}
     if file.suffix == ".ckpt":
-        archive.write({**content, "state_dict": weights, "current_model_state": weights, "global_step": 1}, file)
+        checkpoint_file.write(
+            {**content, "state_dict": weights, "current_model_state": weights, "global_step": 1}, file
+        )
         return file
     text = json.dumps(content)
     if file.suffix == ".safetensors":

@@ -20,24 +20,24 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from configurations import configurations
-from damage import damage, evil, mutations
-from PIL import Image
-from runs import CONFIG, Folder, ended, same, undisturbed
-from stops import groups, stops, validations
-from watched import trust
-from writers import writers
-
-from ncsn.checkpoints import numbered
-from ncsn.cli import sample, train
-from ncsn.errors import stopped_by_signals
-from ncsn.module import ScoreModule, gradient_norm
+from ncsn.cli.errors import stopped_by_signals
+from ncsn.cli.main import sample, train
+from ncsn.model import checkpoint_file
+from ncsn.model.load import numbered
 from ncsn.networks import UNet
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import EDMScoreMatching
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import EDMDenoiser
-from ncsn.storage import archive
+from ncsn.training.module import ScoreModule, gradient_norm
+from PIL import Image
+
+from configurations import configurations
+from damage import damage, evil, mutations
+from runs import CONFIG, Folder, ended, same, undisturbed
+from stops import groups, stops, validations
+from watched import trust
+from writers import writers
 
 
 def kills(folder: Path, count: int) -> str:
@@ -130,7 +130,7 @@ def signals(folder: Path, count: int) -> str:
             sent += 1
             for file in numbered(run.path / "checkpoints/run"):
                 saved += 1
-                archive.read(file)
+                checkpoint_file.read(file)
         assert same(run.final(), expected), "the weights are others"
         shutil.rmtree(run.path)
         finished += 1
@@ -182,7 +182,7 @@ def disk(folder: Path, count: int) -> str:
         assert "no checkpoint was written, and the run goes on" in run.errors()
         assert re.search("\nerror: cannot write .*/checkpoints/run/step=6.ckpt: ", run.errors()), run.errors()
         assert "Traceback" not in run.errors()
-        archive.read(run.path / "checkpoints/run/step=3.ckpt")
+        checkpoint_file.read(run.path / "checkpoints/run/step=3.ckpt")
         assert [file.name for file in (run.path / "checkpoints/run").iterdir()] == ["step=3.ckpt"]
         run.run(*options)
         assert same(run.final(6), expected)

@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import ncsn.cli.sample
+import ncsn.training.run  # noqa: F401
 import torch
+from ncsn.cli.errors import SIGNALS
+from ncsn.cli.main import train
+from ncsn.model import checkpoint_file
+from ncsn.model.load import numbered
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-import ncsn.sampling
-import ncsn.training  # noqa: F401
-from ncsn.checkpoints import numbered
-from ncsn.cli import train
-from ncsn.errors import SIGNALS
-from ncsn.storage import archive
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIG = """
@@ -99,7 +98,7 @@ class Folder:
 
     def final(self, step: int = 18) -> dict[str, object]:
         """All that a run goes on from, at its end."""
-        content = archive.read(self.path / f"checkpoints/run/step={step}.ckpt")
+        content = checkpoint_file.read(self.path / f"checkpoints/run/step={step}.ckpt")
         return {key: content[key] for key in STATE} | {"ema": content["callbacks"]["EMA"]}
 
     def losses(self) -> dict[int, float]:

@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from ncsn.cli.errors import SIGNALS
+from ncsn.cli.main import train
+from ncsn.model import checkpoint_file
+from ncsn.model.load import numbered
+from ncsn.training.module import ScoreModule
 from PIL import Image
-from runs import CONFIG, Folder, ended, same
 
-from ncsn.checkpoints import numbered
-from ncsn.cli import train
-from ncsn.errors import SIGNALS
-from ncsn.module import ScoreModule
-from ncsn.storage import archive
+from runs import CONFIG, Folder, ended, same
 
 STEPS = 40
 INTERVALS = {4: 1, 5: 3, 6: 1}
@@ -79,7 +79,7 @@ def validations(folder: Path, count: int) -> str:
         took = time.time() - sent
         stepped = (run.path / "stepped").stat().st_mtime
         checkpoint = run.path / "checkpoints/run/step=3.ckpt"
-        archive.read(checkpoint)
+        checkpoint_file.read(checkpoint)
         latest = max(latest, checkpoint.stat().st_mtime - stepped)
         assert latest < 2, f"the checkpoint came {latest:.1f} s after the step"
         if not due:

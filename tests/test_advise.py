@@ -1,4 +1,4 @@
-"""What `python -m ncsn.advise` prints is a configuration, and its warnings are of what is far off."""
+"""What `python -m ncsn.cli.advise` prints is a configuration, and its warnings are of what is far off."""
 
 import subprocess
 import sys
@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from PIL import Image
-from test_cli import SMALL, refusal
-
-from ncsn.advise import advise, examples, main, objections, scalar
+from ncsn.cli.advise import advise, examples, main, objections, scalar
 from ncsn.data import ImageFolder
 from ncsn.noise import (
     Distance,
@@ -23,14 +20,17 @@ from ncsn.noise import (
     langevin_step_size,
 )
 from ncsn.samplers import AnnealedLangevin, ConsistentAnnealed, DPMSolver, Langevin
-from ncsn.training import build
+from ncsn.training.run import build
+from PIL import Image
+
+from test_cli import SMALL, refusal
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NCSNV2 = GeometricSchedule(50, 0.01, 232), AnnealedLangevin(6.2e-6, 5)
 
 
 def run(*options: str) -> None:
-    """`python -m ncsn.advise OPTIONS` in this process and folder."""
+    """`python -m ncsn.cli.advise OPTIONS` in this process and folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["advise.py", *options, "--trainer.accelerator", "cpu"])
         main()
@@ -114,7 +114,7 @@ def test_standard_output_of_the_command_is_yaml_alone(tmp_path):
     for i in range(8):
         Image.new("RGB", (8, 8), (30 * i, 0, 0)).save(tmp_path / f"{i}.png")
     data = ["--data.root", str(tmp_path), "--data.size", "8", "--data.batch_size", "2"]
-    command = [sys.executable, "-m", "ncsn.advise", "--config", str(CONFIGS / "image_folder.yaml"), *data]
+    command = [sys.executable, "-m", "ncsn.cli.advise", "--config", str(CONFIGS / "image_folder.yaml"), *data]
     ran = subprocess.run([*command, "--trainer.accelerator", "cpu"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     settings = yaml.safe_load(ran.stdout)["model"]
@@ -239,7 +239,7 @@ def test_streamed_pictures_are_read_up_to_a_limit(tmp_path, monkeypatch):
     data.setup()
     values, of = examples(data)
     assert (len(values), of) == (38, "")
-    monkeypatch.setattr("ncsn.advise.READ_AT_MOST", 16 * 10)
+    monkeypatch.setattr("ncsn.cli.advise.READ_AT_MOST", 16 * 10)
     values, of = examples(data)
     assert values.shape == (10, 1, 4, 4)
     assert of == " of 10 out of 38"

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ncsn"
 THEORY = {"torch", "einops"}
-SOLVER = {"likelihood": {"torchdiffeq"}, "foreign": {"diffusers"}}
+EXTRA = {"likelihood": {"torchdiffeq"}, "diffusers": {"diffusers"}}
 FRAMEWORK = THEORY | {
     "lightning",
     "torchvision",
@@ -25,78 +25,20 @@ FRAMEWORK = THEORY | {
     "yaml",
 }
 
-# module: the modules of the package that it may import
+# room: the rooms that it may import, each lower in the house
 MAY_IMPORT = {
     "noise": set(),
     "networks": set(),
-    "score": set(),
-    "densities": {"noise"},
-    "toys": {"densities"},
-    "objectives": {"noise", "score", "densities"},
-    "streams": set(),
-    "optim": set(),
-    "samplers": {"noise", "score", "streams"},
-    "likelihood": {"noise", "score", "densities"},
-    "guidance": {"noise", "score", "streams"},
-    "foreign": {"score"},
-    "data": {"densities", "errors", "files"},
-    "storage": {
-        *{"noise", "networks", "score", "densities", "toys", "objectives", "samplers", "optim"},
-        *{"data", "errors", "files", "model"},
-    },
-    "model": {"noise", "score", "objectives", "samplers", "streams", "likelihood"},
-    "module": {"model", "noise", "score", "objectives", "samplers", "streams", "storage", "memory"},
-    "callbacks": {
-        *{"noise", "score", "samplers", "data", "model", "module", "plots", "checkpoints", "errors"},
-        *{"drawing", "evaluation", "processes"},
-    },
-    "checkpoints": {"storage", "data", "module"},
-    "export": {"storage", "checkpoints", "errors", "options", "files", "module", "score", "processes"},
-    "errors": set(),
-    "processes": set(),
-    "memory": set(),
-    "resume": {"storage", "checkpoints", "data"},
-    "training": {
-        *{"module", "data", "callbacks", "checkpoints", "storage", "resume", "files", "errors", "processes"},
-    },
-    "compare": {"errors", "noise", "score", "densities", "networks", "objectives"},
-    "advise": {"noise", "samplers", "data", "training", "errors"},
-    "files": set(),
-    "features": {"data", "errors", "evaluation", "files", "memory", "processes"},
-    "evaluation": {"noise", "samplers", "likelihood", "data", "module", "files", "storage", "drawing"},
-    "plots": {"score", "densities", "networks", "data", "module", "files"},
-    "drawing": {
-        *{"score", "samplers", "streams", "guidance", "data", "model", "module", "files", "processes", "memory"},
-        *{"storage"},
-    },
-    "sampling": {
-        *{"data", "module", "storage", "checkpoints", "plots", "errors", "options", "files", "processes"},
-        *{"drawing", "evaluation"},
-    },
-    "evaluate": {
-        *{"samplers", "data", "module", "storage", "checkpoints", "errors", "options", "files", "processes"},
-        *{"drawing", "evaluation"},
-    },
-    "results": {"storage", "checkpoints", "errors", "files", "options", "processes", "evaluation"},
-    "preflight": set(),
-    "options": {"errors", "files"},
-    "cli": {"errors", "options", "preflight", "training", "sampling"},
-    "__init__": set(),
+    "score": {"noise"},
+    "objectives": {"noise", "score"},
+    "samplers": {"noise", "score"},
+    "data": {"score"},
+    "model": {"noise", "networks", "score", "objectives", "samplers", "data", "training"},
+    "evaluation": {"noise", "networks", "score", "samplers", "data", "model", "training"},
+    "training": {"noise", "score", "objectives", "samplers", "data", "model", "evaluation", "cli"},
+    "cli": {"noise", "score", "samplers", "data", "model", "evaluation", "training"},
 }
-THEORY_MODULES = {
-    "streams",
-    "optim",
-    "noise",
-    "networks",
-    "score",
-    "densities",
-    "toys",
-    "objectives",
-    "samplers",
-    "guidance",
-    "likelihood",
-    "foreign",
-}
+THEORY_ROOMS = {"noise", "networks", "score", "objectives", "samplers"}
 
 
 def imports(file: Path) -> set[str]:
@@ -111,16 +53,21 @@ def imports(file: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_the_house_has_ten_rooms():
+    rooms = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__") and path.suffix != ".typed"}
+    assert rooms == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.glob("*/**/*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_point_one_way(file):
-    module = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    room = file.relative_to(PACKAGE).parts[0]
     for name in imports(file):
         root, _, rest = name.partition(".")
         if root == "ncsn":
             assert rest, f"{file.name} imports ncsn/__init__"
-            assert rest.split(".")[0] in MAY_IMPORT[module] | {module}
+            assert rest.split(".")[0] in MAY_IMPORT[room] | {room}
         elif root not in sys.stdlib_module_names:
-            assert root in (THEORY | SOLVER.get(module, set()) if module in THEORY_MODULES else FRAMEWORK)
+            assert root in (THEORY | EXTRA.get(file.stem, set()) if room in THEORY_ROOMS else FRAMEWORK)
 
 
 def test_the_theory_runs_with_torch_alone():
@@ -147,6 +94,6 @@ def test_public_names_resolve_and_are_listed():
 
     assert set(ncsn.__all__) <= set(dir(ncsn))
     for name in ncsn.__all__:
-        assert getattr(ncsn, name).__name__ == name
+        assert getattr(ncsn, name).__name__.removeprefix("ncsn.") == name
     with pytest.raises(AttributeError, match="no_such_name"):
         ncsn.no_such_name  # noqa: B018

@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from ncsn.storage.archive import SEAL, DamagedError, check_seal, digest, read, write
+from ncsn.model.checkpoint_file import SEAL, DamagedError, check_seal, digest, read, write
 
 CONTENT = {"state_dict": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([True])}, "step": 3, "text": "x" * 5000}
 
@@ -139,7 +138,7 @@ def test_a_class_is_no_value(tmp_path, value):
 
 @pytest.mark.parametrize("version", [torch.ones(2), True, 1.0, "x" * 3_000_000])
 def test_a_version_is_a_number(tmp_path, monkeypatch, version):
-    monkeypatch.setattr("ncsn.storage.archive.FORMAT", version)
+    monkeypatch.setattr("ncsn.model.checkpoint_file.FORMAT", version)
     write({}, tmp_path / "a.ckpt")
     monkeypatch.undo()
     with pytest.raises(ValueError, match="is of format") as refusal:

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from ncsn.cli.config_file import SECTIONS, check_config, parameters
+from ncsn.cli.main import sample
+from ncsn.data import FilePictures
+from ncsn.model import checkpoint_file
+from ncsn.training.run import TrainCLI, build
 from PIL import Image
-from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
-from test_files import HOLDER
 from torch.utils.data import get_worker_info
 
-from ncsn.cli import sample
-from ncsn.data import FilePictures
-from ncsn.preflight import SECTIONS, check_config, parameters
-from ncsn.storage import archive
-from ncsn.training import TrainCLI, build
+from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
+from test_files import HOLDER
 
 FILES = {
     "an unknown section": (SMALL + "modle: 3\n", r"line \d+: there: no setting 'modle', did you mean 'model'\?"),
@@ -49,7 +49,7 @@ FILES = {
 def test_a_file_is_answered_before_torch_is_imported(tmp_path, monkeypatch, capsys, name):
     text, message = FILES[name]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "ncsn.training", None)  # what imports torch
+    monkeypatch.setitem(sys.modules, "ncsn.training.run", None)  # what imports torch
     Path("wrong.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     status, line = refusal(capsys, lambda: run_train("--config", "wrong.yaml"))
     assert (status, bool(re.search(message, line))) == (2, True), line
@@ -256,9 +256,9 @@ STRANGE = {
 @pytest.mark.parametrize("name", STRANGE)
 def test_a_checkpoint_that_is_whole_and_makes_no_sense_is_refused(run, tmp_path, monkeypatch, capsys, name):
     file = tmp_path / "checkpoints/small/step=7.ckpt"
-    content = archive.read(run / "checkpoints/small/step=7.ckpt")
+    content = checkpoint_file.read(run / "checkpoints/small/step=7.ckpt")
     STRANGE[name](content)
-    archive.write(content, file)
+    checkpoint_file.write(content, file)
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
     options = ["--config", "small.yaml", "--ckpt_path", "last", "--trainer.max_steps", "9"]
@@ -303,7 +303,7 @@ def test_a_new_run_does_not_go_into_the_folder_of_another(run, monkeypatch, caps
 
 
 def test_a_checkpoint_with_one_set_of_weights_has_no_raw_ones(run, tmp_path, capsys):
-    from ncsn.checkpoints import load, save_safetensors
+    from ncsn.model.load import load, save_safetensors
 
     save_safetensors(load(run / "checkpoints/small/step=7.ckpt"), tmp_path / "model.safetensors")
     wish = [str(tmp_path / "model.safetensors"), "--raw", "--out", str(tmp_path / "a.png")]

@@ -14,12 +14,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_module import small_module, small_trainer
-from torchvision.transforms.functional import pil_to_tensor
-
-from ncsn.callbacks import (
+from ncsn.data import BinaryDigits, Digits, pixel_grid
+from ncsn.networks import RBM, AutoencoderEnergy
+from ncsn.noise import GeometricSchedule, NoNoise
+from ncsn.objectives import DenoisingScoreMatching, RatioMatching
+from ncsn.samplers import AnnealedLangevin, Gibbs
+from ncsn.score import EnergyScore
+from ncsn.training.callbacks import (
     EMA,
     Checkpoint,
     DenoisingStrips,
@@ -31,13 +32,12 @@ from ncsn.callbacks import (
     Throughput,
     progress,
 )
-from ncsn.data import BinaryDigits, Digits, pixel_grid
-from ncsn.module import ScoreModule
-from ncsn.networks import RBM, AutoencoderEnergy
-from ncsn.noise import GeometricSchedule, NoNoise
-from ncsn.objectives import DenoisingScoreMatching, RatioMatching
-from ncsn.samplers import AnnealedLangevin, Gibbs
-from ncsn.score import EnergyScore
+from ncsn.training.module import ScoreModule
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.transforms.functional import pil_to_tensor
+
+from test_module import small_module, small_trainer
 
 
 class Copies(Callback):
@@ -182,7 +182,7 @@ STUCK = """
 import os, sys, time
 from contextlib import suppress
 from pathlib import Path
-from ncsn.callbacks import Checkpoint, GracefulStop, RunStopped
+from ncsn.training.callbacks import Checkpoint, GracefulStop, RunStopped
 from test_callbacks import StopsAt, fit
 
 class Stuck(StopsAt):

@@ -6,21 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from test_cli import run_train, train_small
-
-from ncsn.checkpoints import (
-    DurableCheckpointIO,
-    PatientCheckpointIO,
+from ncsn.data import Digits
+from ncsn.model.checkpoint_file import write
+from ncsn.model.load import (
     load,
     load_data,
     newest_checkpoint,
     newest_whole,
     save_safetensors,
 )
-from ncsn.data import Digits
-from ncsn.module import ScoreModule
-from ncsn.storage.archive import write
+from ncsn.training.checkpoint_io import DurableCheckpointIO, PatientCheckpointIO
+from ncsn.training.module import ScoreModule
+from safetensors import safe_open
+
+from test_cli import run_train, train_small
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +117,7 @@ def set_network(path, **settings):
         "json.loads",
         "nonsense",
         "a.b",
-        "ncsn.cli.train",
+        "ncsn.cli.main.train",
         "ncsn.noise.math",
         "ncsn.no",
         "ncsn.samplers.langevin.torch.nn.Linear",
@@ -133,7 +132,7 @@ def test_no_installed_package_is_reached_from_the_settings(checkpoint, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "path", ["ncsn.samplers.AnnealedLangevin", "ncsn.toys.Rings", "ncsn.Digits", "torch.optim.Adam"]
+    "path", ["ncsn.samplers.AnnealedLangevin", "ncsn.score.toys.Rings", "ncsn.Digits", "torch.optim.Adam"]
 )
 def test_a_name_of_ours_must_be_of_the_right_kind(checkpoint, tmp_path, path):
     with pytest.raises(ValueError, match=rf"denoiser\.network: {path} is not a subclass of Module"):

@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from ncsn.cli.main import sample, train
+from ncsn.cli.options import split_options
+from ncsn.data import pixel_grid
+from ncsn.model.load import load
+from ncsn.samplers import AnnealedLangevin, Sampler
 from PIL import Image
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
-
-from ncsn.checkpoints import load
-from ncsn.cli import sample, train
-from ncsn.data import pixel_grid
-from ncsn.options import split_options
-from ncsn.samplers import AnnealedLangevin, Sampler
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = """
@@ -251,17 +250,17 @@ def test_a_signal_leaves_a_checkpoint_of_the_last_step(tmp_path, number):
 
 RANKS = """
 import json, sys, torch
-import ncsn.module
-from ncsn.cli import train
+import ncsn.training.module
+from ncsn.cli.main import train
 
-losses = ncsn.module.ScoreModule.losses
+losses = ncsn.training.module.ScoreModule.losses
 def noted(self, x, sigma, label=None):
     if self.training:
         with open(f"rank{self.global_rank}.jsonl", "a") as file:
             seen = x.flatten(1).tolist(), sigma.flatten().tolist(), torch.get_rng_state().sum().item()
             print(json.dumps(seen), file=file)
     return losses(self, x, sigma, label)
-ncsn.module.ScoreModule.losses = noted
+ncsn.training.module.ScoreModule.losses = noted
 train()
 """
 

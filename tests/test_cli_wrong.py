@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
+from ncsn.cli.main import sample
 
-from ncsn.cli import sample
+from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
 
 FEATURES = ["--score.features", "checkpoints/features_digits.safetensors"]
 WRONG_TRAINING = [

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from test_cli import refusal
-
-from ncsn.compare import LEVELS, OBJECTIVES, TARGET, divergence, learn, main
-from ncsn.densities import GaussianMixture
+from benchmarks.compare import LEVELS, OBJECTIVES, TARGET, divergence, learn, main
 from ncsn.objectives import Annealed, ExplicitScoreMatching, Objective
+from ncsn.score.densities import GaussianMixture
+
+from test_cli import refusal
 
 
 def test_the_divergence_is_zero_for_the_truth_and_one_for_nothing():

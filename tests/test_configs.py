@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from PIL import Image
-
-from ncsn.module import ScoreModule
 from ncsn.noise import GeometricSchedule, langevin_step_size
-from ncsn.training import build
+from ncsn.training.module import ScoreModule
+from ncsn.training.run import build
+from PIL import Image
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 

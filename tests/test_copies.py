@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from ncsn.data import Digits
 from ncsn.data.examples import HeldExamples
 from ncsn.evaluation.copies import are_copies, nearest, plainly_more

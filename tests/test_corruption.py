@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from test_vincent import DATA, Perceptron
-
 from ncsn.objectives import Corruption, DenoisingScoreMatching, GaussianNoise, LaplaceNoise
+
+from test_vincent import DATA, Perceptron
 
 SIGMA = torch.tensor(0.6, dtype=torch.float64)
 

@@ -7,15 +7,10 @@ from io import BytesIO
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
-from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.hparams import plugin_data_pb2
-from test_callbacks import Copies, averaged, events, fit
-from test_cli import train_small
-from test_module import small_module
-from torchvision.transforms.functional import pil_to_tensor
-
-from ncsn.callbacks import (
+from ncsn.data import Digits, to_pixels, to_unit
+from ncsn.evaluation import grids
+from ncsn.score import tweedie
+from ncsn.training.callbacks import (
     EMA,
     Dashboard,
     DenoisingStrips,
@@ -23,9 +18,14 @@ from ncsn.callbacks import (
     SampleGrid,
     Throughput,
 )
-from ncsn.data import Digits, to_pixels, to_unit
-from ncsn.drawing import sheets
-from ncsn.score import tweedie
+from PIL import Image
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+from torchvision.transforms.functional import pil_to_tensor
+
+from test_callbacks import Copies, averaged, events, fit
+from test_cli import train_small
+from test_module import small_module
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_strips_are_the_same_pictures_with_noise_and_without_it_by_the_averaged_
     strips_ = scalars.Images("denoising")
     assert [strip.step for strip in strips_] == [3, 6]
     first, last = map(picture, strips_)
-    assert first.shape == (3, sheets.LINE + 6 * 50 + 2, 6 * 50 + 2)
-    rows = [sheet[:, sheets.LINE :] for sheet in (first, last)]
+    assert first.shape == (3, grids.LINE + 6 * 50 + 2, 6 * 50 + 2)
+    rows = [sheet[:, grids.LINE :] for sheet in (first, last)]
     for row in range(6):
         top = slice(row * 50, (row + 1) * 50)
         assert torch.equal(rows[0][:, top], rows[1][:, top]) is (row % 2 == 0)
@@ -74,9 +74,9 @@ def test_strips_are_the_same_pictures_with_noise_and_without_it_by_the_averaged_
 def test_the_walk_of_the_first_sample_ends_in_the_grid(shown):
     _, scalars, _ = shown
     walk, grid = (picture(scalars.Images(name)[-1]) for name in ("walk", "samples"))
-    states = len(sheets.shown_levels(len(small_module().schedule.sigmas()), 7))
-    assert walk.shape == (3, sheets.LINE + 52, states * 50 + 2)
-    last = walk[:, sheets.LINE + 2 :: 6, (states - 1) * 50 + 2 :: 6][:, :8, :8]
+    states = len(grids.shown_levels(len(small_module().schedule.sigmas()), 7))
+    assert walk.shape == (3, grids.LINE + 52, states * 50 + 2)
+    last = walk[:, grids.LINE + 2 :: 6, (states - 1) * 50 + 2 :: 6][:, :8, :8]
     assert torch.equal(last, grid[:, 2:34:4, 2:34:4])
 
 

@@ -3,9 +3,6 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_digits
-
 from ncsn.data import (
     CIFAR10,
     MNIST,
@@ -13,11 +10,13 @@ from ncsn.data import (
     FashionMNIST,
     ImageFolder,
     pixel_grid,
-    save_grid,
     to_pixels,
     to_unit,
 )
 from ncsn.data.examples import Batches, HeldExamples
+from ncsn.evaluation.grids import save_grid
+from PIL import Image
+from sklearn.datasets import load_digits
 
 
 def in_training(data, training=True, ranks=1, rank=0):

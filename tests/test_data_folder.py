@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from test_data import in_training
-
 from ncsn.data import ImageFolder, same_pictures
 from ncsn.data.folder import FilePictures
+from PIL import Image
+
+from test_data import in_training
 
 
 def write(file: Path, colour, size=(8, 8), mode="RGB", **settings):

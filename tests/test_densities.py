@@ -3,10 +3,9 @@ import resource
 
 import pytest
 import torch
-
-from ncsn.densities import Density, Gaussian, GaussianMixture, HyperCubeWindow, ParzenWindow
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import tweedie
+from ncsn.score.densities import Density, Gaussian, GaussianMixture, HyperCubeWindow, ParzenWindow
 
 SHAPES = [(1,), (2,), (2, 3, 2)]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

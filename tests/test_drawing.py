@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import REPOSITORY, pixels, refusal, sample, train_small
-from test_sampling import trained
-
-from ncsn.checkpoints import load
 from ncsn.data import pixel_grid, to_pixels
-from ncsn.drawing.walks import Walks
-from ncsn.module import ScoreModule
+from ncsn.evaluation.walks import Walks
+from ncsn.model.load import load
 from ncsn.networks import UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule
 from ncsn.samplers import EulerMaruyama, Sampler
+from ncsn.training.module import ScoreModule
+
+from test_cli import REPOSITORY, pixels, refusal, sample, train_small
+from test_sampling import trained
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from test_cli import REPOSITORY, refusal, run_train, train_small
-from test_metrics import by_square_root
-
-from ncsn.checkpoints import SHIPPED, load
+from ncsn.cli.evaluate import main
 from ncsn.data import Digits, to_pixels
-from ncsn.evaluate import main
 from ncsn.evaluation.copies import are_copies, nearest
+from ncsn.evaluation.extractors import looks, real_pictures
 from ncsn.evaluation.features import load_features
-from ncsn.evaluation.judging import looks, real_pictures
 from ncsn.evaluation.metrics import class_score, kernel_distance, precision_recall
+from ncsn.model.checkpoint_file import weights_fingerprint
+from ncsn.model.load import SHIPPED, load
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import Ancestral, EulerMaruyama
-from ncsn.storage.archive import weights_fingerprint
+from PIL import Image
+
+from test_cli import REPOSITORY, refusal, run_train, train_small
+from test_metrics import by_square_root
 
 DIGITS = ["--data", "ncsn.data.Digits"]
 JUDGE = load_features("checkpoints/features_digits.safetensors")
@@ -56,7 +56,7 @@ def here(tmp_path, monkeypatch, cache) -> Path:
 
 
 def evaluate(*options: str) -> None:
-    """`python -m ncsn.evaluate OPTIONS` in this process and folder."""
+    """`python -m ncsn.cli.evaluate OPTIONS` in this process and folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["evaluate.py", "--device", "cpu", *options])
         main()
@@ -144,7 +144,18 @@ def test_seeds_give_the_spread_and_fewer_are_held_out_than_drawn(checkpoint, cap
 def test_two_processes_give_the_figures_of_one(checkpoint):
     options = [checkpoint, "--num-samples", "101", "--batch-size", "10", "--seeds", "2"]
     one = reported(*options)
-    command = [sys.executable, "-m", "ncsn.evaluate", *options, "--device", "cpu", "--devices", "2", "--json", "2.json"]
+    command = [
+        sys.executable,
+        "-m",
+        "ncsn.cli.evaluate",
+        *options,
+        "--device",
+        "cpu",
+        "--devices",
+        "2",
+        "--json",
+        "2.json",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr

@@ -6,13 +6,13 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from ncsn.data import Digits
 from PIL import Image
+
 from test_cli import refusal, train_small
 from test_evaluate import DIGITS, evaluate, training_pictures, write
 from test_inception import NAME
 from test_sampling import trained
-
-from ncsn.data import Digits
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def nothing_is_drawn(monkeypatch):
     def walked(*_):
         raise AssertionError("something was drawn")
 
-    monkeypatch.setattr("ncsn.drawing.walks.Walks.predict_step", walked)
+    monkeypatch.setattr("ncsn.evaluation.walks.Walks.predict_step", walked)
 
 
 WRONG = [
@@ -107,7 +107,9 @@ def test_data_without_features_of_its_own_says_how_to_train_them(capsys, nothing
     options += ["--data.batch_size", "8"]
     status, line = refusal(capsys, lambda: evaluate("--png", "grey", *options))
     assert status == 2
-    assert "there is no checkpoints/features_image_folder.safetensors; `python -m ncsn.features --data CONFIG`" in line
+    assert (
+        "there is no checkpoints/features_image_folder.safetensors; `python -m ncsn.cli.features --data CONFIG`" in line
+    )
     # Others' features will do, where they are asked for and take such pictures.
     evaluate("--png", "grey", *options, "--features", "checkpoints/features_digits.safetensors")
     assert "(a classifier of Digits, 99.44% right)" in capsys.readouterr().out

@@ -6,25 +6,25 @@ import re
 import sys
 from pathlib import Path
 
+import ncsn
 import pytest
 import torch
 import yaml
 from huggingface_hub import constants
-from safetensors.torch import load_file
-from test_cli import refusal, sample, train_small
-
-import ncsn
-from ncsn.checkpoints import SHIPPED, load, load_data
+from ncsn.cli.evaluate import main as evaluate
+from ncsn.cli.export import exported, main
 from ncsn.data import Digits
-from ncsn.evaluate import main as evaluate
-from ncsn.evaluation.judging import real_pictures
-from ncsn.export import exported, main
-from ncsn.files import atomic_write
-from ncsn.module import ScoreModule
+from ncsn.evaluation.extractors import real_pictures
+from ncsn.model.files import atomic_write
+from ncsn.model.load import SHIPPED, load, load_data
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import DenoisingScoreMatching
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import EnergyScore, NCSNDenoiser
+from ncsn.training.module import ScoreModule
+from safetensors.torch import load_file
+
+from test_cli import refusal, sample, train_small
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -160,7 +160,7 @@ def test_a_folder_is_whole_or_absent(checkpoint, monkeypatch):
             raise OSError("No space left on device")
         return atomic_write(file)
 
-    monkeypatch.setattr("ncsn.storage.published.atomic_write", full)
+    monkeypatch.setattr("ncsn.model.pretrained.atomic_write", full)
     with pytest.raises(OSError, match="No space left"):
         load(checkpoint).save_pretrained("made/model")
     assert not list(Path("made").iterdir())

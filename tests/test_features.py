@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from test_cli import refusal
-
+from ncsn.cli.data_option import data_section
+from ncsn.cli.features import Classifier, main, train_features
 from ncsn.data import MNIST, Digits, FashionMNIST, to_unit
-from ncsn.data.option import data_section
 from ncsn.evaluation.features import Features, load_features, save_features
-from ncsn.features import Classifier, main, train_features
+from safetensors.torch import load_file, save_file
+
+from test_cli import refusal
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -23,7 +23,7 @@ SHIPPED = {"digits": (Digits, 0.98), "mnist": (MNIST, 0.99), "fashion_mnist": (F
 
 
 def run(*options: str) -> None:
-    """`python -m ncsn.features OPTIONS` in this process and folder."""
+    """`python -m ncsn.cli.features OPTIONS` in this process and folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["features.py", *options, "--accelerator", "cpu"])
         main()
@@ -220,7 +220,7 @@ def test_the_shipped_files_are_small_and_listed_with_their_sums(name):
     assert features.accuracy >= SHIPPED[name][1]
     assert f"{100 * features.accuracy:.2f} %" in row
     assert sha256(file.read_bytes()).hexdigest() in row
-    assert f"python -m ncsn.features --data configs/{name}.yaml" in row
+    assert f"python -m ncsn.cli.features --data configs/{name}.yaml" in row
 
 
 @pytest.mark.parametrize("name", SHIPPED)

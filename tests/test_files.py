@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from ncsn.model.files import atomic_write, check_writable, exclusive_file, exclusive_folder, lock_of, temporary_file
 from safetensors.torch import save_file
-
-from ncsn.files import atomic_write, check_writable, exclusive_file, exclusive_folder, lock_of, temporary_file
 
 RANDOM = r"[0-9a-f]{16}"
 
@@ -139,7 +138,7 @@ def test_whether_a_folder_can_be_written_is_known_before_it_is_made(tmp_path, mo
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ncsn.files import exclusive_folder
+from ncsn.model.files import exclusive_folder
 with exclusive_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -147,7 +146,7 @@ with exclusive_folder(Path(sys.argv[1])):
 HOLDER_OF_FILE = """
 import os, sys, time
 from pathlib import Path
-from ncsn.files import exclusive_file
+from ncsn.model.files import exclusive_file
 with exclusive_file(Path(sys.argv[1])):
     Path(sys.argv[1]).write_text("half")
     Path(sys.argv[1]).read_text()
@@ -298,14 +297,14 @@ def test_a_lock_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
 
 
 def test_a_lock_that_is_never_there_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("ncsn.files._is_at", lambda file, path: False)
+    monkeypatch.setattr("ncsn.model.files._is_at", lambda file, path: False)
     with pytest.raises(ValueError, match=r"a is in use by other processes$"), exclusive_file(tmp_path / "a"):
         pass
 
 
 def test_text_that_no_writer_wrote_is_not_repeated(tmp_path, monkeypatch):
     """A lock is anyone's to write into; what is printed of it is a process, or nothing."""
-    monkeypatch.setattr("ncsn.files.HOLDER_TIMEOUT", 0)
+    monkeypatch.setattr("ncsn.model.files.HOLDER_TIMEOUT", 0)
     process = started(HOLDER, tmp_path)
     assert process.stdout.readline() == "held\n"
     (tmp_path / ".lock").write_text("\x1b[2J process 1")
@@ -349,7 +348,7 @@ def test_a_lock_that_another_has_made_again_is_not_removed(tmp_path):
 COUNTER = """
 import sys
 from pathlib import Path
-from ncsn.files import exclusive_file
+from ncsn.model.files import exclusive_file
 file, added = Path(sys.argv[1]), 0
 while added < 100:
     try:

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from ncsn import from_diffusers
 from ncsn.samplers import EulerMaruyama
 

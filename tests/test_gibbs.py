@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from test_objectives_binary import NONE, STATES, log_prob, machine, moments
-
 from ncsn.samplers import Gibbs
+
+from test_objectives_binary import NONE, STATES, log_prob, machine, moments
 
 
 def test_gibbs_sampling_keeps_the_distribution():

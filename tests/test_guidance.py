@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from conftest import Correlated, flow, gaussian_score
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from ncsn.guidance import (
+from ncsn.noise import GeometricSchedule, KarrasSchedule
+from ncsn.samplers import AnnealedLangevin, Langevin
+from ncsn.score.guidance import (
     AveragePooling,
     GaussianBlur,
     Mask,
@@ -20,8 +20,8 @@ from ncsn.guidance import (
     restore_known,
     slerp,
 )
-from ncsn.noise import GeometricSchedule, KarrasSchedule
-from ncsn.samplers import AnnealedLangevin, Langevin
+
+from conftest import Correlated, flow, gaussian_score
 
 # Classifier-free guidance
 

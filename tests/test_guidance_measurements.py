@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from conftest import Correlated, columns, flow
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from ncsn.guidance import AveragePooling, GaussianBlur, Mask, adjoint, grey, posterior
-from ncsn.guidance.measurements import conjugate_gradients
 from ncsn.networks import MLP
 from ncsn.noise import GeometricSchedule, KarrasSchedule
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import NCSNDenoiser
+from ncsn.score.guidance import AveragePooling, GaussianBlur, Mask, adjoint, grey, posterior
+from ncsn.score.guidance.measurements import conjugate_gradients
+
+from conftest import Correlated, columns, flow
 
 SHAPE = (3, 2, 2)
 MATRIX = torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(7))

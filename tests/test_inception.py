@@ -8,12 +8,11 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from ncsn.data import to_pixels
+from ncsn.evaluation.extractors import look_at
+from ncsn.evaluation.inception import load_inception
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from torchmetrics.image.fid import NoTrainInceptionV3
-
-from ncsn.data import to_pixels
-from ncsn.evaluation.inception import load_inception
-from ncsn.evaluation.judging import look_at
 
 NAME = Path(URL_INCEPTION_V3).name
 

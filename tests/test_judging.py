@@ -4,10 +4,9 @@ import re
 
 import pytest
 import torch
-
 from ncsn.data import Digits, to_pixels, to_unit
+from ncsn.evaluation.extractors import cache_folder, look_at, looks, real_pictures, reference_looks
 from ncsn.evaluation.features import Features
-from ncsn.evaluation.judging import cache_folder, look_at, looks, real_pictures, reference_looks
 
 
 class Counting(Features):

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from conftest import gaussian_score, named
-
 from ncsn.noise import NoNoise
 from ncsn.samplers import AnnealedLangevin, Langevin, MetropolisAdjustedLangevin
+
+from conftest import gaussian_score, named
 
 
 def log_normal(x, sigma):

@@ -2,16 +2,14 @@ import math
 
 import pytest
 import torch
-from torch import nn
-from torch.distributions import MultivariateNormal
-
-from ncsn import likelihood
-from ncsn.densities import Gaussian, GaussianMixture
-from ncsn.likelihood import bits_per_dim, log_prob
 from ncsn.networks import MLP
 from ncsn.noise import GeometricSchedule
-from ncsn.score import EnergyScore, NCSNDenoiser
-from ncsn.toys import TwoMoons
+from ncsn.score import EnergyScore, NCSNDenoiser, likelihood
+from ncsn.score.densities import Gaussian, GaussianMixture
+from ncsn.score.likelihood import bits_per_dim, log_prob
+from ncsn.score.toys import TwoMoons
+from torch import nn
+from torch.distributions import MultivariateNormal
 
 MIN, MAX = 0.01, 1000.0
 LOW = torch.tensor(MIN, dtype=torch.float64)

@@ -1,10 +1,9 @@
 import threading
 
 import pytest
+from ncsn.training import logs
+from ncsn.training.logs import PatientLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from ncsn.storage import logs
-from ncsn.storage.logs import PatientLogger
 
 
 def test_a_full_disk_costs_figures_and_not_the_run(tmp_path, monkeypatch):

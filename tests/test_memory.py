@@ -8,13 +8,13 @@ from argparse import Namespace
 
 import pytest
 import torch
-
-from ncsn import ScoreModule, features, module
-from ncsn.drawing import choices
+from ncsn import ScoreModule
+from ncsn.cli import features, from_options
+from ncsn.training import module
 
 STEPS = """
 import ctypes, resource, sys
-from ncsn.memory import keep_freed_memory
+from ncsn.training.memory import keep_freed_memory
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -57,6 +57,6 @@ def test_training_keeps_memory_on_a_cpu_alone(monkeypatch, home, trained, device
 
 def test_what_draws_on_a_cpu_keeps_memory(monkeypatch):
     calls = []
-    monkeypatch.setattr(choices, "keep_freed_memory", lambda: calls.append(1))
-    choices.chosen_trainer(Namespace(device="cpu", devices=1, num_nodes=1, precision="32-true"))
+    monkeypatch.setattr(from_options, "keep_freed_memory", lambda: calls.append(1))
+    from_options.chosen_trainer(Namespace(device="cpu", devices=1, num_nodes=1, precision="32-true"))
     assert len(calls) == 1

@@ -8,10 +8,9 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from ncsn.data import MNIST, to_pixels, to_unit
+from ncsn.evaluation.extractors import looks, real_pictures
 from ncsn.evaluation.features import Features, load_features
-from ncsn.evaluation.judging import looks, real_pictures
 from ncsn.evaluation.metrics import class_score, frechet, frechet_distance, kernel_distance, precision_recall
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"

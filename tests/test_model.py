@@ -4,14 +4,13 @@ import math
 
 import pytest
 import torch
-from torch import nn
-
-from ncsn.densities import Gaussian
-from ncsn.module import ScoreModule
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import DenoisingScoreMatching, LaplaceNoise
 from ncsn.samplers import ProbabilityFlow
 from ncsn.score import NCSNDenoiser, ScoreModel
+from ncsn.score.densities import Gaussian
+from ncsn.training.module import ScoreModule
+from torch import nn
 
 MEAN, STD = 0.4, 0.2
 

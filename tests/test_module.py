@@ -5,17 +5,17 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from test_networks import shaken
-from torch import nn
-
-from ncsn.checkpoints import DurableCheckpointIO
 from ncsn.data import BinaryDigits, Digits
-from ncsn.module import ScoreModule, gradient_norm, mixed_seed
 from ncsn.networks import AutoencoderEnergy, UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule, NoNoise
 from ncsn.objectives import Annealed, DenoisingScoreMatching, PseudoLikelihood, RatioMatching
 from ncsn.samplers import AnnealedLangevin, DPMSolver, EulerMaruyama, Gibbs, Sampler
 from ncsn.score import EnergyScore, NCSNDenoiser, ScoreModel
+from ncsn.training.checkpoint_io import DurableCheckpointIO
+from ncsn.training.module import ScoreModule, gradient_norm, mixed_seed
+from torch import nn
+
+from test_networks import shaken
 
 
 def small_module(classes=0, kind=ScoreModule, **settings):

@@ -2,12 +2,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-
 from ncsn.networks import MLP, UNet
 from ncsn.networks.layers import Attention, group_norm
 from ncsn.objectives import DenoisingScoreMatching
 from ncsn.score import NCSNDenoiser
+from torch import nn
 
 
 def unet(**settings):

@@ -6,7 +6,6 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ncsn.noise import (
     GeometricSchedule,
     KarrasSchedule,

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from conftest import gaussian_score
-
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import DenoisingScoreMatching, EDMScoreMatching
+
+from conftest import gaussian_score
 
 MEAN, STD, DIMENSION = 0.3, 0.7, 12
 OBJECTIVES = [DenoisingScoreMatching(), EDMScoreMatching(data_std=STD)]

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-
 from ncsn.networks import RBM
 from ncsn.objectives import PseudoLikelihood, RatioMatching
 

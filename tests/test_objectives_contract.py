@@ -6,10 +6,6 @@ import weakref
 
 import pytest
 import torch
-from conftest import named
-from test_objectives_theory import SLICED, TARGET, Wrong
-from torch import nn
-
 from ncsn.objectives import (
     Annealed,
     DenoisingScoreMatching,
@@ -21,6 +17,10 @@ from ncsn.objectives import (
     RatioMatching,
 )
 from ncsn.objectives.directions import PROJECTIONS
+from torch import nn
+
+from conftest import named
+from test_objectives_theory import SLICED, TARGET, Wrong
 
 OBJECTIVES = [
     ExplicitScoreMatching(TARGET),

@@ -4,10 +4,6 @@ import math
 
 import pytest
 import torch
-from conftest import named
-from torch import nn
-
-from ncsn.densities import GaussianMixture, ParzenWindow
 from ncsn.objectives import (
     Annealed,
     ExplicitScoreMatching,
@@ -17,6 +13,10 @@ from ncsn.objectives import (
 )
 from ncsn.objectives.directions import PROJECTIONS, rademacher
 from ncsn.score import EnergyScore
+from ncsn.score.densities import GaussianMixture, ParzenWindow
+from torch import nn
+
+from conftest import named
 
 TARGET = GaussianMixture(
     torch.tensor([0.3, 0.7], dtype=torch.float64),

@@ -6,12 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ncsn.networks import UNet
+from ncsn.training import optimisers as optim
+from ncsn.training.optimisers import MuonAdam, has_bfloat16, orthogonal
 from torch import nn
 from torch.optim import Adam, Muon
-
-from ncsn import optim
-from ncsn.networks import UNet
-from ncsn.optim import MuonAdam, has_bfloat16, orthogonal
 
 
 def with_gradients(parameters, seed):

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from ncsn.cli.writers import Npz
+from ncsn.data import enlarged, pixel_grid, tiled, to_pixels
+from ncsn.evaluation import grids
+from ncsn.evaluation.copies import neighbours
+from ncsn.model.load import load, load_data
+from ncsn.noise.streams import Streams
+from ncsn.samplers import Sampler
 from PIL import Image
+
 from test_cli import REPOSITORY, pixels, refusal, run_train, sample, train_small
 from test_drawing import pictures
 from test_sampling import trained
-
-from ncsn.checkpoints import load, load_data
-from ncsn.data import enlarged, pixel_grid, tiled, to_pixels
-from ncsn.drawing import sheets
-from ncsn.drawing.outputs import Npz
-from ncsn.evaluation.copies import neighbours
-from ncsn.samplers import Sampler
-from ncsn.streams import Streams
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_rows_are_not_written_through_a_link(digits, capsys):
             super().on_predict_batch_end(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ncsn.sampling.Npz", Swapped)
+        patch.setattr("ncsn.cli.sample.Npz", Swapped)
         status, _ = refusal(capsys, lambda: sample([digits, "--num-samples", "2", "--out", "array.npz"]))
     assert status == 1
     assert Path("mine").read_text() == "mine"
@@ -160,13 +160,13 @@ def test_a_gif_goes_from_the_start_to_the_samples(digits):
     assert len(found) == expected.shape[1] == 7
     for frame, state in zip(found, expected.unbind(1), strict=True):
         grid = tiled(enlarged(state))
-        assert torch.equal(frame[:, sheets.LINE :, : grid.shape[-1]], grid)
-        assert frame[:, : sheets.LINE].any()
+        assert torch.equal(frame[:, grids.LINE :, : grid.shape[-1]], grid)
+        assert frame[:, : grids.LINE].any()
     ladder = load(digits).schedule.sigmas()
     names = ["start", *(f"\N{GREEK SMALL LETTER SIGMA} {sigma:.2g}" for sigma in ladder)]
-    assert sheets.walk_names(ladder, range(7)) == names
+    assert grids.walk_names(ladder, range(7)) == names
     for frame, name in zip(found, names, strict=True):
-        assert torch.equal(frame[:, : sheets.LINE], sheets.text_line(name, frame.shape[-1]))
+        assert torch.equal(frame[:, : grids.LINE], grids.text_line(name, frame.shape[-1]))
     with Image.open("walk.gif") as moving:
         times = []
         for number in range(moving.n_frames):
@@ -180,13 +180,13 @@ def test_a_gif_has_so_many_frames(digits):
     sample([digits, "--num-samples", "1", "--walk", "3", "--upscale", "1", "--out", "walk.gif"])
     found, expected = frames("walk.gif"), states(digits, 1)[0, [0, 3, 6]].expand(-1, 3, -1, -1)
     for frame, state in zip(found, expected, strict=True):
-        assert torch.equal(frame[:, sheets.LINE :, :8], state)
+        assert torch.equal(frame[:, grids.LINE :, :8], state)
 
 
 def test_a_gif_of_colours_has_them(tmp_path):
     x = torch.zeros(3, 16, 16, dtype=torch.uint8)
     x[0, :8], x[1, 8:] = 250, 120
-    sheets.save_gif([x, x.flip(0)], tmp_path / "a.gif")
+    grids.save_gif([x, x.flip(0)], tmp_path / "a.gif")
     one, other = frames(str(tmp_path / "a.gif"))
     assert torch.equal(one, x)
     assert torch.equal(other, x.flip(0))
@@ -196,25 +196,25 @@ def test_the_rows_of_walks_are_states_under_their_names(digits):
     sample([digits, "--walk", "4", "--num-samples", "2", "--seed", "5", "--out", "walk.png"])
     expected = states(digits, 2, seed=5)[:, [0, 2, 4, 6]]
     sheet, width = pixels("walk.png"), 50
-    assert sheet.shape == (3, sheets.LINE + 2 * width + 2, 4 * width + 2)
-    assert torch.equal(sheet[:, sheets.LINE :], tiled(enlarged(expected.flatten(0, 1), 6), 4))
+    assert sheet.shape == (3, grids.LINE + 2 * width + 2, 4 * width + 2)
+    assert torch.equal(sheet[:, grids.LINE :], tiled(enlarged(expected.flatten(0, 1), 6), 4))
     ladder = load(digits).schedule.sigmas()
-    for column, name in enumerate(["start", *(sheets.level_name(ladder[i].item()) for i in (1, 3, 5))]):
-        head = sheet[:, : sheets.LINE, 1 + column * width : 1 + (column + 1) * width]
-        assert torch.equal(head, sheets.text_line(name, width))
+    for column, name in enumerate(["start", *(grids.level_name(ladder[i].item()) for i in (1, 3, 5))]):
+        head = sheet[:, : grids.LINE, 1 + column * width : 1 + (column + 1) * width]
+        assert torch.equal(head, grids.text_line(name, width))
 
 
 def test_captions_are_indices_and_the_names_of_classes(labelled):
     sample([labelled, "--label", "all", "--num-samples", "20", "--captions", "--out", "captions.png"])
     sample([labelled, "--label", "all", "--num-samples", "20", "--upscale", "7", "--out", "plain.png"])
     sheet, plain = pixels("captions.png"), pixels("plain.png")
-    side, line = 58, sheets.LINE
+    side, line = 58, grids.LINE
     for row in range(10):
         top = row * (side + line)
         assert torch.equal(sheet[:, top : top + side], plain[:, row * side : (row + 1) * side])
         for column in (0, 1):
             place = sheet[:, top + side : top + side + line, 2 + column * side : (column + 1) * side]
-            assert torch.equal(place, sheets.text_line(f"{10 * column + row}: {row}", 56))
+            assert torch.equal(place, grids.text_line(f"{10 * column + row}: {row}", 56))
 
 
 def test_rows_and_pixels_are_as_many_as_asked_for(digits):
@@ -234,8 +234,8 @@ def test_several_checkpoints_are_a_block_each_of_the_same_seeds(digits, labelled
     assert torch.equal(blocks[0], blocks[2])
     for checkpoint, part in zip((digits, labelled), blocks, strict=False):
         grid = pixel_grid(load(checkpoint).sample(4, seed=3))
-        assert torch.equal(part[:, sheets.LINE :, 4 : 4 + grid.shape[-1]], grid)
-        assert torch.equal(part[:, : sheets.LINE, 4:-4], sheets.text_line("small/step=7", width - 8))
+        assert torch.equal(part[:, grids.LINE :, 4 : 4 + grid.shape[-1]], grid)
+        assert torch.equal(part[:, : grids.LINE, 4:-4], grids.text_line("small/step=7", width - 8))
 
 
 def test_several_checkpoints_move_side_by_side(digits, labelled):
@@ -251,7 +251,7 @@ def test_training_pictures_stand_beside_what_they_are_nearest_to(digits):
     distances, indices = neighbours(x, training, 2)
     every = (to_pixels(x).flatten(1)[:, None] / 255 - training.values.flatten(1)[None] / 255).norm(dim=-1)
     torch.testing.assert_close(distances, every.sort(1).values[:, :2], atol=1e-2, rtol=0)
-    sheet, height = pixels("near.png"), 58 + sheets.LINE + 2 + 4 + 2
+    sheet, height = pixels("near.png"), 58 + grids.LINE + 2 + 4 + 2
     for i in range(3):
         strip = sheet[:, i * height + 2 : (i + 1) * height]
         shown = torch.stack([to_pixels(x[i]), *(training[[j]][0][0] for j in indices[i].tolist())])
@@ -259,16 +259,16 @@ def test_training_pictures_stand_beside_what_they_are_nearest_to(digits):
             left = 2 + 4 + 2 + 58 * column
             assert torch.equal(strip[:, 4 : 4 + 56, left : left + 56], enlarged(picture, 7).expand(3, -1, -1))
         left = 2 + 4 + 2
-        assert torch.equal(strip[:, 60 : 60 + sheets.LINE, left : left + 56], sheets.text_line(f"no. {i}", 56))
-        near = sheets.text_line(f"{distances[i, 0]:.2f}", 56)
-        assert torch.equal(strip[:, 60 : 60 + sheets.LINE, left + 58 : left + 58 + 56], near)
+        assert torch.equal(strip[:, 60 : 60 + grids.LINE, left : left + 56], grids.text_line(f"no. {i}", 56))
+        near = grids.text_line(f"{distances[i, 0]:.2f}", 56)
+        assert torch.equal(strip[:, 60 : 60 + grids.LINE, left + 58 : left + 58 + 56], near)
 
 
 def test_a_copy_of_a_training_picture_is_called_one(monkeypatch, digits):
-    monkeypatch.setattr("ncsn.sampling.are_copies", lambda distances: distances[:, 0] > -1)
+    monkeypatch.setattr("ncsn.cli.sample.are_copies", lambda distances: distances[:, 0] > -1)
     words = []
     monkeypatch.setattr(
-        "ncsn.sampling.nearest_sheet", lambda *given: words.extend(given[2]) or torch.zeros(3, 9, 9).byte()
+        "ncsn.cli.sample.nearest_sheet", lambda *given: words.extend(given[2]) or torch.zeros(3, 9, 9).byte()
     )
     sample([digits, "--num-samples", "2", "--nearest", "1", "--out", "near.png"])
     assert [one[0] for one in words] == ["copy 0", "copy 1"]
@@ -316,7 +316,7 @@ def test_settings_are_printed_as_the_training_command_takes_them(digits, capsys)
 def test_what_does_not_go_together_is_told_without_torch(here, options, message):
     Path("is_there.gif").mkdir()
     code = (
-        "import sys; from ncsn.cli import sample\ntry: sample(sys.argv[1:])\n"
+        "import sys; from ncsn.cli.main import sample\ntry: sample(sys.argv[1:])\n"
         "except SystemExit as e: sys.exit(e.code if 'torch' not in sys.modules else 99)"
     )
     command = [sys.executable, "-c", code, *options]
@@ -343,10 +343,10 @@ def test_points_are_not_laid_out_as_pictures(moons, here, capsys, options, messa
 
 
 def test_the_end_of_a_text_that_is_too_long_is_shown():
-    long, short = sheets.text_line("a/very/long/name/step=1200", 60), sheets.text_line("step=1200", 60)
-    assert long.shape == short.shape == (3, sheets.LINE, 60)
+    long, short = grids.text_line("a/very/long/name/step=1200", 60), grids.text_line("step=1200", 60)
+    assert long.shape == short.shape == (3, grids.LINE, 60)
     assert long.any()
-    assert torch.equal(sheets.text_line("", 60), torch.zeros(3, sheets.LINE, 60, dtype=torch.uint8))
+    assert torch.equal(grids.text_line("", 60), torch.zeros(3, grids.LINE, 60, dtype=torch.uint8))
 
 
 def launch(*options: str, **others) -> subprocess.Popen:

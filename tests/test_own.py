@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_cli import SMALL, pixels, refusal, run_train, sample
-
-from ncsn.checkpoints import load, load_data, save_safetensors
+from ncsn.model.load import load, load_data, save_safetensors
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import DenoisingScoreMatching
 from ncsn.samplers import Sampler
+
+from test_cli import SMALL, pixels, refusal, run_train, sample
 
 REPOSITORY = Path(__file__).parent.parent
 TEXT = (REPOSITORY / "docs" / "own.md").read_text()

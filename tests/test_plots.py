@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-
-from ncsn.densities import Gaussian
-from ncsn.plots import plot_points, plot_units
+from ncsn.evaluation.plots import plot_points, plot_units
+from ncsn.score.densities import Gaussian
 
 
 def tile(image, row, column, height, width):

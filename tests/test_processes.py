@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import REPOSITORY, SMALL, refusal, run_train
+from ncsn.cli.main import sample
+from ncsn.model import checkpoint_file
+from ncsn.model.load import numbered
+from ncsn.training.processes import requeue
 
-from ncsn.checkpoints import numbered
-from ncsn.cli import sample
-from ncsn.processes import requeue
-from ncsn.storage import archive
+from test_cli import REPOSITORY, SMALL, refusal, run_train
 
 DDP = ["--trainer.strategy", "ddp"]
 SLURM = {
@@ -63,7 +63,7 @@ def test_whoever_starts_them_two_processes_train_the_same(tmp_path, monkeypatch)
         monkeypatch.chdir(folder)
         Path("small.yaml").write_text(SMALL)
         assert start().count("Trained 7 steps.") == 1
-        weights.append(archive.read("checkpoints/run/step=7.ckpt")["state_dict"])
+        weights.append(checkpoint_file.read("checkpoints/run/step=7.ckpt")["state_dict"])
     for others in weights[1:]:
         assert others.keys() == weights[0].keys()
         assert all(torch.equal(weight, others[name]) for name, weight in weights[0].items())
@@ -127,7 +127,7 @@ def test_a_job_that_slurm_puts_into_its_queue_again_ends_as_one_left_alone(tmp_p
     steps = str(next(iter(numbered("checkpoints/small").values())) + 3)
     assert "Going on from" in ended_well(started(*command, steps, **alone, SLURM_RESTART_COUNT="1"))
     ended_well(started(*command, steps, "--name", "alone"))
-    again, undisturbed = (archive.read(f"checkpoints/{name}/step={steps}.ckpt") for name in ("small", "alone"))
+    again, undisturbed = (checkpoint_file.read(f"checkpoints/{name}/step={steps}.ckpt") for name in ("small", "alone"))
     for kind in ("state_dict", "current_model_state"):
         assert all(torch.equal(weight, again[kind][name]) for name, weight in undisturbed[kind].items())
 

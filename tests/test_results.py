@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import REPOSITORY, SMALL, refusal
+from benchmarks.results import done, main
 
-from ncsn.results import done, main
+from test_cli import REPOSITORY, SMALL, refusal
 
 
 def test_a_config_that_is_not_there_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
@@ -38,9 +38,9 @@ time.sleep(60)
 """
 RESULTS = """
 import sys
-import ncsn.results
-ncsn.results.TRAIN = [sys.executable, "-c", sys.argv.pop()]
-ncsn.results.main()
+import benchmarks.results
+benchmarks.results.TRAIN = [sys.executable, "-c", sys.argv.pop()]
+benchmarks.results.main()
 """
 
 
@@ -96,7 +96,7 @@ def test_results_are_trained_evaluated_and_put_in_one_table(tmp_path, monkeypatc
     assert cells["recall"] == f"{values.mean():.4g} +- {values.std():.2g} ({floor:.4g})"
     assert re.fullmatch(r"\d+\.\d min", cells["training"])
     # A row that is there is not made again, but for other options.
-    monkeypatch.setattr("ncsn.results.done", lambda command: pytest.fail(f"ran {command}"))
+    monkeypatch.setattr("benchmarks.results.done", lambda command: pytest.fail(f"ran {command}"))
     main()
     assert capfd.readouterr().out == "\n".join(table) + "\n"
     monkeypatch.setattr(sys, "argv", ["results.py", *options[:-1], "--num-samples 70"])

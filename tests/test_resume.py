@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch import Callback, seed_everything
+from ncsn.data import Digits
+from ncsn.training.callbacks import EMA, Checkpoint
+from ncsn.training.resume import Resume, position_after
+from ncsn.training.run import TrainCLI
+
 from test_callbacks import fit
 from test_module import small_module, small_trainer
-
-from ncsn.callbacks import EMA, Checkpoint
-from ncsn.data import Digits
-from ncsn.resume import Resume, position_after
-from ncsn.training import TrainCLI
 
 
 class Counters(Callback):

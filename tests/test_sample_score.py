@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from ncsn.data import Digits
+from ncsn.evaluation.extractors import looks, real_pictures
+from ncsn.evaluation.features import load_features
+from ncsn.model.load import load, newest_checkpoint
+from ncsn.noise import KarrasSchedule
+from ncsn.samplers import DPMSolver, EulerMaruyama
+from ncsn.training.callbacks import EMA, BestCheckpoint, SampleScore
+
 from test_callbacks import Copies, averaged, events
 from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
 from test_metrics import by_square_root
 from test_module import small_module, small_trainer
 from test_sampling import CONFIGS, SHORT
-
-from ncsn.callbacks import EMA, BestCheckpoint, SampleScore
-from ncsn.checkpoints import load, newest_checkpoint
-from ncsn.data import Digits
-from ncsn.evaluation.features import load_features
-from ncsn.evaluation.judging import looks, real_pictures
-from ncsn.noise import KarrasSchedule
-from ncsn.samplers import DPMSolver, EulerMaruyama
 
 FEATURES = "checkpoints/features_digits.safetensors"
 SCORED = ["--score.features", FEATURES, "--score.count", "70", "--score.levels", "4", "--samples.count", "0"]
@@ -91,7 +91,7 @@ def test_a_run_is_the_same_to_the_bit_with_and_without_it(tmp_path):
 
 def test_the_best_is_kept_and_the_run_goes_on_from_the_newest(tmp_path, monkeypatch, capsys):
     values = iter([5.0, 3.0, 4.0, 2.0])
-    monkeypatch.setattr("ncsn.callbacks.score.frechet", lambda features, reference: next(values))
+    monkeypatch.setattr("ncsn.training.callbacks.quality.frechet", lambda features, reference: next(values))
     train_small(tmp_path, *SCORED, "--trainer.max_steps", "12")
     monkeypatch.chdir(tmp_path)
     folder = Path("checkpoints/small")

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from conftest import gaussian_score, mixture_score
-
 from ncsn.noise import GeometricSchedule, langevin_step_size
 from ncsn.samplers import AnnealedLangevin, Langevin, MetropolisAdjustedLangevin
+
+from conftest import gaussian_score, mixture_score
 
 LADDER = GeometricSchedule(5, 0.05, 40).sigmas()
 SAMPLER = AnnealedLangevin(epsilon=0.05 * 0.05**2, steps=80)

@@ -6,15 +6,12 @@ import weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import ncsn.samplers
 import pytest
 import torch
-from conftest import named
-from torch import nn
-
-import ncsn.samplers
-from ncsn.module import ScoreModule
 from ncsn.networks import MLP
 from ncsn.noise import GeometricSchedule
+from ncsn.noise.streams import Streams, normal, uniform
 from ncsn.objectives import DenoisingScoreMatching
 from ncsn.samplers import (
     Ancestral,
@@ -32,7 +29,10 @@ from ncsn.samplers import (
     StochasticHeun,
 )
 from ncsn.score import EDMDenoiser, NCSNDenoiser
-from ncsn.streams import Streams, normal, uniform
+from ncsn.training.module import ScoreModule
+from torch import nn
+
+from conftest import named
 
 
 def score(x, sigma):

@@ -5,12 +5,12 @@ Both sides draw from torch's generator, which is seeded anew at each level.
 
 import pytest
 import torch
-from conftest import named
 from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler, ScoreSdeVeScheduler
 from diffusers.schedulers.deprecated.scheduling_karras_ve import KarrasVeScheduler
-
 from ncsn.noise import GeometricSchedule, KarrasSchedule
 from ncsn.samplers import DPMSolver, EulerMaruyama, PredictorCorrector, ProbabilityFlow, SASolver, StochasticHeun
+
+from conftest import named
 
 SMAX, SMIN = 10.0, 0.05
 KARRAS = KarrasSchedule(SMAX, SMIN, 20).sigmas()

@@ -10,9 +10,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from conftest import Correlated, gaussian_score, named
-
-from ncsn.compare import TARGET
+from benchmarks.compare import TARGET
 from ncsn.noise import GeometricSchedule, KarrasSchedule
 from ncsn.samplers import (
     Ancestral,
@@ -25,6 +23,8 @@ from ncsn.samplers import (
     SASolver,
     StochasticHeun,
 )
+
+from conftest import Correlated, gaussian_score, named
 
 COUNT = 4000
 

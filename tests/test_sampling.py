@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from test_cli import pixels, refusal, run_train, sample, train_small
-
-from ncsn.checkpoints import load, load_data
-from ncsn.data import BinaryDigits, Digits, Points, pixel_grid, save_grid, to_unit
-from ncsn.module import ScoreModule
+from ncsn.cli.sample import usual_count
+from ncsn.data import BinaryDigits, Digits, Points, pixel_grid, to_unit
+from ncsn.evaluation.grids import save_grid
+from ncsn.model.checkpoint_file import write
+from ncsn.model.load import load, load_data
 from ncsn.networks import MLP, RBM
 from ncsn.noise import GeometricSchedule, NoNoise
 from ncsn.objectives import (
@@ -24,10 +23,12 @@ from ncsn.objectives import (
     RatioMatching,
 )
 from ncsn.samplers import AnnealedLangevin, Gibbs
-from ncsn.sampling import usual_count
 from ncsn.score import EDMDenoiser, EnergyScore, tweedie
-from ncsn.storage.archive import write
-from ncsn.toys import TwoMoons
+from ncsn.score.toys import TwoMoons
+from ncsn.training.module import ScoreModule
+from PIL import Image
+
+from test_cli import pixels, refusal, run_train, sample, train_small
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "toy"
 SHORT = ["--trainer.max_steps", "3", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
@@ -73,7 +74,7 @@ def test_every_toy_trains_and_is_drawn(name, tmp_path, monkeypatch, capsys):
 
 def test_a_figure_shows_the_data_the_samples_and_both_fields(moons, monkeypatch, tmp_path):
     figures = []
-    monkeypatch.setattr("ncsn.sampling.save_figure", lambda figure, file: figures.append(figure))
+    monkeypatch.setattr("ncsn.cli.sample.save_figure", lambda figure, file: figures.append(figure))
     monkeypatch.chdir(tmp_path)
     sample([str(moons), "--num-samples", "50", "--seed", "4"])
     data, samples, *fields = figures[0].axes
@@ -165,7 +166,7 @@ LAPLACE = [
 
 def test_other_noise_than_gaussian_has_no_exact_field(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr("ncsn.sampling.save_figure", lambda figure, file: figures.append(figure))
+    monkeypatch.setattr("ncsn.cli.sample.save_figure", lambda figure, file: figures.append(figure))
     checkpoint = trained("denoising", tmp_path, *LAPLACE)
     monkeypatch.chdir(tmp_path)
     sample([str(checkpoint), "--num-samples", "20", "--sampler.steps", "1"])

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from conftest import gaussian_score
+from ncsn.score import EDMDenoiser, NCSNDenoiser, tweedie
 from torch import Tensor, nn
 
-from ncsn.score import EDMDenoiser, NCSNDenoiser, tweedie
+from conftest import gaussian_score
 
 MEAN, STD = 0.3, 0.7
 

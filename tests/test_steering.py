@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from test_cli import pixels, refusal, sample, train_small
-
-from ncsn.checkpoints import load
 from ncsn.data import Digits, pixel_grid, to_unit
-from ncsn.guidance import AveragePooling, GaussianBlur, Mask, classifier_free, posterior
+from ncsn.model.load import load
 from ncsn.samplers import ProbabilityFlow
+from ncsn.score.guidance import AveragePooling, GaussianBlur, Mask, classifier_free, posterior
+from PIL import Image
+
+from test_cli import pixels, refusal, sample, train_small
 
 FLOW = ["--sampler", "ncsn.samplers.ProbabilityFlow", "--num-samples", "3"]
 

@@ -47,7 +47,7 @@ def test_nowhere(pattern):
 def test_torch_load_is_called_in_one_place_and_with_weights_only():
     calls = {file.name: re.findall(r"torch\.load\([^)]*\)", file.read_text()) for file in SOURCES}
     assert {name: found for name, found in calls.items() if found} == {
-        "archive.py": ['torch.load(path, map_location="cpu", weights_only=True)']
+        "checkpoint_file.py": ['torch.load(path, map_location="cpu", weights_only=True)']
     }
 
 

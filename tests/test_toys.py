@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
-
 from ncsn.data import Points
-from ncsn.toys import Checkerboard, EightGaussians, Pinwheel, Rings, TwoMoons, TwoSpirals
+from ncsn.score.toys import Checkerboard, EightGaussians, Pinwheel, Rings, TwoMoons, TwoSpirals
+from torch.utils.data import DataLoader
 
 TOYS = [Checkerboard, EightGaussians, Pinwheel, Rings, TwoMoons, TwoSpirals]
 NONE = torch.zeros(())

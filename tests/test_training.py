@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from test_cli import refusal, run_train
 from test_sampling import CONFIGS, SHORT
 

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from evil_settings import PLACES, at, changed, evil_settings, good_module, named, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ncsn.cli.main import sample
+from ncsn.model import checkpoint_file
+from ncsn.model.classes import CLASSES
+from ncsn.model.load import load, load_data, save_safetensors
+from ncsn.model.plans import Plan, build, check_plain, fitted, plan_class
+from ncsn.objectives import Annealed
+from ncsn.training.run import build as build_run
 from PIL import Image
 from torch import Tensor, nn
-from watched import among_helpers, attack, control, in_library
 
-from ncsn.checkpoints import load, load_data, save_safetensors
-from ncsn.cli import sample
-from ncsn.objectives import Annealed
-from ncsn.storage import archive
-from ncsn.storage.classes import CLASSES
-from ncsn.storage.plans import Plan, build, check_plain, fitted, plan_class
-from ncsn.training import build as build_run
+from evil_settings import PLACES, at, changed, evil_settings, good_module, named, write
+from watched import among_helpers, attack, control, in_library
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 WEIGHTS = good_module().state_dict()
@@ -92,7 +92,7 @@ def test_the_parts_of_every_config_are_saved_and_loaded_again(config, monkeypatc
         "datamodule_hyper_parameters": dict(run.datamodule.hparams),
         "state_dict": run.model.state_dict(),
     }
-    archive.write(content, Path("model.ckpt"))
+    checkpoint_file.write(content, Path("model.ckpt"))
     for file in ("model.safetensors", "model.ckpt"):
         module = load(file)
         assert repr(module.denoiser) == repr(run.model.denoiser)

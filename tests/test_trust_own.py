@@ -5,28 +5,28 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import ncsn
 import pytest
 import torch
 import yaml
-from evil_settings import GOOD, good_module, named, write
+from ncsn.cli.evaluate import main as evaluate
+from ncsn.cli.export import main as export
+from ncsn.cli.from_options import chosen_sampler
+from ncsn.cli.main import sample
+from ncsn.cli.options import sample_options
+from ncsn.model.load import load, load_data
+from ncsn.model.model_card import card, measured
+from ncsn.model.plans import plan_class
+from ncsn.networks import UNet
+from ncsn.samplers import AnnealedLangevin, DPMSolver
+from ncsn.score.diffusers import from_diffusers
+from ncsn.training.module import ScoreModule
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_cli import SMALL, refusal, run_train
 
-import ncsn
-from ncsn.checkpoints import load, load_data
-from ncsn.cli import sample
-from ncsn.drawing.choices import chosen_sampler
-from ncsn.evaluate import main as evaluate
-from ncsn.export import main as export
-from ncsn.foreign import from_diffusers
-from ncsn.module import ScoreModule
-from ncsn.networks import UNet
-from ncsn.options import sample_options
-from ncsn.samplers import AnnealedLangevin, DPMSolver
-from ncsn.storage.card import card, measured
-from ncsn.storage.plans import plan_class
+from evil_settings import GOOD, good_module, named, write
+from test_cli import SMALL, refusal, run_train
 
 OWN = """
 from collections.abc import Callable

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import ncsn
+import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ncsn"
 RIGHT = """

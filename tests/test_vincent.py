@@ -6,13 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-from ncsn.densities import ParzenWindow
 from ncsn.networks import AutoencoderEnergy
 from ncsn.objectives import DenoisingScoreMatching, ExplicitScoreMatching, ImplicitScoreMatching
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import EnergyScore
+from ncsn.score.densities import ParzenWindow
+from torch import nn
 
 DATA = torch.tensor([[-1.2], [-0.3], [0.1], [0.9], [1.4]], dtype=torch.float64)
 NODES, WEIGHTS = (torch.tensor(array) for array in np.polynomial.hermite_e.hermegauss(150))

@@ -8,21 +8,21 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import benchmarks.results
+import ncsn.cli.evaluate
+import ncsn.cli.export
+import ncsn.cli.features
 import pytest
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule
+from ncsn.cli import main as cli
+from ncsn.cli.writers import Files, Npz
+from ncsn.model.files import exclusive_file, lock_of, temporary_file
+from ncsn.training.processes import hold_outputs
+
 from test_cli import SMALL, refusal, train_small
 from test_files import HOLDER, names
-
-import ncsn.evaluate
-import ncsn.export
-import ncsn.features
-import ncsn.results
-from ncsn import cli
-from ncsn.drawing.outputs import Files, Npz
-from ncsn.files import exclusive_file, lock_of, temporary_file
-from ncsn.processes import hold_outputs
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +58,15 @@ COMMANDS = [
     (cli.sample, ["{}", "--out", "a.npz"], "--out: a.npz"),
     (cli.sample, ["{}", "--denoise", "absent.png", "--sigma", "1", "--out", "a.png"], "--out: a.png"),
     (cli.sample, ["{}", "--interpolate", "absent.png", "absent.png", "--out", "a.png"], "--out: a.png"),
-    (ncsn.evaluate.main, ["{}", "--json", "a.json"], "--json: a.json"),
-    (ncsn.features.main, ["--data", "ncsn.data.Digits", "--out", "a.safetensors"], "--out: a.safetensors"),
-    (ncsn.features.main, ["--data", "ncsn.data.Digits"], "--out: checkpoints/features_digits.safetensors"),
-    (ncsn.export.main, ["{}", "--to", "safetensors", "--out", "a.safetensors"], "--out: a.safetensors"),
-    (ncsn.export.main, ["{}", "--to", "safetensors", "--out", "a.safetensors"], "--out: a.md"),
-    (ncsn.export.main, ["{}", "--to", "program", "--out", "a.pt2"], "--out: a.pt2"),
-    (ncsn.export.main, ["{}", "--to", "folder", "--out", "a"], "--out: a"),
-    (ncsn.export.main, ["{}", "--to", "folder"], "--out: small"),
-    (ncsn.results.main, ["small.yaml"], "configs: checkpoints/small_results/result.json"),
+    (ncsn.cli.evaluate.main, ["{}", "--json", "a.json"], "--json: a.json"),
+    (ncsn.cli.features.main, ["--data", "ncsn.data.Digits", "--out", "a.safetensors"], "--out: a.safetensors"),
+    (ncsn.cli.features.main, ["--data", "ncsn.data.Digits"], "--out: checkpoints/features_digits.safetensors"),
+    (ncsn.cli.export.main, ["{}", "--to", "safetensors", "--out", "a.safetensors"], "--out: a.safetensors"),
+    (ncsn.cli.export.main, ["{}", "--to", "safetensors", "--out", "a.safetensors"], "--out: a.md"),
+    (ncsn.cli.export.main, ["{}", "--to", "program", "--out", "a.pt2"], "--out: a.pt2"),
+    (ncsn.cli.export.main, ["{}", "--to", "folder", "--out", "a"], "--out: a"),
+    (ncsn.cli.export.main, ["{}", "--to", "folder"], "--out: small"),
+    (benchmarks.results.main, ["small.yaml"], "configs: checkpoints/small_results/result.json"),
 ]
 
 
@@ -96,7 +96,9 @@ def test_an_export_and_samples_do_not_share_a_folder(digits, here, capsys):
     for kind, said in (("exclusive_file", "in use by process"), ("exclusive_folder", "there already")):
         with held("model", kind):
             before = set(here.rglob("*"))
-            status, line = refusal(capsys, lambda: called(ncsn.export.main, digits, "--to", "folder", "--out", "model"))
+            status, line = refusal(
+                capsys, lambda: called(ncsn.cli.export.main, digits, "--to", "folder", "--out", "model")
+            )
             assert (status, said in line) == (2, True), line
             status, line = refusal(capsys, lambda: cli.sample([digits, "--num-samples", "1", "--out", "model/"]))
             assert (status, "in use by process" in line) == (2, True), line
@@ -109,7 +111,7 @@ def test_a_name_that_is_not_given_is_none_that_another_is_writing(digits, here, 
         cli.sample([digits, "--num-samples", "2"])
         assert "Wrote samples-2.png" in capsys.readouterr().out
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ncsn.options.free", lambda file: file)  # as it was a moment ago
+        patch.setattr("ncsn.cli.options.free", lambda file: file)  # as it was a moment ago
         with held("samples.png"):
             cli.sample([digits, "--num-samples", "2"])
             assert "Wrote samples-3.png" in capsys.readouterr().out
@@ -151,13 +153,13 @@ def test_a_process_whose_first_has_died_writes_no_more(here, monkeypatch, capsys
 
 def test_what_is_exported_meanwhile_is_not_written_over(digits, monkeypatch, capsys):
     """Catches an export that looks for the file only before it has the lock."""
-    first = ncsn.export.refuse_existing
+    first = ncsn.cli.export.refuse_existing
 
     def just_before(files):
         first(files)
         files[0].write_text("another's")
 
-    monkeypatch.setattr("ncsn.export.refuse_existing", just_before)
-    status, line = refusal(capsys, lambda: called(ncsn.export.main, digits, "--to", "program", "--out", "a.pt2"))
+    monkeypatch.setattr("ncsn.cli.export.refuse_existing", just_before)
+    status, line = refusal(capsys, lambda: called(ncsn.cli.export.main, digits, "--to", "program", "--out", "a.pt2"))
     assert (status, "--out: a.pt2 is there already" in line) == (2, True), line
     assert Path("a.pt2").read_text() == "another's"

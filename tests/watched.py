@@ -11,16 +11,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import ncsn
 import torch
-from evil_settings import GOOD, Evil, evil_settings, good_module, named, write
+from ncsn.cli.evaluate import main as evaluate
+from ncsn.cli.export import main as export
+from ncsn.cli.main import sample
+from ncsn.model.load import load, load_data
+from ncsn.training.module import ScoreModule
 from PIL import Image
 
-import ncsn
-from ncsn.checkpoints import load, load_data
-from ncsn.cli import sample
-from ncsn.evaluate import main as evaluate
-from ncsn.export import main as export
-from ncsn.module import ScoreModule
+from evil_settings import GOOD, Evil, evil_settings, good_module, named, write
 
 OURS = tuple(f"{Path(str(package.__file__)).parent}{os.sep}" for package in (ncsn, torch))
 HELPER = """

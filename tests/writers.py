@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from runs import Folder, ended
+from ncsn.cli.evaluate import main as evaluate
+from ncsn.cli.main import sample
 
-from ncsn.cli import sample
-from ncsn.evaluate import main as evaluate
+from runs import Folder, ended
 
 SLOW = ["--num-samples", "128", "--batch-size", "32", "--sampler.steps", "12"]
 """More than a second, in which the other of two has long looked whether it may write."""

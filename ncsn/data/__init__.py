@@ -8,7 +8,7 @@ dequantisation run once a batch, on the device. The order of the training exampl
 from ncsn.data.examples import Examples
 from ncsn.data.folder import FilePictures, ImageFolder, same_pictures
 from ncsn.data.module import DataModule, ImageData
-from ncsn.data.pixels import enlarged, pixel_grid, save_grid, save_pixels, tiled, to_pixels, to_unit
+from ncsn.data.pixels import enlarged, pixel_grid, tiled, to_pixels, to_unit
 from ncsn.data.points import Points
 from ncsn.data.sets import CIFAR10, MNIST, BinaryDigits, Digits, FashionMNIST
 
@@ -27,8 +27,6 @@ __all__ = [
     "enlarged",
     "pixel_grid",
     "same_pictures",
-    "save_grid",
-    "save_pixels",
     "tiled",
     "to_pixels",
     "to_unit",

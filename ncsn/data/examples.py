@@ -35,7 +35,9 @@ class HeldExamples(Examples):
         return len(self.values)
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        chosen = torch.as_tensor(indices, dtype=torch.long)  # a quarter of the time that indexing by a list takes
+        chosen = torch.as_tensor(
+            indices, dtype=torch.long
+        )  # a quarter of the time that indexing by a list takes
         return self.values.index_select(0, chosen), self.labels.index_select(0, chosen)
 
     def fingerprint(self) -> str:
@@ -57,7 +59,14 @@ class Batches(DistributedSampler[Any]):
     """
 
     def __init__(
-        self, examples: Examples, batch_size: int, ranks: int, rank: int, shuffle: bool, seed: int, drop_last: bool
+        self,
+        examples: Examples,
+        batch_size: int,
+        ranks: int,
+        rank: int,
+        shuffle: bool,
+        seed: int,
+        drop_last: bool,
     ) -> None:
         super().__init__(examples, ranks, rank, shuffle, seed, drop_last)
         self.batch_size = batch_size

@@ -65,7 +65,9 @@ class ImageFolder(ImageData):
         skip_broken: bool = False,
     ) -> None:
         if channels not in (1, 3):
-            raise ValueError(f"ImageFolder: channels is {channels}, and must be 3 (colour) or 1 (grey)")
+            raise ValueError(
+                f"ImageFolder: channels is {channels}, and must be 3 (colour) or 1 (grey)"
+            )
         if size < 1:
             raise ValueError(f"ImageFolder: size is {size}, and must be at least 1")
         if not 0 < held_out < 1:
@@ -73,14 +75,22 @@ class ImageFolder(ImageData):
         self.root = Path(root)
         self.files = picture_files(self.root, skip_broken=skip_broken)
         folders = [file.relative_to(self.root).parts[0] for file in self.files] if labels else []
-        names = sorted(set(folders) - {file.name for file in self.files if file.parent == self.root})
-        super().__init__((channels, size, size), names, batch_size, labels, flip, dequantise, workers)
+        names = sorted(
+            set(folders) - {file.name for file in self.files if file.parent == self.root}
+        )
+        super().__init__(
+            (channels, size, size), names, batch_size, labels, flip, dequantise, workers
+        )
         if labels and len(names) < len(set(folders)):
-            raise ValueError(f"ImageFolder: labels is true, but some pictures lie in {root} itself, in no class folder")
+            raise ValueError(
+                f"ImageFolder: labels is true, but some pictures lie in {root} itself, in no class folder"
+            )
         self.held_out = held_out
         self.memory = memory
         self.skip_broken = skip_broken
-        self.targets = torch.tensor([names.index(folder) for folder in folders] if labels else [0] * len(self.files))
+        self.targets = torch.tensor(
+            [names.index(folder) for folder in folders] if labels else [0] * len(self.files)
+        )
 
     def load(self) -> dict[str, Examples]:
         channels, size, _ = self.shape
@@ -89,7 +99,9 @@ class ImageFolder(ImageData):
         order = held_out_last(len(self.files), self.held_out)
         splits: dict[str, Examples] = {}
         for name, indices in order.items():
-            pictures = FilePictures([self.files[i] for i in indices], self.targets[indices], channels, size)
+            pictures = FilePictures(
+                [self.files[i] for i in indices], self.targets[indices], channels, size
+            )
             small = len(self.files) * channels * size**2 <= self.memory * 2**30
             splits[name] = pictures.held() if small else pictures
         return splits
@@ -104,10 +116,14 @@ class ImageFolder(ImageData):
         wrong = FilePictures(self.files, self.targets, channels, size).wrong()
         good = [i for i in range(len(self.files)) if i not in wrong]
         if not good:
-            raise ValueError(f"ImageFolder: root is {self.root}, where no picture can be read; {wrong[0]}")
+            raise ValueError(
+                f"ImageFolder: root is {self.root}, where no picture can be read; {wrong[0]}"
+            )
         if wrong:
             first = next(iter(wrong.values()))
-            warnings.warn(f"{len(wrong)} of {len(self.files)} pictures are left out: {first}", stacklevel=2)
+            warnings.warn(
+                f"{len(wrong)} of {len(self.files)} pictures are left out: {first}", stacklevel=2
+            )
         self.files, self.targets = [self.files[i] for i in good], self.targets[good]
 
 
@@ -123,7 +139,9 @@ class FilePictures(Examples):
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         try:
             return torch.stack([self.read(self.files[i]) for i in indices]), self.labels[indices]
-        except ValueError as error:  # in the middle of a run: a failure of the world, no more a wrong setting
+        except (
+            ValueError
+        ) as error:  # in the middle of a run: a failure of the world, no more a wrong setting
             raise OSError(error) from error
 
     def fingerprint(self) -> str:
@@ -166,7 +184,9 @@ class FilePictures(Examples):
         pixels = torch.empty(len(self), self.channels, self.size, self.size, dtype=torch.uint8)
         with ThreadPoolExecutor() as threads:
             pictures = threads.map(self.read, self.files, chunksize=64)
-            for i, picture in enumerate(track(pictures, "Reading pictures", total=len(self), transient=True)):
+            for i, picture in enumerate(
+                track(pictures, "Reading pictures", total=len(self), transient=True)
+            ):
                 pixels[i] = picture
         return HeldExamples(pixels, self.labels)
 
@@ -185,7 +205,9 @@ def opened(file: Path) -> Iterator[Image.Image]:
             yield picture
     except Exception as error:  # of many kinds, depending on where a broken file stops making sense
         what = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot read {file} as a picture ({what}); repair or remove it") from error
+        raise ValueError(
+            f"cannot read {file} as a picture ({what}); repair or remove it"
+        ) from error
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
@@ -225,11 +247,15 @@ def same_pictures(root: Path, shape: tuple[int, ...]) -> FilePictures:
         with opened(file) as picture:
             size = picture.size
         if size != (width, height):
-            raise ValueError(f"{file} is of {size[0]}x{size[1]} pixels, and must be of {width}x{height}, as the data")
+            raise ValueError(
+                f"{file} is of {size[0]}x{size[1]} pixels, and must be of {width}x{height}, as the data"
+            )
     return FilePictures(files, torch.zeros(len(files)), channels, height)
 
 
-def picture_files(root: Path, name: str = "ImageFolder: root", skip_broken: bool = False) -> list[Path]:
+def picture_files(
+    root: Path, name: str = "ImageFolder: root", skip_broken: bool = False
+) -> list[Path]:
     """The files under `root` whose names end as a format that Pillow reads does, hidden ones left out, sorted.
 
     Raises:
@@ -240,7 +266,9 @@ def picture_files(root: Path, name: str = "ImageFolder: root", skip_broken: bool
     if not root.is_dir():
         raise ValueError(f"{name} is {root}, which is not a folder")
     Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    endings = {
+        ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN
+    }
     files = sorted(file for file in files_under(root) if file.suffix.lower() in endings)
     for file in [] if skip_broken else files:
         if not file.is_file():
@@ -264,7 +292,9 @@ def files_under(root: Path) -> Iterator[Path]:
 
     for name, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         folder = Path(name)
-        if folder.is_symlink() and folder.resolve() in [parent.resolve() for parent in folder.parents]:
+        if folder.is_symlink() and folder.resolve() in [
+            parent.resolve() for parent in folder.parents
+        ]:
             raise ValueError(f"{folder} is a link to a folder that it is in; remove it")
         folders[:] = [below for below in folders if not below.startswith(".")]
         yield from (folder / file for file in files if not file.startswith("."))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from ncsn.data.examples import Batches, Examples, HeldExamples
 from ncsn.data.pixels import to_unit
-from ncsn.errors import ignore_signals
 
 __all__ = ["DataModule", "ImageData"]
 
@@ -70,7 +70,9 @@ class DataModule(LightningDataModule, ABC):
         Raises:
             ValueError: always.
         """
-        raise ValueError(f"{cls.__name__}.load_from_checkpoint: not available; use ncsn.load_data({checkpoint_path!r})")
+        raise ValueError(
+            f"{cls.__name__}.load_from_checkpoint: not available; use ncsn.load_data({checkpoint_path!r})"
+        )
 
     @property
     def classes(self) -> int:
@@ -113,15 +115,21 @@ class DataModule(LightningDataModule, ABC):
 
     def batches(self, split: str) -> Batches:
         """Return the batches of a split for this process, from where the trainer is in the run."""
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        ranks, rank = (
+            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        )
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         # Equal batches on every rank, and none at the end of an epoch that is smaller than the others.
         training = split == "train"
-        batches = Batches(self.splits[split], self.batch_size, ranks, rank, training, seed, drop_last=training)
+        batches = Batches(
+            self.splits[split], self.batch_size, ranks, rank, training, seed, drop_last=training
+        )
         if self.trainer and training:
             batches.given = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
             limit = self.trainer.limit_train_batches
-            batches.taken = min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * limit)
+            batches.taken = (
+                min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * limit)
+            )
         return batches
 
     def _loader(self, split: str) -> DataLoader[Any]:
@@ -179,3 +187,9 @@ class ImageData(DataModule):
                 mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
                 x = torch.where(mirrored, x.flip(-1), x)
         return x, label
+
+
+def ignore_signals(worker: int) -> None:
+    """Let a worker process outlive the signals that are for the process that trains."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

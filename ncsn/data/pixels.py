@@ -1,16 +1,12 @@
 """The data range [0, 1] and the way back to pixels: here, and only here."""
 
 import math
-from pathlib import Path
 
 import torch
 import torchvision
-from PIL import Image
 from torch import Tensor
 
-from ncsn.files import atomic_write
-
-__all__ = ["enlarged", "pixel_grid", "save_grid", "save_pixels", "tiled", "to_pixels", "to_unit"]
+__all__ = ["enlarged", "pixel_grid", "tiled", "to_pixels", "to_unit"]
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -34,21 +30,12 @@ def tiled(pixels: Tensor, columns: int | None = None) -> Tensor:
 
     There are so many columns, or as many as rows. A single one is as it is, without an edge.
     """
-    grid: Tensor = torchvision.utils.make_grid(pixels, nrow=columns or math.isqrt(len(pixels) - 1) + 1)
+    grid: Tensor = torchvision.utils.make_grid(
+        pixels, nrow=columns or math.isqrt(len(pixels) - 1) + 1
+    )
     return grid
 
 
 def pixel_grid(x: Tensor, columns: int | None = None, scale: int | None = None) -> Tensor:
     """States (B, C, H, W) side by side, as uint8 (3, H', W'): `enlarged`, and `tiled`."""
     return tiled(enlarged(to_pixels(x.cpu()), scale), columns)
-
-
-def save_pixels(pixels: Tensor, file: Path) -> None:
-    """Write pixels (3, H, W), uint8, to `file` as PNG: whole, or not at all."""
-    with atomic_write(file) as partial:
-        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(partial, format="PNG")
-
-
-def save_grid(x: Tensor, file: Path, columns: int | None = None, scale: int | None = None) -> None:
-    """Write `pixel_grid` of states (B, C, H, W) to `file` as PNG: whole, or not at all."""
-    save_pixels(pixel_grid(x, columns, scale), file)

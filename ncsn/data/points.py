@@ -4,7 +4,7 @@ import torch
 
 from ncsn.data.examples import Examples, HeldExamples
 from ncsn.data.module import DataModule
-from ncsn.densities import Density
+from ncsn.score.densities import Density
 
 __all__ = ["Points"]
 
@@ -13,7 +13,7 @@ class Points(DataModule):
     """Points drawn once from a density, the same ones every time, and a tenth as many others for validation.
 
     Args:
-        density: what they are drawn from, such as one of `ncsn.toys`.
+        density: what they are drawn from, such as one of `ncsn.score.toys`.
         count: how many for training.
         batch_size: points in a batch, on each device.
 
@@ -32,4 +32,7 @@ class Points(DataModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             sizes = {"train": self.count, "val": max(1, self.count // 10)}
-            return {name: HeldExamples(self.density.sample(size), torch.zeros(size)) for name, size in sizes.items()}
+            return {
+                name: HeldExamples(self.density.sample(size), torch.zeros(size))
+                for name, size in sizes.items()
+            }

@@ -13,20 +13,34 @@ from ncsn.data.module import ImageData
 
 __all__ = ["CIFAR10", "MNIST", "BinaryDigits", "Digits", "FashionMNIST"]
 
-BROKEN = (OSError, AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+BROKEN = (
+    OSError,
+    AssertionError,
+    ArithmeticError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What comes of a data set's files that are missing or broken, depending on where they stop making sense."""
 
 
 class Digits(ImageData):
     """scikit-learn's handwritten digits: 1,797 scans of 8x8 pixels in 17 greys, a tenth of them for validation."""
 
-    def __init__(self, batch_size: int = 128, labels: bool = False, dequantise: bool = False) -> None:
-        super().__init__((1, 8, 8), list("0123456789"), batch_size, labels, flip=False, dequantise=dequantise)
+    def __init__(
+        self, batch_size: int = 128, labels: bool = False, dequantise: bool = False
+    ) -> None:
+        super().__init__(
+            (1, 8, 8), list("0123456789"), batch_size, labels, flip=False, dequantise=dequantise
+        )
 
     def load(self) -> dict[str, Examples]:
         pixels, labels = self.scans()
         parts = held_out_last(len(pixels), fraction=0.1)
-        return {name: HeldExamples(pixels[indices], labels[indices]) for name, indices in parts.items()}
+        return {
+            name: HeldExamples(pixels[indices], labels[indices]) for name, indices in parts.items()
+        }
 
     def scans(self) -> tuple[Tensor, Tensor]:
         """All of the pictures, uint8 (N, 1, 8, 8), and their labels (N,)."""
@@ -73,7 +87,9 @@ class TorchvisionData(ImageData):
             OSError: if it cannot be had, with the place that it was looked for in.
             ValueError: if it is there and damaged, or is not there and must not be downloaded.
         """
-        folder = self.root / self.source.__name__ / "raw"  # torchvision makes it before it knows that it can fill it
+        folder = (
+            self.root / self.source.__name__ / "raw"
+        )  # torchvision makes it before it knows that it can fill it
         present = folder.is_dir() and any(folder.iterdir())
         missing = [path for path in (folder, folder.parent, self.root) if not path.exists()]
         try:
@@ -110,7 +126,11 @@ class TorchvisionData(ImageData):
         try:
             data = self.source(self.root, train=train)
             pixels, labels = torch.as_tensor(data.data), torch.as_tensor(data.targets)
-            if pixels.dtype != torch.uint8 or labels.ndim != 1 or not 0 <= labels.min() <= labels.max() < 10:
+            if (
+                pixels.dtype != torch.uint8
+                or labels.ndim != 1
+                or not 0 <= labels.min() <= labels.max() < 10
+            ):
                 raise ValueError("they are not bytes with labels from 0 to 9")
             pixels = pixels.reshape(len(pixels), *self.shape[1:], self.shape[0])
             return HeldExamples(pixels.permute(0, 3, 1, 2).contiguous(), labels)
@@ -124,9 +144,15 @@ class MNIST(TorchvisionData):
     source = torchvision.datasets.MNIST
 
     def __init__(
-        self, root: str = "data", batch_size: int = 128, labels: bool = False, dequantise: bool = False
+        self,
+        root: str = "data",
+        batch_size: int = 128,
+        labels: bool = False,
+        dequantise: bool = False,
     ) -> None:
-        super().__init__((1, 28, 28), self.source.classes, root, batch_size, labels, False, dequantise)
+        super().__init__(
+            (1, 28, 28), self.source.classes, root, batch_size, labels, False, dequantise
+        )
 
 
 class FashionMNIST(TorchvisionData):
@@ -142,7 +168,9 @@ class FashionMNIST(TorchvisionData):
         flip: bool = False,
         dequantise: bool = False,
     ) -> None:
-        super().__init__((1, 28, 28), self.source.classes, root, batch_size, labels, flip, dequantise)
+        super().__init__(
+            (1, 28, 28), self.source.classes, root, batch_size, labels, flip, dequantise
+        )
 
 
 class CIFAR10(TorchvisionData):
@@ -158,5 +186,16 @@ class CIFAR10(TorchvisionData):
         flip: bool = True,
         dequantise: bool = False,
     ) -> None:
-        names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+        names = [
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ]
         super().__init__((3, 32, 32), names, root, batch_size, labels, flip, dequantise)

@@ -40,14 +40,19 @@ def neighbours(x: Tensor, training: Examples, count: int = NEIGHBOURS) -> tuple[
         Their distances (B, count), the nearest first, of which that is exact, and 0 for a copy; and their indices.
     """
     flat = to_unit(to_pixels(x)).flatten(1)
-    distances, indices = flat.new_zeros(len(x), 0), torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
+    distances, indices = (
+        flat.new_zeros(len(x), 0),
+        torch.zeros(len(x), 0, dtype=torch.long, device=x.device),
+    )
     for start in range(0, len(training), CHUNK):
         chunk = range(start, min(start + CHUNK, len(training)))
         others = flattened(training, list(chunk), x.device)
         # By a matrix product, which is fast, and off by what is lost to rounding: about 0.005 where they are equal.
         found = torch.cdist(flat, others, compute_mode="use_mm_for_euclid_dist")
         distances = torch.cat([distances, found], dim=1)
-        indices = torch.cat([indices, torch.tensor(chunk, device=x.device).expand(len(x), -1)], dim=1)
+        indices = torch.cat(
+            [indices, torch.tensor(chunk, device=x.device).expand(len(x), -1)], dim=1
+        )
         distances, order = distances.topk(min(count, distances.shape[1]), largest=False)
         indices = indices.gather(1, order)
     first = (flat - flattened(training, indices[:, 0].tolist(), x.device)).norm(dim=1, keepdim=True)

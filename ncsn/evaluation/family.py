@@ -7,8 +7,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from ncsn.drawing.walks import Cost
-from ncsn.module import ScoreModule
+from ncsn.evaluation.walks import Cost
 from ncsn.noise import GeometricSchedule, num_levels
 from ncsn.samplers import (
     Ancestral,
@@ -22,6 +21,7 @@ from ncsn.samplers import (
     SASolver,
     StochasticHeun,
 )
+from ncsn.training.module import ScoreModule
 
 __all__ = ["FAMILY", "family_of", "family_table"]
 

@@ -1,8 +1,8 @@
 """What a small classifier sees in a picture, and its file of weights.
 
 Small pictures in grey have no Inception network to be judged by. A classifier that is trained on the data's own labels
-(`python -m ncsn.features`) takes its place: a few convolutions, averaged over the picture, and of that 64 numbers, the
-features, from which one linear layer names the class. Two sets of pictures are compared by the features of each
+(`python -m ncsn.cli.features`) takes its place: a few convolutions, averaged over the picture, and of that 64 numbers,
+the features, from which one linear layer names the class. Two sets of pictures are compared by the features of each
 (`ncsn.evaluation.metrics`). Figures are comparable where the file of weights is the same, and only there.
 
 Pictures x are (B, C, H, W) in [0, 1], of any size from 8 pixels.
@@ -18,10 +18,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ncsn.data import ImageData
-from ncsn.evaluation.judging import Judge
-from ncsn.files import atomic_write
+from ncsn.evaluation.extractors import Judge
+from ncsn.model.files import atomic_write
 
-__all__ = ["Features", "default_file", "holds_features", "load_features", "save_features", "weights_file"]
+__all__ = [
+    "Features",
+    "default_file",
+    "holds_features",
+    "load_features",
+    "save_features",
+    "weights_file",
+]
 
 SMALLEST = 8
 """Pixels on a side, so that two poolings leave something to look at."""
@@ -44,12 +51,21 @@ class Features(Judge):
 
     figures = ("Frechet distance", "kernel distance", "classifier score")
 
-    def __init__(self, channels: int, classes: int, width: int = 32, num_features: int = 64) -> None:
+    def __init__(
+        self, channels: int, classes: int, width: int = 32, num_features: int = 64
+    ) -> None:
         super().__init__()
-        self.channels, self.classes, self.width, self.num_features = channels, classes, width, num_features
+        self.channels, self.classes, self.width, self.num_features = (
+            channels,
+            classes,
+            width,
+            num_features,
+        )
         for name in NUMBERS:
             if getattr(self, name) < 1:
-                raise ValueError(f"Features: {name} is {getattr(self, name)}, and must be at least 1")
+                raise ValueError(
+                    f"Features: {name} is {getattr(self, name)}, and must be at least 1"
+                )
         self.trained_on = ""  # the data set's name, and the share of its validation pictures that are named rightly
         self.accuracy = math.nan
         self.source = "a classifier"
@@ -122,24 +138,36 @@ def load_features(path: str | Path) -> Features:
             about = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"features: {path} is not a safetensors file, or is damaged ({error})") from error
+        raise ValueError(
+            f"features: {path} is not a safetensors file, or is damaged ({error})"
+        ) from error
     if about.get("kind") != Features.__name__:
-        raise ValueError(f"features: {path} holds other weights than those of `python -m ncsn.features`")
+        raise ValueError(
+            f"features: {path} holds other weights than those of `python -m ncsn.cli.features`"
+        )
     try:
-        with torch.device("meta"):  # no memory is taken for numbers that the weights do not bear out
+        with torch.device(
+            "meta"
+        ):  # no memory is taken for numbers that the weights do not bear out
             features = Features(**{name: int(about[name]) for name in NUMBERS})
         kinds = {name: weight.dtype for name, weight in features.state_dict().items()}
-        weights = {name: weight.to(kinds.get(name, weight.dtype)) for name, weight in weights.items()}
+        weights = {
+            name: weight.to(kinds.get(name, weight.dtype)) for name, weight in weights.items()
+        }
         features.load_state_dict(weights, assign=True)
         if not (about["trained_on"].isascii() and about["trained_on"].isidentifier()):
             raise ValueError("trained_on is not the name of a class")
         features.trained_on, features.accuracy = about["trained_on"], float(about["accuracy"])
     except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"features: {path} does not hold the weights that it says ({reason})") from error
+        raise ValueError(
+            f"features: {path} does not hold the weights that it says ({reason})"
+        ) from error
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ValueError(f"features: {path} has weights that are not finite")
-    features.source = f"{path} (a classifier of {features.trained_on}, {features.accuracy:.2%} right)"
+    features.source = (
+        f"{path} (a classifier of {features.trained_on}, {features.accuracy:.2%} right)"
+    )
     return features.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 

@@ -14,10 +14,13 @@ from sys import stderr
 
 import torch
 from torch import Tensor
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    URL_INCEPTION_V3,
+    FeatureExtractorInceptionV3,
+)
 
 from ncsn.data import to_pixels
-from ncsn.evaluation.judging import Judge
+from ncsn.evaluation.extractors import Judge
 
 __all__ = ["Inception", "load_inception"]
 
@@ -40,10 +43,16 @@ class Inception(Judge):
         try:
             with tensors_alone():
                 self.network = FeatureExtractorInceptionV3(
-                    "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
+                    "inception-v3-compat",
+                    ["2048", "logits_unbiased"],
+                    feature_extractor_weights_path=str(weights),
                 )
-        except Exception as error:  # of many kinds, depending on where a broken file stops making sense
-            raise OSError(f"Inception: {weights} does not hold its weights, or is damaged; remove it") from error
+        except (
+            Exception
+        ) as error:  # of many kinds, depending on where a broken file stops making sense
+            raise OSError(
+                f"Inception: {weights} does not hold its weights, or is damaged; remove it"
+            ) from error
         found, published = sha256(weights.read_bytes()).hexdigest(), weights.stem.rpartition("-")[2]
         other = "" if found.startswith(published) else ", which are not the published weights"
         self.source = f"Inception-v3 ({weights}, sha256 {found[:8]}{other})"
@@ -53,7 +62,7 @@ class Inception(Judge):
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(
                 f"Inception: pictures have shape {tuple(x.shape[1:])}, and must be in colour (3, H, W); "
-                "for grey ones `python -m ncsn.features` trains other features"
+                "for grey ones `python -m ncsn.cli.features` trains other features"
             )
         features, logits = self.network(to_pixels(x))
         return features, logits
@@ -86,7 +95,9 @@ def load_inception() -> Inception:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with redirect_stdout(stderr):
-                torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=file.stem.rpartition("-")[2])
+                torch.hub.download_url_to_file(
+                    URL_INCEPTION_V3, str(file), hash_prefix=file.stem.rpartition("-")[2]
+                )
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f"Inception: its weights could not be downloaded ({error}); download {URL_INCEPTION_V3} and put it at "

@@ -1,6 +1,6 @@
 """How far drawn pictures are from real ones, as sets: figures of the looks at both, by torchmetrics and torch-fidelity.
 
-Each set is known by what a judge (`ncsn.evaluation.judging`) saw in it: features (N, F), and logits of classes (N, K).
+Each set is known by what a judge (`ncsn.evaluation.extractors`) saw: features (N, F), and logits of classes (N, K).
 
 - The Frechet distance sums up each set by the mean m and the covariance C of its features,
 
@@ -31,7 +31,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from ncsn.evaluation.judging import Judge, looks
+from ncsn.evaluation.extractors import Judge, looks
 
 __all__ = ["class_score", "frechet", "frechet_distance", "kernel_distance", "precision_recall"]
 
@@ -73,7 +73,9 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
     """
     size = min(1000, len(features), len(reference))
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*will save all extracted features in buffer")  # they are in memory anyway
+        warnings.filterwarnings(
+            "ignore", ".*will save all extracted features in buffer"
+        )  # they are in memory anyway
         torch.manual_seed(0)
         distance = KernelInceptionDistance(Given(features.shape[1]), subset_size=size, **ALONE)
         distance.update(reference.float(), real=True)
@@ -100,12 +102,19 @@ def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]
     """
     count = min(len(features), len(reference))
     found = prc_features_to_metric(
-        features[:count], reference[:count], prc_neighborhood=3, prc_batch_size=1000, save_cpu_ram=True, verbose=False
+        features[:count],
+        reference[:count],
+        prc_neighborhood=3,
+        prc_batch_size=1000,
+        save_cpu_ram=True,
+        verbose=False,
     )
     return found["precision"], found["recall"]
 
 
-def frechet_distance(judge: Judge, pictures: Iterable[Tensor], reference: Iterable[Tensor]) -> float:
+def frechet_distance(
+    judge: Judge, pictures: Iterable[Tensor], reference: Iterable[Tensor]
+) -> float:
     """The squared Frechet distance between two streams of batches of states (B, C, H, W).
 
     Args:

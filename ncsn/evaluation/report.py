@@ -9,10 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ncsn.drawing.walks import Cost
 from ncsn.evaluation.copies import COPIES, plainly_more
-from ncsn.files import atomic_write
-from ncsn.storage.card import spread
+from ncsn.evaluation.walks import Cost
+from ncsn.model.files import atomic_write
+from ncsn.model.model_card import spread
 
 __all__ = ["Counts", "Report", "Samples", "is_report", "markdown", "notes", "save_report"]
 
@@ -92,7 +92,11 @@ class Report:
 
 def notes(judged: str, data: str, features: str, counts: Counts) -> str:
     """What figures are of, a line for each, as `Report` has it."""
-    few = f", fewer than the {counts.judged:,} that are judged" if counts.floor < counts.judged else ""
+    few = (
+        f", fewer than the {counts.judged:,} that are judged"
+        if counts.floor < counts.judged
+        else ""
+    )
     return "\n".join(
         [
             f"Judged:     {judged}",

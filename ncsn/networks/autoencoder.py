@@ -29,7 +29,11 @@ class AutoencoderEnergy(TiedUnits):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The energy (B,) of `x` (B, ...) at `sigma` () or (B, 1, ..., 1)."""
         flat = x.flatten(1)
-        inside = flat @ self.visible_bias - flat.square().sum(1) / 2 + functional.softplus(self.hidden(x)).sum(1)
+        inside = (
+            flat @ self.visible_bias
+            - flat.square().sum(1) / 2
+            + functional.softplus(self.hidden(x)).sum(1)
+        )
         return -inside / torch.as_tensor(sigma).to(x).reshape(-1) ** 2
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ class Conditioning(nn.Module):
         self.register_buffer("frequencies", torch.logspace(-1, 1, width // 2))
         self.classes = classes
         self.label = nn.Embedding(classes + 1, width) if classes else None
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.mlp = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
 
     def forward(self, batch: int, c_noise: Tensor, label: Tensor | None) -> Tensor:
         """Embed `c_noise` () or (B, 1, ..., 1), and `label` (B,): -1, or None for the whole batch, is "no label".
@@ -42,7 +44,9 @@ class Conditioning(nn.Module):
         angle = c_noise.reshape(-1, 1).expand(batch, 1) * self.frequencies
         features = torch.cat([angle.cos(), angle.sin()], dim=1) * math.sqrt(2)
         if self.label is not None:
-            label = torch.full((batch,), NO_LABEL, device=c_noise.device) if label is None else label
+            label = (
+                torch.full((batch,), NO_LABEL, device=c_noise.device) if label is None else label
+            )
             features = features + self.label(label - NO_LABEL)
         elif label is not None:
             raise ValueError("this network takes no label: it was made with classes = 0")
@@ -53,7 +57,9 @@ class Conditioning(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions round a skip, then attention if asked for; the embedding scales and shifts the second norm."""
 
-    def __init__(self, channels_in: int, channels: int, embedding: int, dropout: float, attention: bool) -> None:
+    def __init__(
+        self, channels_in: int, channels: int, embedding: int, dropout: float, attention: bool
+    ) -> None:
         super().__init__()
         self.norm1 = group_norm(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
@@ -61,7 +67,9 @@ class ResidualBlock(nn.Module):
         self.norm2 = group_norm(channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
-        self.skip = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
+        self.skip = (
+            nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
+        )
         self.attention = Attention(channels) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -77,16 +85,22 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head: int = 64) -> None:
         super().__init__()
-        self.heads = max(heads for heads in range(1, math.ceil(channels / head) + 1) if channels % heads == 0)
+        self.heads = max(
+            heads for heads in range(1, math.ceil(channels / head) + 1) if channels % heads == 0
+        )
         self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x))
-        q, k, v = rearrange(qkv, "b (three heads c) h w -> three b heads (h w) c", three=3, heads=self.heads)
+        q, k, v = rearrange(
+            qkv, "b (three heads c) h w -> three b heads (h w) c", three=3, heads=self.heads
+        )
         h = functional.scaled_dot_product_attention(q, k, v)
-        out: Tensor = x + self.project(rearrange(h, "b heads (h w) c -> b (heads c) h w", h=x.shape[-2]))
+        out: Tensor = x + self.project(
+            rearrange(h, "b heads (h w) c -> b (heads c) h w", h=x.shape[-2])
+        )
         return out
 
 
@@ -105,7 +119,9 @@ class TiedUnits(nn.Module):
         super().__init__()
         for name, value in {"features": features, "hidden": hidden}.items():
             if value < 1:
-                raise ValueError(f"{type(self).__name__}: {name} is {value}, and must be at least 1")
+                raise ValueError(
+                    f"{type(self).__name__}: {name} is {value}, and must be at least 1"
+                )
         self.weight = nn.Parameter(0.1 * torch.randn(hidden, features) / math.sqrt(features))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         self.visible_bias = nn.Parameter(torch.zeros(features))
@@ -117,7 +133,9 @@ class TiedUnits(nn.Module):
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """At most 32 groups of at least four channels: one channel alone would lose its mean, and on one pixel be 0."""
-    groups = max(groups for groups in range(1, max(1, min(32, channels // 4)) + 1) if channels % groups == 0)
+    groups = max(
+        groups for groups in range(1, max(1, min(32, channels // 4)) + 1) if channels % groups == 0
+    )
     return nn.GroupNorm(groups, channels)
 
 

@@ -31,7 +31,12 @@ class MLP(nn.Module):
 
     def __init__(self, features: int, width: int = 128, depth: int = 3, classes: int = 0) -> None:
         super().__init__()
-        least = {"features": (features, 1), "width": (width, 2), "depth": (depth, 1), "classes": (classes, 0)}
+        least = {
+            "features": (features, 1),
+            "width": (width, 2),
+            "depth": (depth, 1),
+            "classes": (classes, 0),
+        }
         for name, (value, lowest) in least.items():
             if value < lowest:
                 raise ValueError(f"MLP: {name} is {value}, and must be at least {lowest}")
@@ -40,9 +45,15 @@ class MLP(nn.Module):
         self.classes = classes
         self.conditioning = Conditioning(width, classes)
         # A buffer, so that a checkpoint keeps them. The angles then have a standard deviation of 3.
-        self.register_buffer("frequencies", 3 / math.sqrt(features) * torch.randn(features, width // 2))
+        self.register_buffer(
+            "frequencies", 3 / math.sqrt(features) * torch.randn(features, width // 2)
+        )
         sizes = [features + 2 * width, *[width] * depth]
-        hidden = [layer for size, next_size in pairwise(sizes) for layer in (nn.Linear(size, next_size), nn.SiLU())]
+        hidden = [
+            layer
+            for size, next_size in pairwise(sizes)
+            for layer in (nn.Linear(size, next_size), nn.SiLU())
+        ]
         self.layers = nn.Sequential(*hidden, nn.Linear(width, features))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -53,7 +64,9 @@ class MLP(nn.Module):
         """
         features = len(self.frequencies)
         if x.shape[1:] != (features,):
-            raise ValueError(f"MLP: x is of shape {tuple(x.shape)}, and must be (B, {features}): a batch of vectors")
+            raise ValueError(
+                f"MLP: x is of shape {tuple(x.shape)}, and must be (B, {features}): a batch of vectors"
+            )
         angle = x @ self.frequencies
         seen = [x, angle.cos(), angle.sin(), self.conditioning(len(x), c_noise, label)]
         out: Tensor = self.layers(torch.cat(seen, dim=1))

@@ -43,14 +43,23 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        least = {"channels": (channels, 1), "width": (width, 4), "blocks": (blocks, 1), "patch": (patch, 1)}
+        least = {
+            "channels": (channels, 1),
+            "width": (width, 4),
+            "blocks": (blocks, 1),
+            "patch": (patch, 1),
+        }
         for name, (value, lowest) in {**least, "classes": (classes, 0)}.items():
             if value < lowest:
                 raise ValueError(f"UNet: {name} is {value}, and must be at least {lowest}")
         if not multipliers or min(multipliers) < 1:
-            raise ValueError(f"UNet: multipliers is {list(multipliers)}, and must be whole numbers from 1")
+            raise ValueError(
+                f"UNet: multipliers is {list(multipliers)}, and must be whole numbers from 1"
+            )
         if not set(attention) <= set(range(len(multipliers))):
-            raise ValueError(f"UNet: attention is {list(attention)}, and must be among 0 to {len(multipliers) - 1}")
+            raise ValueError(
+                f"UNet: attention is {list(attention)}, and must be among 0 to {len(multipliers) - 1}"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"UNet: dropout is {dropout}, and must be from 0 to below 1")
         widths = [width * multiplier for multiplier in multipliers]
@@ -59,9 +68,13 @@ class UNet(nn.Module):
         self.classes = classes
         self.conditioning = Conditioning(embedding, classes)
         self.stem = nn.Conv2d(channels * patch**2, width * multipliers[0], 3, padding=1)
-        self.resolutions = Resolution(widths, blocks, [i in attention for i in range(len(widths))], embedding, dropout)
+        self.resolutions = Resolution(
+            widths, blocks, [i in attention for i in range(len(widths))], embedding, dropout
+        )
         self.head = nn.Sequential(
-            group_norm(widths[0]), nn.SiLU(), zeroed(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1))
+            group_norm(widths[0]),
+            nn.SiLU(),
+            zeroed(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)),
         )
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -80,7 +93,12 @@ class Resolution(nn.Module):
     """One resolution of the U-Net and, inside it, the next lower ones: down through the inner ones, and up again."""
 
     def __init__(
-        self, widths: Sequence[int], blocks: int, attention: Sequence[bool], embedding: int, dropout: float
+        self,
+        widths: Sequence[int],
+        blocks: int,
+        attention: Sequence[bool],
+        embedding: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         width, *inner = widths

@@ -54,11 +54,17 @@ class Ladder(NoiseSchedule):
         for field in ("sigma_max", "sigma_min"):
             value = getattr(self, field)
             if not SINGLE.tiny <= value <= SINGLE.max:
-                raise ValueError(f"{name}: {field} is {value}, and must be a positive number that 32 bits hold")
+                raise ValueError(
+                    f"{name}: {field} is {value}, and must be a positive number that 32 bits hold"
+                )
         if self.sigma_min > self.sigma_max:
-            raise ValueError(f"{name}: sigma_min ({self.sigma_min}) is above sigma_max ({self.sigma_max}); swap them")
+            raise ValueError(
+                f"{name}: sigma_min ({self.sigma_min}) is above sigma_max ({self.sigma_max}); swap them"
+            )
         if self.levels != int(self.levels) or not 1 <= self.levels <= MAX_LEVELS:
-            raise ValueError(f"{name}: levels is {self.levels}, and must be a whole number from 1 to {MAX_LEVELS:,}")
+            raise ValueError(
+                f"{name}: levels is {self.levels}, and must be a whole number from 1 to {MAX_LEVELS:,}"
+            )
         if (self.levels == 1) != (self.sigma_min == self.sigma_max):
             raise ValueError(
                 f"{name}: levels is {self.levels} from sigma_max {self.sigma_max} to sigma_min {self.sigma_min}; "
@@ -99,7 +105,9 @@ class KarrasSchedule(Ladder):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.rho < math.inf:
-            raise ValueError(f"{type(self).__name__}: rho is {self.rho}, and must be a positive number")
+            raise ValueError(
+                f"{type(self).__name__}: rho is {self.rho}, and must be a positive number"
+            )
 
     def at(self, u: Tensor) -> Tensor:
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
@@ -139,7 +147,9 @@ class LogNormalSchedule(NoiseSchedule):
         return self.ladder().sigmas()
 
     def sample(self, x: Tensor) -> Tensor:
-        return torch.exp(self.mean + self.std * torch.randn(per_example(x), dtype=x.dtype, device=x.device))
+        return torch.exp(
+            self.mean + self.std * torch.randn(per_example(x), dtype=x.dtype, device=x.device)
+        )
 
 
 @dataclass(frozen=True)
@@ -168,12 +178,16 @@ def checked(sigma: Tensor, x: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise ValueError(f"x is of {x.dtype}, and must be floating-point")
     if x.ndim < 2 or not x.numel():
-        raise ValueError(f"x is of shape {tuple(x.shape)}, and must be (B, ...): a batch of examples of some numbers")
+        raise ValueError(
+            f"x is of shape {tuple(x.shape)}, and must be (B, ...): a batch of examples of some numbers"
+        )
     if not x.isfinite().all():
         raise ValueError(f"x has {int((~x.isfinite()).sum())} numbers that are NaN or infinite")
     sigma = torch.as_tensor(sigma).to(x)
     if sigma.ndim and sigma.shape != per_example(x):
-        raise ValueError(f"sigma is of shape {tuple(sigma.shape)}, and must be () or {per_example(x)} beside this x")
+        raise ValueError(
+            f"sigma is of shape {tuple(sigma.shape)}, and must be () or {per_example(x)} beside this x"
+        )
     wrong = sigma[~((sigma >= 0) & sigma.isfinite())]
     if len(wrong):
         raise ValueError(f"sigma is {wrong[0].item():g}, and must be at least 0 and finite")

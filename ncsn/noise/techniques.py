@@ -131,7 +131,9 @@ def distance_bounds(data: Tensor, operations: float = math.inf) -> Iterator[Dist
         yield Distance(lower, max(lower, r[i + len(a)] + r[i + len(a) + 1]))
 
 
-def num_levels(sigma_max: float, sigma_min: float, dimension: int, overlap: float = PUBLISHED_OVERLAP) -> int:
+def num_levels(
+    sigma_max: float, sigma_min: float, dimension: int, overlap: float = PUBLISHED_OVERLAP
+) -> int:
     """How many levels a geometric ladder needs for neighbouring ones to overlap (Technique 2).
 
     In `dimension` = d dimensions, noise of level sigma lies in a shell of radius N(sqrt(d) sigma, sigma^2 / 2). The
@@ -153,7 +155,9 @@ def num_levels(sigma_max: float, sigma_min: float, dimension: int, overlap: floa
             0 and 0.99.
     """
     if not 0 < sigma_min <= sigma_max < math.inf:
-        raise ValueError(f"sigma_max is {sigma_max} and sigma_min {sigma_min}, and must be positive, the first larger")
+        raise ValueError(
+            f"sigma_max is {sigma_max} and sigma_min {sigma_min}, and must be positive, the first larger"
+        )
     if dimension < 1:
         raise ValueError(f"dimension is {dimension}, and must be at least 1")
     if not 0 < overlap < 0.99:
@@ -196,7 +200,9 @@ def variance_ratio(sigmas: Tensor, steps: int, epsilon: float | Tensor) -> Tenso
     """
     sigmas = sigmas.detach().cpu().double()
     if sigmas.ndim != 1 or len(sigmas) < 2 or not (sigmas > 0).all() or not sigmas[0] > sigmas[-1]:
-        raise ValueError("sigmas must be two levels or more, positive, and fall: there is no ratio between levels else")
+        raise ValueError(
+            "sigmas must be two levels or more, positive, and fall: there is no ratio between levels else"
+        )
     if steps < 1:
         raise ValueError(f"steps is {steps}, and must be at least 1")
     gamma_squared = (sigmas[:-1] / sigmas[1:]).square().mean()

@@ -31,7 +31,9 @@ class Annealed(Objective):
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "takes", self.objective.takes)  # of this one, though it is a constant of its class
+        object.__setattr__(
+            self, "takes", self.objective.takes
+        )  # of this one, though it is a constant of its class
         if not math.isfinite(self.power):
             raise ValueError(f"Annealed: power is {self.power}, and must be finite")
 

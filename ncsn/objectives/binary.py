@@ -55,7 +55,9 @@ def log_ratios(log_prob: LogProb, x: Tensor, sigma: Tensor) -> Tensor:
     """
     sigma = checked(sigma, x)
     if not ((x == 0) | (x == 1)).all():
-        raise ValueError(f"x is not binary: it has {x[(x != 0) & (x != 1)][0].item():g}, and must be of zeros and ones")
+        raise ValueError(
+            f"x is not binary: it has {x[(x != 0) & (x != 1)][0].item():g}, and must be of zeros and ones"
+        )
     dimension = x[0].numel()
     flat = x.flatten(1).unsqueeze(1)
     flipped = (flat - torch.eye(dimension).to(x)).abs().view(-1, *x.shape[1:])

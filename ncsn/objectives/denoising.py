@@ -32,12 +32,16 @@ class DenoisingScoreMatching(Objective):
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.anneal_power):
-            raise ValueError(f"DenoisingScoreMatching: anneal_power is {self.anneal_power}, and must be finite")
+            raise ValueError(
+                f"DenoisingScoreMatching: anneal_power is {self.anneal_power}, and must be finite"
+            )
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = positive(sigma, x)
         weight = sigma ** (self.anneal_power - 2)
-        return (weight * denoising_error(score, x, sigma, self.corruption) ** 2).flatten(1).sum(1) / 2
+        return (weight * denoising_error(score, x, sigma, self.corruption) ** 2).flatten(1).sum(
+            1
+        ) / 2
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class EDMScoreMatching(Objective):
 
     def __post_init__(self) -> None:
         if not 0 < self.data_std < math.inf:
-            raise ValueError(f"EDMScoreMatching: data_std is {self.data_std}, and must be a positive number")
+            raise ValueError(
+                f"EDMScoreMatching: data_std is {self.data_std}, and must be a positive number"
+            )
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = positive(sigma, x)
@@ -66,7 +72,9 @@ class EDMScoreMatching(Objective):
         return (weight * denoising_error(score, x, sigma) ** 2).flatten(1).sum(1) / 2
 
 
-def denoising_error(score: Score, x: Tensor, sigma: Tensor, corruption: Corruption = GAUSSIAN) -> Tensor:
+def denoising_error(
+    score: Score, x: Tensor, sigma: Tensor, corruption: Corruption = GAUSSIAN
+) -> Tensor:
     """sigma (score - target) for one draw of noise, whose target is its score given x: -z / sigma for x + sigma z."""
     noisy, target = corruption(x, sigma)
     error = sigma * (score(noisy, sigma) - target)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ncsn.densities import Density
 from ncsn.noise import checked
 from ncsn.objectives.objective import Objective, noisy
 from ncsn.score import Score
+from ncsn.score.densities import Density
 
 __all__ = ["ExplicitScoreMatching"]
 

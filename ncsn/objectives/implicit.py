@@ -38,7 +38,9 @@ class ImplicitScoreMatching(Objective):
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = checked(sigma, x)
         x = noisy(x, sigma)
-        directions = torch.stack([rademacher(x) for _ in range(self.probes)]) if self.probes else basis(x)
+        directions = (
+            torch.stack([rademacher(x) for _ in range(self.probes)]) if self.probes else basis(x)
+        )
         psi, curvatures = curvature(score, x, sigma, directions)
         divergence = curvatures.sum(0) / (self.probes or 1)
         loss: Tensor = psi.square().flatten(1).sum(1) / 2 + divergence

@@ -38,7 +38,9 @@ class SlicedScoreMatching(Objective):
         if self.slices < 1:
             raise ValueError(f"{name}: slices is {self.slices}, and must be at least 1")
         if self.projection not in PROJECTIONS:
-            raise ValueError(f"{name}: projection is {self.projection}, and must be among {', '.join(PROJECTIONS)}")
+            raise ValueError(
+                f"{name}: projection is {self.projection}, and must be among {', '.join(PROJECTIONS)}"
+            )
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = checked(sigma, x)
@@ -51,7 +53,9 @@ class SlicedScoreMatching(Objective):
             squares = (directions * psi).flatten(2).sum(2).square()
         return (curvatures + squares / 2).mean(0)
 
-    def along(self, score: Score, x: Tensor, sigma: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def along(
+        self, score: Score, x: Tensor, sigma: Tensor, directions: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The score at `x`, and v . grad(v . score) along each v of `directions` (K, B, ...), shape (K, B)."""
         return curvature(score, x, sigma, directions)
 
@@ -75,10 +79,15 @@ class FiniteDifferenceSlicedScoreMatching(SlicedScoreMatching):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"{type(self).__name__}: epsilon is {self.epsilon}, and must be a positive number")
+            raise ValueError(
+                f"{type(self).__name__}: epsilon is {self.epsilon}, and must be a positive number"
+            )
 
-    def along(self, score: Score, x: Tensor, sigma: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    def along(
+        self, score: Score, x: Tensor, sigma: Tensor, directions: Tensor
+    ) -> tuple[Tensor, Tensor]:
         def change(v: Tensor) -> Tensor:
-            return (score(x + self.epsilon * v, sigma) - score(x - self.epsilon * v, sigma)) / (2 * self.epsilon)
+            ahead, behind = score(x + self.epsilon * v, sigma), score(x - self.epsilon * v, sigma)
+            return (ahead - behind) / (2 * self.epsilon)
 
         return score(x, sigma), torch.stack([(v * change(v)).flatten(1).sum(1) for v in directions])

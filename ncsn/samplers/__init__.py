@@ -22,7 +22,12 @@ to the next lower one and from the last to 0 (Song et al., 2021):
 
 from ncsn.samplers.flow import DPMSolver, ProbabilityFlow, SASolver, StochasticHeun
 from ncsn.samplers.gibbs import Gibbs
-from ncsn.samplers.langevin import AnnealedLangevin, ConsistentAnnealed, Langevin, MetropolisAdjustedLangevin
+from ncsn.samplers.langevin import (
+    AnnealedLangevin,
+    ConsistentAnnealed,
+    Langevin,
+    MetropolisAdjustedLangevin,
+)
 from ncsn.samplers.sampler import Sampler
 from ncsn.samplers.sde import Ancestral, EulerMaruyama, PredictorCorrector
 

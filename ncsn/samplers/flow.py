@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncsn.noise.streams import normal
 from ncsn.samplers.sampler import Sampler, falling
 from ncsn.score import Score, tweedie
-from ncsn.streams import normal
 
 __all__ = ["DPMSolver", "ProbabilityFlow", "SASolver", "StochasticHeun"]
 
@@ -35,7 +35,9 @@ class ProbabilityFlow(Sampler):
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2):
-            raise ValueError(f"ProbabilityFlow: order is {self.order}, and must be 1 (Euler) or 2 (Heun)")
+            raise ValueError(
+                f"ProbabilityFlow: order is {self.order}, and must be 1 (Euler) or 2 (Heun)"
+            )
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
@@ -71,7 +73,9 @@ class StochasticHeun(Sampler):
     def __post_init__(self) -> None:
         for name in ("churn", "churn_min", "inflation"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"StochasticHeun: {name} is {getattr(self, name)}, and must be at least 0")
+                raise ValueError(
+                    f"StochasticHeun: {name} is {getattr(self, name)}, and must be at least 0"
+                )
         if not self.churn_min <= self.churn_max:
             raise ValueError(
                 f"StochasticHeun: churn_min is {self.churn_min}, and must be at most churn_max, {self.churn_max}"
@@ -80,7 +84,9 @@ class StochasticHeun(Sampler):
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         gamma = min(self.churn / len(sigmas), math.sqrt(2) - 1)
-        within = [gamma > 0 and self.churn_min <= sigma <= self.churn_max for sigma in sigmas.tolist()]
+        within = [
+            gamma > 0 and self.churn_min <= sigma <= self.churn_max for sigma in sigmas.tolist()
+        ]
         for (sigma, lower, last), churned in zip(falling(x, sigmas), within, strict=True):
             start = sigma
             if churned:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ncsn.noise.streams import uniform
 from ncsn.samplers.sampler import Sampler
 from ncsn.score import Score
-from ncsn.streams import uniform
 
 __all__ = ["Gibbs"]
 
@@ -44,7 +44,8 @@ class Gibbs(Sampler):
             for _ in range(self.sweeps):
                 for bit in range(x[0].numel()):
                     on, off = (
-                        x.flatten(1).index_fill(1, torch.tensor(bit, device=x.device), value) for value in (1, 0)
+                        x.flatten(1).index_fill(1, torch.tensor(bit, device=x.device), value)
+                        for value in (1, 0)
                     )
                     log_odds = log_prob(on.view_as(x), sigma) - log_prob(off.view_as(x), sigma)
                     chosen = uniform(log_odds) < log_odds.sigmoid()

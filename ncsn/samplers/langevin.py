@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ncsn.noise import langevin_step_size
+from ncsn.noise.streams import normal, uniform
 from ncsn.samplers.sampler import Sampler
 from ncsn.score import Score, tweedie
-from ncsn.streams import normal, uniform
 
 __all__ = ["AnnealedLangevin", "ConsistentAnnealed", "Langevin", "MetropolisAdjustedLangevin"]
 
@@ -129,7 +129,9 @@ class AnnealedLangevin(Sampler):
         if self.epsilon != "auto":
             return self.epsilon
         if len(sigmas) < 2:
-            raise ValueError("AnnealedLangevin: epsilon is auto, which needs two levels or more; give a number")
+            raise ValueError(
+                "AnnealedLangevin: epsilon is auto, which needs two levels or more; give a number"
+            )
         return langevin_step_size(sigmas, self.steps)
 
     def check(self, sigmas: Tensor) -> None:
@@ -178,7 +180,9 @@ class ConsistentAnnealed(Sampler):
 
     def __post_init__(self) -> None:
         if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"ConsistentAnnealed: epsilon is {self.epsilon}, and must be a positive number")
+            raise ValueError(
+                f"ConsistentAnnealed: epsilon is {self.epsilon}, and must be a positive number"
+            )
 
     def check(self, sigmas: Tensor) -> None:
         super().check(sigmas)

@@ -17,7 +17,7 @@ class Sampler(ABC):
 
     `takes` says what it is given: the score of a model, or its log-probability (x, sigma) -> (B,). `remedy` is what to
     try where its walk diverges. `rho` is that of Karras's ladder which it is given where a number of levels is all that
-    is asked for. Its noise comes from `ncsn.streams`, so that a seed gives the same sample in any batch.
+    is asked for. Its noise comes from `ncsn.noise.streams`, so that a seed gives the same sample in any batch.
     """
 
     takes: ClassVar[Literal["score", "log_prob"]] = "score"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ncsn.noise.streams import normal
 from ncsn.samplers.sampler import Sampler, falling
 from ncsn.score import Score
-from ncsn.streams import normal
 
 __all__ = ["Ancestral", "EulerMaruyama", "PredictorCorrector"]
 
@@ -76,14 +76,20 @@ class PredictorCorrector(EulerMaruyama):
 
     def __post_init__(self) -> None:
         if not 0 < self.snr < math.inf:
-            raise ValueError(f"PredictorCorrector: snr is {self.snr}, and must be a positive number")
+            raise ValueError(
+                f"PredictorCorrector: snr is {self.snr}, and must be a positive number"
+            )
         if self.corrector_steps < 0:
-            raise ValueError(f"PredictorCorrector: corrector_steps is {self.corrector_steps}, and must be at least 0")
+            raise ValueError(
+                f"PredictorCorrector: corrector_steps is {self.corrector_steps}, and must be at least 0"
+            )
 
     def correct(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         for _ in range(self.corrector_steps):
             z, pull = normal(x), score(x, sigma)
-            alpha = (2 * (self.snr * norms(z) / norms(pull)) ** 2).clamp(max=2 * (self.snr * sigma) ** 2)
+            alpha = (2 * (self.snr * norms(z) / norms(pull)) ** 2).clamp(
+                max=2 * (self.snr * sigma) ** 2
+            )
             x = x + alpha * pull + (2 * alpha).sqrt() * z
         return x
 

@@ -1,0 +1,47 @@
+"""How fast batches come: `python benchmarks/feeding.py`, on one core, for sets that are held as a tensor."""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from sidebyside import interleaved
+
+from ncsn.cli.errors import hush
+from ncsn.training.run import build
+
+ROOT = Path(__file__).parents[2]
+
+
+def main() -> None:
+    """Measure, and print the rate."""
+    parser = argparse.ArgumentParser(
+        description="Batches of a held data set, as the training step gets them."
+    )
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "mnist.yaml")
+    parser.add_argument("--rounds", type=int, default=5, help="epochs (5)")
+    options, others = parser.parse_known_args()
+    hush()
+    torch.set_num_threads(1)
+    sys.argv = ["train.py", "--config", str(options.config), "--trainer.logger", "false", *others]
+    data = build().datamodule
+    data.prepare_data()
+    data.setup()
+    loader, count = data.train_dataloader(), 0
+
+    def epoch() -> None:
+        nonlocal count
+        count = 0
+        for batch in loader:
+            x, _ = data.on_after_batch_transfer(batch, 0)
+            count += len(x)
+
+    seconds = interleaved({"epoch": epoch}, options.rounds)["epoch"]
+    print(
+        f"{count / statistics.median(seconds):,.0f} images/s on one core, in batches of {data.batch_size}"
+    )
+
+
+if __name__ == "__main__":
+    main()

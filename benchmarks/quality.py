@@ -1,0 +1,121 @@
+"""What a budget of compute buys: `python benchmarks/quality.py`, some 30 minutes on two cores.
+
+Two configurations train from nothing for as many CPU-seconds, by the training command: the recipe of Fashion-MNIST,
+and EDM as it was published, with a plain U-Net of 0.45 million parameters on whole pixels (edm_baseline.yaml). Each
+draws by its own sampler, and is scored by the Frechet distance to the training set in the features of the shipped
+classifier.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from sidebyside import show
+
+from ncsn.cli.errors import hush
+from ncsn.evaluation.extractors import looks, real_pictures, reference_looks
+from ncsn.evaluation.measure import chosen_judge
+from ncsn.evaluation.metrics import frechet
+from ncsn.training.run import TrainCLI, build
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TRIAL = 100
+"""Steps from which the rate is told: enough to make little of what comes once, as the last checkpoint."""
+
+
+def trained(config: Path, steps: int, others: list[str]) -> tuple[TrainCLI, float]:
+    """What the training command makes of a configuration in so many steps, and the CPU-seconds that the steps took."""
+    fixed = [
+        "--trainer.max_steps",
+        str(steps),
+        "--trainer.val_check_interval",
+        str(10 * steps),
+        "--samples.count",
+        "0",
+    ]
+    fixed += ["--name", f"{config.stem}_{steps}", "--trainer.logger", "false"]
+    sys.argv = ["train.py", "--config", str(config), *fixed, *others]
+    cli = build()
+    cli.prepare()
+    began = time.process_time()
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    return cli, time.process_time() - began
+
+
+def row(
+    name: str, config: Path, options: argparse.Namespace, others: list[str]
+) -> tuple[list[str], float]:
+    """Train for the budget, draw and score: a line of the table, and the distance."""
+    _, trial = trained(config, TRIAL, others)
+    steps = max(1, round(options.budget / trial * TRIAL))
+    cli, seconds = trained(config, steps, others)
+    module: Any = (
+        cli.model.eval()
+    )  # with the averaged weights, which stay in place when a run has ended
+    calls = 0
+
+    def counted(score: Any) -> Any:
+        def counting(x: Any, sigma: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return score(x, sigma)
+
+        return counting
+
+    began = time.process_time()
+    with cli.trainer.precision_plugin.forward_context():
+        *_, x = module.samples(range(options.count), guide=counted)
+    rate = options.count / (time.process_time() - began)
+    judge = chosen_judge(
+        str(ROOT / "checkpoints" / "features_fashion_mnist.safetensors"), cli.datamodule
+    )
+    reference = reference_looks(judge, cli.datamodule).features
+    distance = frechet(looks(judge, x.split(100)).features, reference)
+    floor = frechet(
+        looks(judge, real_pictures(cli.datamodule, "val", options.count)).features, reference
+    )
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    images = steps * cli.datamodule.batch_size
+    numbers = f"{parameters:,}", f"{images:,}", f"{seconds:.0f}", str(calls), f"{rate:.1f}"
+    return [name, *numbers, f"{distance:.2f} ({floor:.2f})"], distance
+
+
+def main() -> None:
+    """Train both, and print the table and the ratio."""
+    parser = argparse.ArgumentParser(description="The recipe and EDM's, for as much compute.")
+    parser.add_argument(
+        "--budget", type=float, default=600.0, help="CPU-seconds of training for each (600)"
+    )
+    parser.add_argument(
+        "--count", type=int, default=500, help="pictures that are drawn and scored (500)"
+    )
+    options, others = parser.parse_known_args()
+    hush()
+    configs = {
+        "recipe": ROOT / "configs" / "fashion_mnist.yaml",
+        "EDM baseline": HERE / "edm_baseline.yaml",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        found = [row(name, config, options, others) for name, config in configs.items()]
+        os.chdir(ROOT)
+    columns = [
+        "",
+        "parameters",
+        "images seen",
+        "CPU-s",
+        "network calls",
+        "pictures/CPU-s",
+        "Frechet distance (floor)",
+    ]
+    show(columns, [line for line, _ in found])
+    print(f"The recipe's distance is {found[0][1] / found[1][1]:.3f} of the baseline's.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The table of results: `python -m benchmarks.results configs/digits.yaml` trains, evaluates and prints.
+
+Each configuration is trained by the training command into a run of its own, named NAME_results, and evaluated by the
+evaluation command, as a user would. Options for either go through: `--train "--trainer.max_time 00:00:10:00"`,
+`--evaluate "--num-samples 10000 --seeds 3"`. What is in the table was run, and nothing else is: a row stays in
+checkpoints/NAME_results/result.json, and is not made again while the configuration and the options are the same.
+"""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from ncsn.cli.errors import SIGNALS, answered, fail, stop, stopped_by_signals
+from ncsn.cli.options import OneLineParser
+from ncsn.evaluation.report import markdown
+from ncsn.model.files import atomic_write, exclusive_file
+from ncsn.model.load import newest_checkpoint
+from ncsn.model.model_card import spread
+from ncsn.training.processes import hold_outputs
+
+__all__ = ["main", "result", "results_table"]
+
+TRAIN = [sys.executable, "-c", "from ncsn.cli.main import train; train()"]
+EVALUATE = [sys.executable, "-m", "ncsn.cli.evaluate"]
+POLL_INTERVAL = 0.05  # seconds
+
+
+def main() -> None:
+    """Train and evaluate each configuration, and print a row for it."""
+    parser = OneLineParser(description="Train and evaluate configurations.", allow_abbrev=False)
+    parser.add_argument(
+        "configs", nargs="+", type=Path, help="configurations of the training command"
+    )
+    parser.add_argument(
+        "--train",
+        type=shlex.split,
+        default=[],
+        metavar="OPTIONS",
+        help="more for the training command",
+    )
+    parser.add_argument(
+        "--evaluate",
+        type=shlex.split,
+        default=[],
+        metavar="OPTIONS",
+        help="more for the evaluation",
+    )
+    options = parser.parse_args()
+    for config in options.configs:
+        if not config.is_file():
+            fail(2, f"configs: there is no file {config}")
+    locks = [exclusive_file(file) for file in dict.fromkeys(map(file_of, options.configs))]
+    with (
+        stopped_by_signals(),
+        answered({ValueError: 2, OSError: 1}),
+        hold_outputs("configs", *locks),
+    ):
+        table = results_table([result(config, options) for config in options.configs])
+    print(markdown(table))
+
+
+def file_of(config: Path) -> Path:
+    """Return the file of a configuration's result, in the folder of its run."""
+    return Path("checkpoints", f"{config.stem}_results", "result.json")
+
+
+def result(config: Path, options: Namespace) -> dict[str, Any]:
+    """The report of a configuration as the evaluation wrote it, with its `config` and the `minutes` of training."""
+    file = file_of(config)
+    folder = file.parent
+    made_by = [config.read_text(), options.train, options.evaluate]
+    if file.is_file():
+        earlier: dict[str, Any] = json.loads(file.read_text())
+        if earlier["made_by"] == made_by:
+            return earlier
+    began = time.perf_counter()
+    done([*TRAIN, "--config", str(config), "--name", folder.name, *options.train])
+    minutes = (time.perf_counter() - began) / 60
+    report = folder / "report.json"
+    done([*EVALUATE, str(newest_checkpoint(folder)), "--json", str(report), *options.evaluate])
+    made: dict[str, Any] = json.loads(report.read_text()) | {
+        "config": config.stem,
+        "minutes": minutes,
+        "made_by": made_by,
+    }
+    with atomic_write(file) as partial:
+        partial.write_text(json.dumps(made))
+    return made
+
+
+def done(command: list[str]) -> None:
+    """Run a command, and end with its exit status if that is not 0.
+
+    A signal is passed on to it, and ends this program once the command has ended.
+    """
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in SIGNALS
+    }
+    try:
+        # In a session of its own it does not get Ctrl-C from the terminal as well: a second one ends it at once.
+        process, passed_on = subprocess.Popen(command, start_new_session=True), 0
+        while process.poll() is None:
+            if passed_on < len(received):
+                process.send_signal(received[passed_on])
+                passed_on += 1
+            time.sleep(POLL_INTERVAL)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        stop(received[0], None)
+    if process.returncode:
+        sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
+
+
+def results_table(results: list[dict[str, Any]]) -> Table:
+    """A row for each result, and a column for each figure, with the floor in brackets."""
+    names = list(dict.fromkeys(name for one in results for name in one["figures"]))
+    table = Table(
+        "config",
+        "training",
+        "samples",
+        "sampler",
+        "network calls",
+        "pictures/s",
+        *names,
+        box=box.MARKDOWN,
+    )
+    for one in results:
+        samples, cost = one["samples"], one["samples"]["cost"]
+        table.add_row(
+            one["config"],
+            f"{one['minutes']:.1f} min",
+            f"{one['counts']['judged']:,}",
+            f"{samples['sampler']}, {samples['levels']} levels",
+            f"{cost['network calls']:g}",
+            f"{cost['pictures/s']:.3g}",
+            *(
+                f"{spread(one['figures'][n])} ({one['floor'][n]:.4g})"
+                if n in one["figures"]
+                else ""
+                for n in names
+            ),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The option `--data` of commands: the data section of a configuration, or the class of a data set."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, get_loader
+
+from ncsn.data.module import ImageData
+
+__all__ = ["chosen_data", "data_section", "given_data"]
+
+
+def data_section(text: str) -> str:
+    """The `data` section of the configuration that `text` is the path of, as JSON; another text as it is.
+
+    Raises:
+        ValueError: where the file has no such section.
+    """
+    path = Path(text)
+    if path.suffix not in (".yaml", ".yml"):
+        return text
+    if not path.is_file():
+        raise ValueError(f"--data: there is no file {path}")
+    try:
+        config = get_loader("yaml")(path.read_text())
+    except Exception as error:  # of the loader's kinds
+        raise ValueError(f"--data: {path} is not YAML ({error})") from error
+    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
+        raise ValueError(f"--data: {path} has no section `data`")
+    return json.dumps(config["data"])
+
+
+def given_data(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which `--data CONFIGURATION` is replaced by what is in it.
+
+    Raises:
+        ValueError: where a file has no section `data`.
+    """
+    given: list[str] = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key == "--data" and equals:
+            argument = f"--data={data_section(value)}"
+        given.append(data_section(argument) if given[-1:] == ["--data"] else argument)
+    return given
+
+
+def chosen_data(arguments: Sequence[str]) -> ImageData:
+    """The data set that `--data` and its `--data.NAME`s describe.
+
+    Raises:
+        ArgumentError, ValueError: where a setting is wrong.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ImageData, "data", required=True)
+    instantiate = getattr(
+        parser, "instantiate", parser.instantiate_classes
+    )  # its name before jsonargparse 4.49
+    data = instantiate(parser.parse_args(given_data(arguments))).data
+    assert isinstance(data, ImageData)
+    return data

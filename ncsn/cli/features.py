@@ -1,0 +1,193 @@
+"""A small classifier, for its features: `python -m ncsn.cli.features --data configs/mnist.yaml` trains one.
+
+It prints the share of the validation pictures that are named rightly, and keeps it in the file beside the weights
+(`ncsn.evaluation.features`), by which the samples of a model are judged.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from ncsn.cli.data_option import given_data
+from ncsn.cli.errors import answered, fail, hush, stopped_by_signals
+from ncsn.data import ImageData
+from ncsn.evaluation.features import Features, default_file, holds_features, save_features
+from ncsn.model.files import exclusive_file
+from ncsn.training.memory import keep_freed_memory
+from ncsn.training.processes import hold_outputs
+
+__all__ = ["main", "train_features"]
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+class Classifier(LightningModule):
+    """How features are learned: cross-entropy, AdamW, and one cycle of the learning rate."""
+
+    def __init__(self, features: Features, lr: float) -> None:
+        super().__init__()
+        self.features = features
+        self.lr = lr
+        self.right = MulticlassAccuracy(features.classes, average="micro")
+
+    def on_fit_start(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, label = batch
+        return nn.functional.cross_entropy(self.features.logits(x), label)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        x, label = batch
+        self.right(self.features.logits(x), label)
+        self.log("accuracy", self.right, on_step=False, on_epoch=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.05)
+        steps = int(self.trainer.estimated_stepping_batches)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+
+def train_features(
+    data: ImageData,
+    epochs: int = 5,
+    lr: float = 3e-3,
+    accelerator: str = "auto",
+    precision: Precision = "32-true",
+) -> Features:
+    """Train a classifier on labelled pictures; it knows its data's name and its accuracy on their validation split.
+
+    Args:
+        data: made with `labels=True`.
+        epochs: passes over the training pictures.
+        lr: the learning rate at its highest, for batches of about 64.
+        accelerator, precision: as for Lightning's Trainer.
+
+    Raises:
+        ValueError: where the data has no labels, or a number is not positive.
+    """
+    if not data.classes:
+        raise ValueError(
+            f"{type(data).__name__}: labels is false, and a classifier is trained on labels"
+        )
+    if epochs < 1:
+        raise ValueError(f"epochs: {epochs}, and must be at least 1")
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr: {lr}, and must be positive")
+    features = Features(data.shape[0], data.classes)
+    shown = sys.stdout.isatty()
+    quiet = partial(
+        Trainer,
+        accelerator=accelerator,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=shown,
+        callbacks=[RichProgressBar(leave=True)] if shown else [],
+    )
+    classifier = Classifier(features, lr)
+    quiet(max_epochs=epochs, precision=precision, limit_val_batches=0).fit(
+        classifier, datamodule=data
+    )
+    features.trained_on = type(data).__name__
+    # In float32, as the features are used, whatever the precision of training.
+    features.accuracy = quiet().validate(classifier, datamodule=data, verbose=False)[0]["accuracy"]
+    return features.eval()
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """The settings, and the data module that they describe, with labels.
+
+    Raises:
+        ArgumentError, ValueError: where a setting is wrong.
+    """
+    parser = ArgumentParser(
+        description="Train a classifier, for its features.", exit_on_error=False
+    )
+    parser.add_subclass_arguments(
+        ImageData,
+        "data",
+        required=True,
+        help="A configuration, for its `data` section; or the class of a data set.",
+    )
+    parser.add_argument("--epochs", type=int, default=5, help="Passes over the training pictures.")
+    parser.add_argument("--lr", type=float, default=3e-3, help="The learning rate at its highest.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the weights and the order.")
+    parser.add_argument(
+        "--accelerator", type=str, default="auto", help="cpu, gpu, ...; auto takes the fastest."
+    )
+    parser.add_argument(
+        "--precision",
+        type=Precision,
+        default="32-true",
+        help="bf16-mixed is twice as fast on some.",
+    )
+    parser.add_argument(
+        "--out", type=Path | None, default=None, help="checkpoints/features_NAME.safetensors"
+    )
+    given = given_data(arguments)
+    if any(argument.partition("=")[0] == "--data" for argument in given):
+        given.append("--data.labels=true")
+    settings: Namespace = parser.parse_args(given)
+    instantiate = getattr(
+        parser, "instantiate", parser.instantiate_classes
+    )  # its name before jsonargparse 4.49
+    return instantiate(settings)
+
+
+def main() -> None:
+    """Train as the command line says, print the accuracy, and keep the weights."""
+    hush()
+    ends = answered({ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1})
+    with stopped_by_signals(), ends:
+        settings = parse(sys.argv[1:])
+        if not 0 <= settings.seed < 2**32:
+            fail(2, f"seed: {settings.seed} is not a whole number from 0 to {2**32 - 1}")
+        file = settings.out or default_file(settings.data)
+        check_out(file)
+        with hold_outputs("--out", exclusive_file(file)):
+            seed_everything(settings.seed, verbose=False)
+            settings.data.prepare_data()
+            features = train_features(
+                settings.data,
+                settings.epochs,
+                settings.lr,
+                settings.accelerator,
+                settings.precision,
+            )
+            save_features(features, file)
+            size = file.stat().st_size
+    print(
+        f"{features.trained_on}: {features.accuracy:.2%} of the validation pictures are named rightly."
+    )
+    print(f"Features:  {file}  ({size:,} bytes)")
+
+
+def check_out(file: Path) -> None:
+    """End the program if the weights would replace something else."""
+    if file.suffix != ".safetensors":
+        fail(2, f"--out: {file} does not end in .safetensors")
+    if file.exists() and not (file.is_file() and holds_features(file)):
+        fail(
+            2,
+            f"--out: {file} is there already and does not hold features; remove it, or give another name",
+        )
+
+
+if __name__ == "__main__":
+    main()

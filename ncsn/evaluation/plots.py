@@ -1,0 +1,118 @@
+"""Pictures of what is not a picture itself: points in the plane with their scores, and hidden units."""
+
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ncsn.data import DataModule, Points, pixel_grid
+from ncsn.model.files import atomic_write
+from ncsn.networks import TiedUnits
+from ncsn.score import EnergyScore, Score
+from ncsn.score.densities import Density
+from ncsn.training.module import ScoreModule
+
+__all__ = ["plot", "plot_points", "plot_units", "save_figure"]
+
+LEARNED, EXACT, POINT = "#d95f02", "#b8b8b8", "#1f4e79"
+
+
+def plot(samples: Tensor, module: ScoreModule, data: DataModule | None) -> Figure | None:
+    """What shows best what samples (N, ...) of a model are like, where it is more than a grid of them; None elsewhere.
+
+    Points of the plane are put beside the data, with the learned score over the exact one at a level in the middle of
+    the ladder and at its end; pictures by a model of hidden units beside its filters.
+
+    Args:
+        samples: what was drawn.
+        module: what it was drawn by.
+        data: what it was trained on, set up.
+    """
+    hidden = module.denoiser.energy if isinstance(module.denoiser, EnergyScore) else None
+    if len(module.shape) == 3 and isinstance(hidden, TiedUnits):
+        return plot_units(hidden.weight, samples)
+    if module.shape == (2,) and isinstance(data, Points):
+        x = torch.cat([x for x, _ in data.val_dataloader()])[: len(samples)]
+        sigmas = module.schedule.sigmas()
+        shown = sigmas[[len(sigmas) // 2, -1]] if len(sigmas) > 1 else sigmas
+
+        def score(x: Tensor, sigma: Tensor) -> Tensor:
+            return module.denoiser.score(x.to(module.device), sigma.to(module.device)).cpu()
+
+        return plot_points(
+            x, samples, score, data.density if module.of_gaussian_noise else None, shown
+        )
+    return None
+
+
+def plot_points(
+    data: Tensor, samples: Tensor, score: Score, exact: Density | None, sigmas: Tensor
+) -> Figure:
+    """Data and samples (N, 2) beside the learned score over the exact one, at each of the levels `sigmas` (L,).
+
+    Without an exact one, as where the noise was not Gaussian, the learned score is alone.
+    """
+    reach = 1.1 * data.abs().max().item()
+    figure = Figure(figsize=(3.6 * (2 + len(sigmas)), 3.8), layout="constrained")
+    axes = figure.subplots(1, 2 + len(sigmas), squeeze=False)[0]
+    for ax, title, points in zip(axes, ("data", "samples"), (data, samples), strict=False):
+        ax.plot(*points.cpu().T, ".", color=POINT, markersize=2, alpha=0.5, markeredgewidth=0)
+        ax.set_title(f"{len(points):,} {title}", fontsize=9)
+    for ax, sigma in zip(axes[2:], sigmas, strict=True):
+        if exact is not None:
+            plot_field(ax, exact.score, sigma, reach, EXACT, width=0.01)
+        plot_field(ax, score, sigma, reach, LEARNED, width=0.003)
+        over = " over the exact one" if exact is not None else ""
+        ax.set_title(f"learned score{over}, sigma = {sigma:.2g}", fontsize=9)
+    for ax in axes:
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+    return figure
+
+
+def plot_field(
+    ax: Axes, score: Score, sigma: Tensor, reach: float, colour: str, width: float
+) -> None:
+    """Arrows of the score on a lattice over [-reach, reach]^2, their lengths that of sigma * score but for long ones.
+
+    sigma * score is of order one where p_sigma has mass; arrows of much more are drawn shorter, to end before the next.
+    """
+    axis = torch.linspace(-reach, reach, 24)
+    x = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        arrows = sigma.to(x) * score(x, sigma.to(x))
+    arrows = (axis[1] - axis[0]) * 1.5 * arrows / (1 + arrows.norm(dim=1, keepdim=True))
+    ax.quiver(
+        *x.T,
+        *arrows.T,
+        color=colour,
+        width=width,
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        headwidth=3.5,
+    )
+
+
+def plot_units(weight: Tensor, samples: Tensor) -> Figure:
+    """The filters of hidden units, weight (hidden, features), beside samples (B, C, H, W)."""
+    filters = weight.detach().cpu().view(-1, *samples.shape[1:])
+    largest = filters.abs().flatten(1).amax(1).view(-1, 1, 1, 1).clamp(min=1e-12)
+    figure = Figure(figsize=(12, 6.3), layout="constrained")
+    for ax, title, pictures in zip(
+        figure.subplots(1, 2),
+        (f"filters of {len(filters)} hidden units: grey is 0", f"{len(samples)} samples"),
+        ((filters / largest + 1) / 2, samples),
+        strict=True,
+    ):
+        ax.imshow(pixel_grid(pictures).permute(1, 2, 0).numpy())
+        ax.set_title(title)
+        ax.axis("off")
+    return figure
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a figure to `file` as PNG: whole, or not at all."""
+    with atomic_write(file) as partial:
+        figure.savefig(partial, format="png", dpi=100)

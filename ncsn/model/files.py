@@ -1,0 +1,260 @@
+"""Files that are written whole or not at all, and outputs that one process writes at a time."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from io import FileIO
+from pathlib import Path
+
+__all__ = [
+    "atomic_write",
+    "check_writable",
+    "exclusive_file",
+    "exclusive_folder",
+    "lock_of",
+    "temporary_file",
+]
+
+LONGEST_NAME = 200  # bytes; file systems take 255, and a temporary name or a lock adds up to 26
+HOLDER_TIMEOUT = 1  # seconds, until the holder of a lock has written its name into it
+ATTEMPTS = 100
+"""At taking a lock that others make and remove, or in a folder that they do."""
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.partial", re.DOTALL)
+"""The names that `temporary_file` gives."""
+ENDINGS = (".png", ".ckpt", ".npz", ".json", ".safetensors")
+"""Of the files that this package writes into a folder that it holds."""
+HOLDER = re.compile(r"process \d+ on \S{1,100} since [\d-]{10} [\d:]{8}")
+
+
+@contextmanager
+def atomic_write(file: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success flush it to the disk and rename it to `file`.
+
+    If the writing fails, `file` stays as it was. Missing folders are made. A link at `file` is replaced, and what it
+    points to is left alone. The permissions are those of a new file, whatever the writer gave it.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary_file(file)
+    try:
+        mode = stat.S_IMODE(partial.stat().st_mode)
+        yield partial
+        with _opened(partial, os.O_NOFOLLOW) as descriptor:
+            if (
+                stat.S_IMODE(os.fstat(descriptor).st_mode) != mode
+            ):  # safetensors hides its files from others
+                os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        partial.replace(file)
+        with _opened(file.parent) as descriptor:
+            os.fsync(descriptor)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def temporary_file(file: Path) -> Path:
+    """Create an empty file with a random name next to `file`, and return its path."""
+    path = file.with_name(f".{_short(file.name)}.{secrets.token_hex(8)}.partial")
+    os.close(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    )
+    return path
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that could not be made, or written to. Nothing of it is made.
+
+    Raises:
+        OSError: with what stands in the way.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {there}: {error.strerror}") from error
+
+
+@contextmanager
+def exclusive_file(file: Path) -> Iterator[None]:
+    """Let this process alone write `file`, and remove what a killed writer of it left half written.
+
+    The lock is a file next to it, `.NAME.lock`; missing folders are made.
+
+    Raises:
+        ValueError: if another process has the lock, naming it; or if what is in the place of the lock cannot be one.
+        OSError: if the folder cannot be made or written to.
+    """
+    with _exclusive(lock_of(file), file):
+        for partial, name in _leftovers(file.parent):
+            if name == _short(file.name):
+                _remove(partial)
+        yield
+
+
+@contextmanager
+def exclusive_folder(folder: Path) -> Iterator[None]:
+    """Let this process alone write into `folder`, and remove what a killed writer of it left half written.
+
+    The lock is a file in it, `.lock`; missing folders are made. A new folder is made under the lock that
+    `exclusive_file` takes for it, so that nobody can be about to put a whole folder there. Files in it that have a
+    lock of their own are left to their writers.
+
+    Raises:
+        ValueError: if another process has the lock, naming it; or if what is in the place of the lock cannot be one.
+        OSError: if the folder cannot be made or written to.
+    """
+    with _folders(folder), ExitStack() as held:
+        with nullcontext() if folder.exists() else _exclusive(lock_of(folder), folder):
+            held.enter_context(_exclusive(folder / ".lock", folder))
+        for partial, name in _leftovers(folder):
+            if name.endswith(ENDINGS) and not (folder / f".{name}.lock").exists():
+                _remove(partial)
+        yield
+
+
+def lock_of(file: Path) -> Path:
+    """Return the path of the lock of `exclusive_file`."""
+    return file.with_name(f".{_short(file.name)}.lock")
+
+
+@contextmanager
+def _exclusive(lock: Path, output: Path) -> Iterator[None]:
+    """Hold the system's lock of the file `lock`, and remove the file at the end.
+
+    The lock (POSIX `lockf`) dies with its process, and a fork does not inherit it: a killed writer's file is taken
+    over. It is lost as soon as its process closes any descriptor of the file, so never open `lock` elsewhere, nor
+    enter this twice for one output in one process.
+    """
+    with _folders(lock.parent), _locked(lock, output) as file:
+        try:
+            file.truncate(0)
+            about = (
+                f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
+            )
+            file.write(about.encode())
+            yield
+        finally:
+            if _is_at(file, lock):  # and nobody removed it by hand, for another to make it again
+                lock.unlink()
+
+
+@contextmanager
+def _folders(folder: Path) -> Iterator[None]:
+    """Remove a folder, and those that it is in, at the end if they were missing before and are empty."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _locked(lock: Path, output: Path) -> FileIO:
+    """Open a lock and lock it; make it and its folders if they are missing.
+
+    Raises:
+        ValueError: if another process has the lock, or what is in its place is not a file of its own.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            file = _open_lock(lock)
+        except (FileNotFoundError, FileExistsError) as error:
+            failure: Exception = (
+                error  # unless another process has just removed the folder, which it had made
+            )
+            continue
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            with file:
+                raise ValueError(f"{output} is in use by {_holder(file)}") from error
+        if _is_at(file, lock):
+            return file
+        file.close()  # its holder removed it between our opening and locking it
+        failure = ValueError(f"{output} is in use by other processes")
+    raise failure
+
+
+def _open_lock(lock: Path) -> FileIO:
+    """Open a lock for reading and writing, and make it and its folders if they are missing; follow no link.
+
+    Raises:
+        ValueError: if what is in its place cannot be one: what a link points to, say, would be written over.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(
+            lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666
+        )
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+            return os.fdopen(descriptor, "r+b", buffering=0)
+        os.close(descriptor)
+        reason = "it has other names" if stat.S_ISREG(found.st_mode) else "it is not a file"
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or not os.path.lexists(lock):
+            raise
+        reason = "it is a link" if error.errno == errno.ELOOP else f"{error.strerror}"
+    raise ValueError(f"{lock} is in the place of a lock and cannot be used ({reason}); remove it")
+
+
+def _is_at(file: FileIO, path: Path) -> bool:
+    """Return whether `path` is still the name of an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(file: FileIO) -> str:
+    """Return the process that holds a lock, as it wrote it into the file."""
+    until = time.monotonic() + HOLDER_TIMEOUT
+    while not (found := HOLDER.fullmatch(os.pread(file.fileno(), 300, 0).decode(errors="replace"))):
+        if time.monotonic() > until:
+            return "another process"
+        time.sleep(0.01)
+    return found[0]
+
+
+def _leftovers(folder: Path) -> list[tuple[Path, str]]:
+    """Return what has the name of a temporary file in a folder, each with the NAME in it."""
+    return [
+        (path, found[1])
+        for path in folder.glob(".*.partial")
+        if (found := TEMPORARY.fullmatch(path.name))
+    ]
+
+
+def _remove(path: Path) -> None:
+    """Remove a regular file, if it is one, and may be removed."""
+    with suppress(OSError):
+        if stat.S_ISREG(path.lstat().st_mode):
+            path.unlink()
+
+
+def _short(name: str) -> str:
+    """Return a name as it is, or cut and told apart by its hash if it leaves no room for more characters."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    return f"{encoded[: LONGEST_NAME - 17].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:16]}"
+
+
+@contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    """Yield a descriptor of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

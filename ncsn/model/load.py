@@ -1,0 +1,159 @@
+"""Checkpoints: written so that they survive, and read so that nothing in them is run.
+
+A training checkpoint (.ckpt) has all that a run goes on from; `ncsn.model.checkpoint_file` has the rules of its file. A
+model to be shared is another file, of less: `ncsn.model.pretrained`.
+"""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ncsn.data import DataModule
+from ncsn.model.checkpoint_file import DamagedError, read
+from ncsn.model.pretrained import DATA, read_safetensors, save_safetensors
+from ncsn.model.settings import plain_data, rebuilt, rebuilt_data
+from ncsn.training.module import ScoreModule
+
+__all__ = [
+    "BEST",
+    "default_checkpoint",
+    "load",
+    "load_data",
+    "newest_checkpoint",
+    "newest_whole",
+    "numbered",
+    "save_safetensors",
+    "saved_shape",
+]
+
+BEST = "best.ckpt"
+"""The checkpoint of a run whose samples scored best: a copy of an older state, and not what the run goes on from."""
+SHIPPED = Path(__file__).parent.parent.parent / "checkpoints" / "digits.safetensors"
+"""A small model that comes with the repository, so that there is something to draw from before any training."""
+
+
+def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> ScoreModule:
+    """Load the model in a file, rebuilt from the settings in it, on the CPU and in evaluation mode.
+
+    Nothing in the file is run, and nothing is imported because it is named there. Its settings may name the public
+    classes of this package, and those of yours that you trust.
+
+    Args:
+        path: a training checkpoint (.ckpt), or a published model (.safetensors).
+        raw: load the weights that the optimiser worked on, instead of their moving average.
+        trust: the dotted names of your own classes, such as `mine.MyUNet`. One is imported if the file names it.
+
+    Raises:
+        ValueError: if the file is missing, is not such a file or is damaged, has weights that are not finite, names
+            another class, or does not fit the settings in it; if the raw weights are asked for and it has none.
+    """
+    content = contents(path)
+    if raw:
+        if "current_model_state" not in content:
+            raise ValueError(f"checkpoint: {path} has one set of weights alone; leave out --raw")
+        content["state_dict"] = content["current_model_state"]
+    trained_on = plain_data(content, DATA, path)
+    module = rebuilt(ScoreModule, content, path, trust).eval()
+    module.trained_on = trained_on
+    return module
+
+
+def load_data(path: str | Path, trust: Collection[str] = ()) -> DataModule:
+    """Load the data module that the model in a file was trained on, rebuilt from the settings in it.
+
+    It downloads nothing, and makes no folder.
+
+    Args:
+        path: as for `load`.
+        trust: as for `load`.
+
+    Raises:
+        ValueError: if the file is missing or is not such a file, was not made by the training command, names a class
+            that is neither of this package nor trusted, or its data is not where it was.
+    """
+    settings = contents(path).get(DATA)
+    if settings is None:
+        raise ValueError(f"checkpoint: {path} does not say what it was trained on")
+    return rebuilt_data(settings, path, trust)
+
+
+def saved_shape(path: str | Path) -> tuple[int, ...]:
+    """Return the shape of an example, as the settings in a file have it, without building the model.
+
+    Raises:
+        ValueError: if the file is missing, is not such a file or is damaged, or has no shape.
+    """
+    settings = contents(path)["hyper_parameters"]
+    shape = settings.get("shape") if isinstance(settings, dict) else None
+    if not isinstance(shape, (list, tuple)) or not all(type(side) is int for side in shape):
+        raise ValueError(f"checkpoint: {path} does not say what shape its examples have")
+    return tuple(shape)
+
+
+def contents(path: str | Path) -> dict[str, Any]:
+    """The tensors and plain values in a file of either kind.
+
+    Raises:
+        ValueError: where the file is missing, is not such a file, or is damaged.
+    """
+    content = read_safetensors(path) if Path(path).suffix == ".safetensors" else read(path)
+    if not {"hyper_parameters", "state_dict"} <= content.keys():
+        raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
+    return content
+
+
+def default_checkpoint(folder: str | Path) -> Path:
+    """What is drawn from where no checkpoint is named: the newest of a run under `folder`, or else the shipped model.
+
+    Raises:
+        ValueError: where there is neither, as where the package was installed without its repository.
+    """
+    try:
+        return newest_checkpoint(folder)
+    except ValueError:
+        if not SHIPPED.is_file():
+            raise
+        return SHIPPED
+
+
+def newest_checkpoint(folder: str | Path) -> Path:
+    """The checkpoint under `folder` that was written last, of those that a run goes on from.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    files = [file for file in Path(folder).rglob("*.ckpt") if file.name != BEST]
+    if not files:
+        raise ValueError(
+            f"there is no checkpoint under {folder}/ yet; `python train.py` trains one"
+        )
+    return max(files, key=lambda file: file.stat().st_mtime_ns)
+
+
+def numbered(folder: str | Path) -> dict[Path, int]:
+    """The files step=N.ckpt of a run's folder, the newest first, and their steps."""
+    steps = {
+        file: re.fullmatch(r"step=(\d+)\.ckpt", file.name) for file in Path(folder).glob("*.ckpt")
+    }
+    found = {file: int(step[1]) for file, step in steps.items() if step}
+    return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))
+
+
+def newest_whole(folder: str | Path) -> tuple[Path, list[str]]:
+    """The newest checkpoint of a run's folder that is whole, and what is wrong with those that are newer.
+
+    Raises:
+        ValueError: where there is none, or the newest that is whole cannot be read.
+    """
+    wrong: list[str] = []
+    for file in numbered(folder):
+        try:
+            read(file)
+        except DamagedError as error:
+            wrong.append(str(error))
+        else:
+            return file, wrong
+    if wrong:
+        raise ValueError(f"--ckpt_path: no checkpoint under {folder}/ is whole; {wrong[0]}")
+    raise ValueError(f"--ckpt_path: there is no checkpoint under {folder}/ to go on from")

@@ -1,0 +1,145 @@
+"""The model card: what a shared model is, what it was measured to reach, and how it is drawn from, in Markdown.
+
+A figure on it comes from a report of `python -m ncsn.cli.evaluate --json` of these very weights, or there is none.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from operator import index
+from statistics import mean, stdev
+from textwrap import fill
+from typing import Any
+
+import yaml
+
+from ncsn.data import DataModule
+from ncsn.model.checkpoint_file import weights_fingerprint
+from ncsn.model.classes import dotted
+from ncsn.model.model import Model
+
+__all__ = ["card", "spread"]
+
+CARD = """---
+library_name: ncsn
+tags:
+- score-based-generative-modeling
+---
+
+# {name}
+
+A score model of examples of shape {shape}{data}: {denoiser} round {network}, {parameters:,}
+parameters, for noise levels from {high:g} to {low:g}. It draws by `{sampler}` over {levels} levels.
+
+```python
+import ncsn
+
+model = {load}
+x = model.sample(64, seed=0)  # (64, {dimensions}); of pictures, [0, 1] is the visible range
+```
+
+## Figures
+
+{figures}
+
+## Settings
+
+{fence}yaml
+{settings}
+{fence}
+"""
+NONE = "None was measured. `python -m ncsn.cli.evaluate` measures the models of pictures."
+
+
+def card(
+    module: Model,
+    settings: Mapping[str, Any],
+    load: str,
+    name: str,
+    report: Mapping[str, Any] | None = None,
+) -> str:
+    """The text of a card.
+
+    Args:
+        module: the model.
+        settings: its own and its data's, as they are published: plain values.
+        load: the Python that loads it.
+        name: what it is called.
+        report: of `python -m ncsn.cli.evaluate --json`.
+
+    Raises:
+        ValueError: where the report is no such report, or not of these weights.
+    """
+    sections = json.loads(json.dumps(settings))  # plain: YAML would tell lists from tuples
+    model, data = sections["hyper_parameters"], sections.get(DataModule.CHECKPOINT_HYPER_PARAMS_KEY)
+    levels, denoiser = module.schedule.sigmas(), module.denoiser
+    network = getattr(denoiser, "network", None) or getattr(denoiser, "energy", denoiser)
+    text = yaml.safe_dump(
+        {"data": data, "model": model} if data else {"model": model}, sort_keys=False
+    ).strip()
+    # Text from a file stays within its block, and a name of something else than a class is left out.
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    trained_on = data["class_path"] if data and dotted(data.get("class_path")) else None
+    return CARD.format(
+        name=name,
+        shape=module.shape,
+        data=f", trained on `{trained_on}`" if trained_on else "",
+        denoiser=type(denoiser).__name__,
+        network=type(network).__name__,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        high=levels.max().item(),
+        low=levels.min().item(),
+        levels=len(levels),
+        sampler=str(module.sampler).replace("`", "'"),
+        load=load,
+        dimensions=", ".join(map(str, module.shape)),
+        figures=NONE if report is None else measured(report, weights_fingerprint(denoiser)),
+        settings=text,
+        fence=fence,
+    )
+
+
+def measured(report: Mapping[str, Any], weights: str) -> str:
+    """The figures of a report as a table, with what they are of.
+
+    Raises:
+        ValueError: where it is no such report, or of other weights than those with this fingerprint.
+    """
+    try:
+        samples, counts, floor = report["samples"], report["counts"], report["floor"]
+        if samples is None or samples["weights"] != weights:
+            raise ValueError(
+                f"figures: they are of other weights than these: of {inline(report['judged'])}"
+            )
+        lines = ["| figure | value | held-out pictures |", "|---|---|---|"]
+        lines += [
+            f"| {inline(name)} | {spread(values)} | {floor[name]:.4g} |"
+            for name, values in report["figures"].items()
+        ]
+        if report["bits_per_dim"]:
+            bits, error, count = report["bits_per_dim"]
+            lines.append(f"| bits/dim | | {bits:.3f} +- {error:.3f} (of {count:,}) |")
+        seeds = [index(seed) for seed in samples["seeds"]]
+        sampler, data = inline(samples["sampler"]), inline(report["data"])
+        features = inline(re.sub(r"[^ ]*/", "", report["features"]))
+        of = f"{counts['judged']:,} samples, by `{sampler}` over {index(samples['levels'])} levels "
+        of += f"from {samples['sigma_max']:g} to {samples['sigma_min']:g}, in "
+        of += f"{samples['cost']['network calls']:g} calls of the network each; seeds: {seeds}. "
+        of += f"Held out are {counts['floor']:,} pictures of the validation split of {data}. Both are judged "
+        of += f"by {counts['reference']:,} of its training split, with {features}."
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            "figures: not a report of this version of `python -m ncsn.cli.evaluate --json`"
+        ) from error
+    return "\n".join([*lines, "", fill(of, 120)])
+
+
+def inline(text: str) -> str:
+    """Return text from a file on one line of printable characters, without those that Markdown takes for its own."""
+    line = "".join(character if character.isprintable() else " " for character in str(text))
+    return " ".join(re.sub(r"[`|\[\]<>]", "'", line).split())[:300]
+
+
+def spread(values: list[float]) -> str:
+    """The mean of the values, with their standard deviation where there are several."""
+    return f"{values[0]:.4g}" if len(values) == 1 else f"{mean(values):.4g} +- {stdev(values):.2g}"

@@ -1,0 +1,173 @@
+"""A model to be shared: its weights and its settings, and nothing else.
+
+One file, model.safetensors, has both: the weights as tensors, the settings as JSON in its header, and a checksum of the
+two. A folder in the layout of the Hugging Face Hub has that file, the settings again as config.json, and a README.md
+about them, the model card. Tensors and text are all that is read; there is no pickle in either.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ncsn.data import DataModule
+from ncsn.model.checkpoint_file import DTYPES, DamagedError, local_file
+from ncsn.model.files import atomic_write
+from ncsn.model.model import Model
+from ncsn.model.model_card import card
+
+__all__ = [
+    "DATA",
+    "read_folder",
+    "read_safetensors",
+    "save_folder",
+    "save_safetensors",
+    "settings_of",
+]
+
+DATA = DataModule.CHECKPOINT_HYPER_PARAMS_KEY
+"""The name of the settings of the data that a model was trained on, beside its own."""
+PUBLISHED = ("hyper_parameters", DATA)
+WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "README.md"
+"""The files of a folder, as `huggingface_hub.PyTorchModelHubMixin` names them."""
+
+
+def save_safetensors(module: Model, file: str | Path, data: DataModule | None = None) -> None:
+    """Write a model to publish: its weights as they are now, and its settings as JSON. Whole, or not at all.
+
+    Args:
+        module: a `ScoreModule`, made by the training command or loaded: its settings are plain values.
+        file: a name that ends in .safetensors.
+        data: what it was trained on, made by the training command or by `load_data`; a loaded module knows it itself.
+
+    Raises:
+        ValueError: where the module was made in Python, of parts that no setting describes, or the name ends otherwise.
+    """
+    if Path(file).suffix != ".safetensors":
+        raise ValueError(f"file: {file} does not end in .safetensors")
+    text = json.dumps(settings_of(module, data))
+    weights = {
+        name: weight.detach().cpu().contiguous().clone()
+        for name, weight in module.state_dict().items()
+    }
+    about = {
+        "format": "pt",
+        "ncsn": text,
+        "sha256": checksum(text, weights),
+    }  # `format` is for Hugging Face's tools
+    with atomic_write(Path(file)) as partial:
+        partial.write_bytes(
+            save(weights, metadata=about)
+        )  # `save_file` would hide it from all other users
+
+
+def settings_of(module: Model, data: DataModule | None = None) -> dict[str, Any]:
+    """The settings that a model is built again from, and those of its data where they are known: plain values.
+
+    Raises:
+        ValueError: where the module was made in Python, of parts that no setting describes.
+    """
+    settings = {
+        key: value
+        for key, value in module.hparams.items()
+        if key not in ("_instantiator", "optimizer")
+    }
+    if "denoiser" not in settings:
+        raise ValueError(
+            "module: it was made in Python, of parts that no setting describes, and could not be rebuilt"
+        )
+    trained_on = dict(data.hparams) if data is not None else module.trained_on
+    return {"hyper_parameters": settings} | ({DATA: trained_on} if trained_on else {})
+
+
+def checksum(text: str, weights: dict[str, Tensor]) -> str:
+    """The sha256 of a published model: of its settings, and of the names, shapes and numbers of its weights."""
+    sha = hashlib.sha256(text.encode())
+    for name, weight in sorted(weights.items()):
+        sha.update(repr((name, tuple(weight.shape), weight.dtype)).encode())
+        sha.update(weight.flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def read_safetensors(path: str | Path) -> dict[str, Any]:
+    """What `save_safetensors` wrote, as the content of a checkpoint: tensors and text are read, never code.
+
+    Raises:
+        ValueError: where the file is missing, is not such a file, or has weights that are not finite.
+    """
+    path = local_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            about = json.loads(metadata["ncsn"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["sha256"] != checksum(metadata["ncsn"], weights):
+            raise ValueError("it is not what its checksum is of")
+        if not all(weight.dtype in DTYPES for weight in weights.values()):
+            raise ValueError("it has weights of a kind that is not written")
+        content = {key: about[key] for key in PUBLISHED if key in about}
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise DamagedError(
+            f"checkpoint: {path} is not a safetensors file of this package, or is damaged "
+            f"({path.stat().st_size:,} bytes)"
+        ) from error
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise ValueError(f"checkpoint: {path} has weights that are not finite")
+    return {**content, "state_dict": weights}
+
+
+def save_folder(module: Model, folder: str | Path, report: Mapping[str, Any] | None = None) -> None:
+    """Write model.safetensors, config.json and README.md into a new `folder`: all of them, or nothing.
+
+    Args:
+        module: as for `save_safetensors`.
+        folder: is made; it may be there, if it is empty.
+        report: of `python -m ncsn.cli.evaluate --json`, of these weights: the figures for the card.
+
+    Raises:
+        ValueError: where the folder has something in it, the module could not be rebuilt, or the report is of others.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(
+            f"folder: {folder} is there already, and nothing is written over; give the name of a new one"
+        )
+    settings = settings_of(module)
+    text = card(
+        module, settings, f'ncsn.ScoreModule.from_pretrained("{folder.name}")', folder.name, report
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as partial:
+        made = Path(partial, folder.name)
+        save_safetensors(module, made / WEIGHTS)
+        with atomic_write(made / SETTINGS) as file:
+            file.write_text(json.dumps(settings, indent=2) + "\n")
+        with atomic_write(made / CARD) as file:
+            file.write_text(text)
+        made.replace(folder)
+
+
+def read_folder(folder: str | Path) -> dict[str, Any]:
+    """What `save_folder` wrote, as the content of a checkpoint: the weights, and the settings of config.json.
+
+    Raises:
+        ValueError: where there is no such local folder, or a file in it is missing or damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"folder: there is no local folder {folder}, and nothing is downloaded")
+    weights = read_safetensors(folder / WEIGHTS)["state_dict"]
+    file = local_file(folder / SETTINGS)
+    try:
+        settings = json.loads(file.read_text("utf-8"))
+        content = {key: settings[key] for key in PUBLISHED if key in settings}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedError(f"checkpoint: {file} is not JSON of the settings of a model") from error
+    return {**content, "state_dict": weights}

@@ -1,0 +1,94 @@
+"""Toys: the usual densities in the plane, to look at a score with one's own eyes.
+
+Each is a mixture of equal, round Gaussians of width `std`, lined up along a curve or a lattice, and lies within about
+[-4, 4] x [-4, 4]. So what others only draw from has a density and a score here, at every noise level and at 0, the
+data's own. A `std` of about the distance of neighbours or more hides that there are finitely many.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ncsn.score.densities import GaussianMixture
+
+__all__ = ["Checkerboard", "EightGaussians", "Pinwheel", "Rings", "Toy", "TwoMoons", "TwoSpirals"]
+
+
+class Toy(GaussianMixture):
+    """Equal Gaussians of width `std` round `centres` (K, 2), each with its weight (K,), or all alike.
+
+    Raises:
+        ValueError: where `std` is not positive.
+    """
+
+    def __init__(self, centres: Tensor, std: float, weights: Tensor | None = None) -> None:
+        if not 0 < std < math.inf:
+            raise ValueError(f"{type(self).__name__}: std is {std}, and must be a positive number")
+        weights = torch.ones(len(centres)) if weights is None else weights
+        super().__init__(weights, centres, torch.tensor(std))
+
+
+class EightGaussians(Toy):
+    """Eight Gaussians round a circle of radius 3."""
+
+    def __init__(self, std: float = 0.3) -> None:
+        super().__init__(3 * on_circle(torch.arange(8) * math.pi / 4), std)
+
+
+class TwoMoons(Toy):
+    """Two half circles of radius 2, one reaching into the other."""
+
+    def __init__(self, std: float = 0.2) -> None:
+        arc = 2 * on_circle(torch.linspace(0, math.pi, 64))
+        middle = torch.tensor([1.0, 0.5])
+        super().__init__(torch.cat([arc - middle, middle - arc]), std)
+
+
+class TwoSpirals(Toy):
+    """Two spirals of one and a half turns, evenly along their length but for the innermost part."""
+
+    def __init__(self, std: float = 0.12) -> None:
+        angle = 3 * math.pi * torch.linspace(0.01, 1, 256).sqrt().unsqueeze(1)
+        spiral = angle / 3 * on_circle(angle.squeeze(1))
+        super().__init__(torch.cat([spiral, -spiral]), std)
+
+
+class Rings(Toy):
+    """Four rings round the origin, of radius 0.9, 1.8, 2.7 and 3.6."""
+
+    def __init__(self, std: float = 0.12) -> None:
+        ring = on_circle(torch.arange(96) * math.pi / 48)
+        super().__init__(torch.cat([0.9 * i * ring for i in (1, 2, 3, 4)]), std)
+
+
+class Checkerboard(Toy):
+    """Every other field of a board of 4 x 4, each 2 wide, its edges softened by `std`."""
+
+    def __init__(self, std: float = 0.15) -> None:
+        inside = (torch.arange(8) + 0.5) / 4
+        fields = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2]
+        super().__init__(
+            torch.cat(
+                [torch.cartesian_prod(2 * i - 4 + inside, 2 * j - 4 + inside) for i, j in fields]
+            ),
+            std,
+        )
+
+
+class Pinwheel(Toy):
+    """Five bent blades (Johnson et al., 2016), denser in the middle of each."""
+
+    def __init__(self, std: float = 0.2) -> None:
+        along = torch.linspace(-2, 2, 24)
+        radius = (2 + 0.6 * along).unsqueeze(1)
+        blades = [
+            radius * on_circle(2 * math.pi * blade / 5 + (0.3 * along).exp() / 1.5)
+            for blade in range(5)
+        ]
+        super().__init__(torch.cat(blades), std, (-(along**2) / 2).exp().repeat(5))
+
+
+def on_circle(angle: Tensor) -> Tensor:
+    """The points (N, 2) of the unit circle at so many angles (N,), in radians."""
+    return torch.stack([angle.cos(), angle.sin()], dim=1)

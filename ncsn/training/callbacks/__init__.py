@@ -1,0 +1,25 @@
+"""What a training run shows and keeps: averaged weights, checkpoints, samples and their score, losses, speed."""
+
+from ncsn.training.callbacks.checkpoints import BestCheckpoint, Checkpoint
+from ncsn.training.callbacks.dashboard import Dashboard
+from ncsn.training.callbacks.denoising import DenoisingStrips
+from ncsn.training.callbacks.ema import EMA
+from ncsn.training.callbacks.progress import LossPerLevel, RunProgress, Throughput
+from ncsn.training.callbacks.quality import SampleScore
+from ncsn.training.callbacks.samples import SampleGrid
+from ncsn.training.callbacks.stop import GracefulStop, RunStopped
+
+__all__ = [
+    "EMA",
+    "BestCheckpoint",
+    "Checkpoint",
+    "Dashboard",
+    "DenoisingStrips",
+    "GracefulStop",
+    "LossPerLevel",
+    "RunProgress",
+    "RunStopped",
+    "SampleGrid",
+    "SampleScore",
+    "Throughput",
+]

@@ -1,0 +1,115 @@
+"""Checkpoints of a run: the newest ones, and the best."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, callbacks
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from ncsn.model.load import BEST, numbered
+from ncsn.training.callbacks.quality import FIGURE
+
+__all__ = ["BestCheckpoint", "Checkpoint"]
+
+
+class Checkpoint(callbacks.Checkpoint):
+    """The newest checkpoints of a run, as step=N.ckpt.
+
+    One is saved every so many steps, when the run ends or is stopped, and before each validation: metrics and samples
+    may take minutes, and whatever interrupts them loses no step.
+
+    `saved` is the last step whose checkpoint is on the disk. If `due` is True, the step is saved whatever its number.
+
+    Args:
+        dirpath: the folder.
+        every: steps from one to the next.
+        keep: how many are kept.
+
+    Raises:
+        ValueError: if `every` or `keep` is not positive.
+    """
+
+    def __init__(self, dirpath: str | None = None, every: int = 1000, keep: int = 2) -> None:
+        for name, value in {"every": every, "keep": keep}.items():
+            if value < 1:
+                raise ValueError(f"Checkpoint: {name} is {value}, and must be at least 1")
+        self.folder = Path("checkpoints" if dirpath is None else dirpath).absolute()
+        self.every = every
+        self.keep = keep
+        self.saved = 0
+        self.due = False
+
+    def save(self, trainer: Trainer) -> None:
+        """Save the current step unless it is saved already, and remove all but the newest checkpoints."""
+        step = trainer.global_step
+        if step == self.saved or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        trainer.save_checkpoint(self.folder / f"step={step}.ckpt")
+        failure = getattr(
+            trainer.strategy.checkpoint_io, "failure", None
+        )  # a full disk did not take it
+        if trainer.strategy.broadcast(failure) is None:
+            self.saved = step
+            self.prune(trainer)
+
+    def prune(self, trainer: Trainer) -> None:
+        """Remove all but the newest checkpoints up to this step; later ones were damaged when the run was resumed."""
+        known = [
+            file for file, step in numbered(self.folder).items() if step <= trainer.global_step
+        ]
+        for file in known[self.keep :]:
+            trainer.strategy.remove_checkpoint(file)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if checkpoint["global_step"] in numbered(self.folder).values():
+            self.saved = checkpoint["global_step"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.prune(trainer)  # a run that was killed between writing and removing left one more
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % self.every == 0 or self.due:
+            self.save(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved = 0  # saved again with the state after the last validation
+        self.save(trainer)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """The checkpoint whose samples scored best, as best.ckpt: the lowest of the figure that `SampleScore` logs.
+
+    A run goes on from its newest checkpoint, never from this one, unless it is told to.
+
+    Args:
+        dirpath: the folder.
+    """
+
+    def __init__(self, dirpath: str) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename=BEST.removesuffix(".ckpt"),
+            monitor=FIGURE,
+            mode="min",
+            save_top_k=1,
+            every_n_epochs=1,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Of what a file says, believe the best score alone, and that where the best checkpoint is still there."""
+        own, score = Path(str(self.dirpath), BEST), state_dict.get("best_model_score")
+        if own.is_file() and isinstance(score, torch.Tensor):
+            self.best_model_path = self.kth_best_model_path = str(own)
+            self.best_model_score = self.kth_value = score
+            self.best_k_models = {str(own): score}

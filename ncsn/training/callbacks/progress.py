@@ -1,0 +1,158 @@
+"""How a run gets on: loss per noise level, speed, a bar."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from torch import Tensor
+
+from ncsn.training.module import ScoreModule
+
+__all__ = ["LossPerLevel", "RunProgress", "Throughput"]
+
+MOST_HELD = 100
+"""Batches whose losses wait to be counted."""
+BETWEEN_SHOWN = 0.25
+"""Seconds from one state of the progress bar to the next."""
+
+
+class LossPerLevel(Callback):
+    """The training loss in bins of log sigma, which `Dashboard` has on one chart: where does the model still learn?
+
+    Args:
+        bins: how many, evenly spaced in log sigma over the schedule's ladder.
+    """
+
+    def __init__(self, bins: int = 10) -> None:
+        if bins < 1:
+            raise ValueError(f"LossPerLevel: bins is {bins}, and must be at least 1")
+        self.bins = bins
+        # Apart until the step is taken: a resumed run computes the batches of an unfinished step again.
+        self.of_step: list[tuple[Tensor, Tensor]] = []
+        self.held: list[tuple[Tensor, Tensor]] = []
+        self.totals = torch.zeros(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        self._count()
+        return {"totals": self.totals.cpu()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.totals = state_dict["totals"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        ladder = pl_module.schedule.sigmas()
+        middles = ladder
+        self.edges = ladder.new_zeros(0).to(pl_module.device)
+        if len(ladder) > 1:
+            edges = torch.linspace(
+                ladder.log().min().item(), ladder.log().max().item(), self.bins + 1
+            )
+            middles = ((edges[1:] + edges[:-1]) / 2).exp()
+            self.edges = edges[1:-1].to(pl_module.device)
+        # The middle of the bin names its curve; padded, so that the names sort as the numbers do.
+        self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
+        # What is logged is a mean over the steps since the last time, some of which may lie before a resume.
+        known = self.totals.shape == (2, len(self.tags))
+        self.totals = (self.totals if known else torch.zeros(2, len(self.tags))).to(
+            pl_module.device
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.of_step.append((outputs["sigma"], outputs["losses"]))
+        if has_stepped(trainer, batch_idx):
+            self.held += self.of_step
+            self.of_step.clear()
+        if is_logging_step(trainer, batch_idx):
+            self._count()
+            sums, counts = self.totals.tolist()
+            means = {tag: s / n for tag, s, n in zip(self.tags, sums, counts, strict=True) if n}
+            for logger in trainer.loggers:
+                logger.log_metrics(means, trainer.global_step)
+            self.totals.zero_()
+        elif len(self.held) >= MOST_HELD:
+            self._count()
+
+    def _count(self) -> None:
+        """Put the losses that are held into their bins: those of many batches take little more time than of one."""
+        if not self.held:
+            return
+        sigma, losses = (torch.cat(values) for values in zip(*self.held, strict=True))
+        counted = torch.stack([losses, torch.ones_like(losses)])
+        self.totals.index_add_(1, torch.bucketize(sigma.log(), self.edges), counted.to(self.totals))
+        self.held.clear()
+
+
+class Throughput(Callback):
+    """Training pictures a second, over all devices, in the progress bar and in the log."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.images, self.began = 0, time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.images, self.began = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.images += len(batch[0]) * trainer.world_size
+        if is_logging_step(trainer, batch_idx):
+            now = time.perf_counter()
+            pl_module.log("images/s", self.images / (now - self.began), prog_bar=True)
+            self.images, self.began = 0, now
+
+
+class RunProgress(RichProgressBar):
+    """One bar over the steps of the whole run, in place of one an epoch."""
+
+    _shown = 0.0
+
+    @property
+    def total_train_batches(self) -> int | float:
+        return self.trainer.estimated_stepping_batches
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.train_progress_bar_id is None:
+            super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Nobody reads more than four states a second: to collect the figures for each step takes time for nothing.
+        now, ended = (
+            time.monotonic(),
+            trainer.should_stop or trainer.global_step == self.total_train_batches,
+        )
+        if ended or now - self._shown >= BETWEEN_SHOWN:
+            self._shown = now
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, completed=trainer.global_step)
+        super().on_exception(trainer, pl_module, exception)
+
+
+def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a step whose figures are logged has just ended, with the last of the batches that it accumulates."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and has_stepped(trainer, batch_idx) and trainer.global_step % every == 0
+
+
+def has_stepped(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a batch was the last of those whose gradients are accumulated for a step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch

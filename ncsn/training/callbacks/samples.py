@@ -1,0 +1,85 @@
+"""Pictures of samples, and of the way to them, as a run goes on."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from ncsn.data import pixel_grid, to_pixels
+from ncsn.evaluation.grids import save_grid, shown_levels, walk_names, walk_sheet
+from ncsn.evaluation.plots import plot, save_figure
+from ncsn.training.module import ScoreModule
+
+__all__ = ["SampleGrid"]
+
+STATES = 7
+"""Of the walk that is shown."""
+
+
+class SampleGrid(Callback):
+    """Draws samples at each validation, from the same start: to TensorBoard, and to samples/ in its folder.
+
+    TensorBoard has the walk of the first of them, too.
+
+    It draws with the averaged weights, which `EMA` puts in place for the time of a validation: list it before `EMA`.
+
+    Args:
+        count: how many pictures; 0 draws none.
+        seed: of the start and of the walk.
+    """
+
+    def __init__(self, count: int = 16, seed: int = 0) -> None:
+        if count < 0:
+            raise ValueError(f"SampleGrid: count is {count}, and must be at least 0")
+        self.count = count
+        self.seed = seed
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ScoreModule)
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not (self.count and loggers and trainer.is_global_zero):
+            return
+        with torch.random.fork_rng([pl_module.device] if pl_module.device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            try:
+                with trainer.precision_plugin.forward_context():
+                    x, first = self.drawn(pl_module)
+            except FloatingPointError as error:  # as of a model that has yet to learn
+                warnings.warn(
+                    f"the samples at step {trainer.global_step} diverged, and are not shown: {error}",
+                    stacklevel=2,
+                )
+                return
+        figure = plot(x.cpu(), pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        for logger in loggers:
+            file = Path(logger.log_dir, "samples", f"step={trainer.global_step:07d}.png")
+            if figure is not None:
+                logger.experiment.add_figure("samples", figure, trainer.global_step)
+                save_figure(figure, file)
+            elif len(pl_module.shape) == 3:
+                logger.experiment.add_image("samples", pixel_grid(x), trainer.global_step)
+                save_grid(x, file)
+            if len(pl_module.shape) == 3:
+                logger.experiment.add_image(
+                    "walk", first_walk(pl_module, first), trainer.global_step
+                )
+
+    def drawn(self, module: ScoreModule) -> tuple[Tensor, list[Tensor]]:
+        """The samples (count, ...), and the states of the first of them that are shown."""
+        start, shown = module.start(self.count), shown_levels(len(module.schedule.sigmas()), STATES)
+        states = [start[0].cpu()]
+        for level, x in enumerate(module.draw(start), start=1):
+            if level in shown:
+                states.append(x[0].cpu())
+        return x, states
+
+
+def first_walk(module: ScoreModule, states: list[Tensor]) -> Tensor:
+    """The states (C, H, W) of a walk in a row, with their names: (3, H', W')."""
+    sigmas = module.schedule.sigmas()
+    return walk_sheet(
+        to_pixels(torch.stack(states)[None]), walk_names(sigmas, shown_levels(len(sigmas), STATES))
+    )

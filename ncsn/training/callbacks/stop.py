@@ -1,0 +1,105 @@
+"""Signals: they end a run after its step, with a checkpoint."""
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ncsn.cli.errors import SIGNALS
+from ncsn.training.callbacks.checkpoints import Checkpoint
+from ncsn.training.callbacks.progress import has_stepped
+from ncsn.training.processes import REQUEUE, under_slurm
+
+__all__ = ["GracefulStop", "RunStopped"]
+
+
+class RunStopped(BaseException):
+    """A signal has ended a run, whose last step is saved."""
+
+
+class GracefulStop(Callback):
+    """The first SIGINT, SIGTERM or SIGHUP ends the run after its step, with a checkpoint and without a validation.
+
+    A validation that is under way is broken off, since its step is saved already; on several devices it is finished,
+    because they have to end together. A second signal ends the process at once, unless the step is not saved yet; a
+    third does in any case. SLURM's warning that the time of a job is nearly up is answered in the same way: Lightning's
+    own answer would save in the middle of a step.
+
+    `signal` is the number of the first signal, or None; `began` is True once training has.
+
+    Args:
+        checkpoint: saves the run.
+
+    Raises:
+        RunStopped: from `Trainer.fit`, if a signal ends the run before its last step.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.signal: int | None = None
+        self.received = 0
+        self.began = False
+        self.stopping = False
+        self.interruptible = False
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = True
+
+        def note(number: int, _: FrameType | None) -> None:
+            saved = self.signal is not None and self.checkpoint.saved == trainer.global_step
+            self.signal = self.signal or number
+            self.received += 1
+            if saved or self.received > 2:
+                os._exit(128 + number)  # files are whole or absent, whenever that is
+            if self.interruptible:
+                raise RunStopped
+
+        for number in (*SIGNALS, REQUEUE) if under_slurm() else SIGNALS:
+            self._previous[number] = signal.signal(number, note)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # All ranks end at the same step; they ask each other now and then, since asking costs them time.
+        asking = trainer.world_size == 1 or trainer.global_step % 10 == 0
+        if not (asking and has_stepped(trainer, batch_idx)):
+            return
+        if trainer.world_size > 1:
+            signals = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+            self.signal = int(trainer.strategy.reduce(signals, reduce_op="max")) or None
+        # `Checkpoint`, the last callback, saves this step. The run ends when Lightning has logged it: at the next batch
+        # or validation. With `trainer.should_stop` it would log values of an earlier step, and validate once more.
+        self.checkpoint.due = self.stopping = self.signal is not None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.stopping:
+            raise RunStopped
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.interruptible = self.began and trainer.world_size == 1
+        if self.stopping or (
+            self.interruptible and self.signal is not None
+        ):  # the step was saved before
+            raise RunStopped
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.interruptible = False
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._restore()  # not at the end of the training, of which `Checkpoint` may have to save the last step
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.interruptible = False
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

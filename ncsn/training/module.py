@@ -1,0 +1,292 @@
+"""The training step: the only glue between the four nouns.
+
+`ScoreModule` holds a denoiser, a noise schedule, an objective and a sampler, and is used as `ncsn.model` says. One step
+is: clean pictures `x` from the data, a level `sigma` for each from the schedule, the objective's loss of the denoiser's
+score there.
+"""
+
+import math
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from ncsn.model.checkpoint_file import read
+from ncsn.model.model import Model, part_of
+from ncsn.model.pretrained import DATA, read_folder, save_folder
+from ncsn.model.settings import plain_data, rebuilt
+from ncsn.noise import NoiseSchedule
+from ncsn.noise.streams import mixed_seed
+from ncsn.objectives import Objective
+from ncsn.samplers import Sampler
+from ncsn.score import Denoiser, ScoreModel
+from ncsn.training.memory import keep_freed_memory
+
+__all__ = ["ScoreModule"]
+
+MOST_NUMBERS = 100_000_000
+"""In an example: more is a mistake, or a file that would fill the memory."""
+
+MOST_SKIPPED = 20
+"""Steps in a row without a finite loss and gradient, after which training ends: the weights will not come back."""
+
+SHORT = 4096
+"""Numbers in a vector, up to which it is copied beside others."""
+
+
+class ScoreModule(Model):
+    """A denoiser that learns the score of pictures, and draws.
+
+    Args:
+        denoiser: D(x, sigma), with its network, or an energy.
+        schedule: the noise levels that it is trained at, and the ladder that it draws on.
+        objective: how it is learned.
+        sampler: how it draws, unless told otherwise.
+        shape: (C, H, W) of a picture, or the shape of whatever an example is.
+        optimizer: makes the optimiser from the parameters.
+        warmup: the steps over which the learning rate rises from 0 to its value.
+        cooldown: the steps over which it falls to 0 at the end of the run, which `trainer.max_steps` or `max_epochs`
+            sets; a run that is ended before has the less of it.
+        label_dropout: the probability of training an example as if it had no label.
+        compile: compile the network when training begins, which takes minutes and pays on GPUs.
+
+    Raises:
+        ValueError: where a number is out of its range, the sampler cannot walk the schedule's ladder, the objective
+            or the sampler takes a log-probability, which a denoiser does not give, or an energy is to be compiled.
+    """
+
+    def __init__(
+        self,
+        denoiser: ScoreModel,
+        schedule: NoiseSchedule,
+        objective: Objective,
+        sampler: Sampler,
+        shape: tuple[int, ...],
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        warmup: int = 0,
+        cooldown: int = 0,
+        label_dropout: float = 0.1,
+        compile: bool = False,  # noqa: A002 - torch's own word for it
+    ) -> None:
+        super().__init__()
+        for name, steps in (("warmup", warmup), ("cooldown", cooldown)):
+            if steps < 0:
+                raise ValueError(f"ScoreModule: {name} is {steps}, and must be at least 0")
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(
+                f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1"
+            )
+        if min(shape, default=1) < 1:
+            raise ValueError(
+                f"ScoreModule: shape is {tuple(shape)}, and each side must be at least 1"
+            )
+        if not 0 < math.prod(shape) <= MOST_NUMBERS:
+            raise ValueError(
+                f"ScoreModule: shape is {tuple(shape)}, and must be of 1 to {MOST_NUMBERS:,} numbers"
+            )
+        for part in (objective, sampler):
+            part_of(denoiser, part)
+        if compile and not isinstance(denoiser, Denoiser):
+            raise ValueError(
+                "ScoreModule: compile is true, but an energy, which is differentiated, cannot be compiled"
+            )
+        sampler.check(schedule.sigmas())
+        # From a configuration these are plain values, from which a checkpoint is built again. Live objects cannot be
+        # loaded safely: made in Python, they are left out, and given again to `load_from_checkpoint`.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attribute 'denoiser' is an instance of `nn.Module`")
+            self.save_hyperparameters(logger=False)
+        for name in ("denoiser", "schedule", "objective", "sampler", "optimizer"):
+            if not isinstance(self.hparams[name], dict):
+                del self.hparams[name]
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.objective = objective
+        self.sampler = sampler
+        self.shape = tuple(shape)
+        self.optimizer = optimizer
+        self.warmup = warmup
+        self.cooldown = cooldown
+        self.label_dropout = label_dropout
+        self.compiled = compile
+        self.seed = 0
+        self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+
+    @classmethod
+    def load_from_checkpoint(
+        cls, checkpoint_path: Any, *_: Any, trust: Collection[str] = (), **parts: Any
+    ) -> "ScoreModule":
+        """Load the module of a training checkpoint, on the CPU, as strictly as `ncsn.load` does.
+
+        Args:
+            checkpoint_path: a .ckpt file.
+            trust: as for `ncsn.load`.
+            parts: the arguments that the file does not have, of a module that was made in Python.
+
+        Raises:
+            ValueError: if the file is not such a checkpoint, or does not fit the settings in it and the parts.
+        """
+        for name in (
+            "map_location",
+            "hparams_file",
+            "strict",
+            "weights_only",
+        ):  # Lightning's, which are settled here
+            parts.pop(name, None)
+        return rebuilt(cls, read(checkpoint_path), checkpoint_path, trust, **parts)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, trust: Collection[str] = ()) -> "ScoreModule":
+        """Load the model in a local folder of `save_pretrained`, on the CPU and in evaluation mode.
+
+        Args:
+            folder: the folder; nothing is downloaded.
+            trust: as for `ncsn.load`.
+
+        Raises:
+            ValueError: if there is no such folder, or its files are missing, damaged, or do not fit each other.
+        """
+        content = read_folder(folder)
+        trained_on = plain_data(content, DATA, folder)
+        module = rebuilt(cls, content, folder, trust).eval()
+        module.trained_on = trained_on
+        return module
+
+    def save_pretrained(self, folder: str | Path, report: Mapping[str, Any] | None = None) -> None:
+        """Write the model into a new `folder`, in the layout of the Hugging Face Hub, or nothing.
+
+        That is model.safetensors, config.json, and README.md, the model card.
+
+        Args:
+            folder: is made; it may be there, if it is empty.
+            report: of `python -m ncsn.cli.evaluate --json`, of these weights: the figures for the card.
+
+        Raises:
+            ValueError: where there is something in the folder, no setting describes the model's parts, as where it was
+                made in Python, or the report is of other weights.
+        """
+        save_folder(self, folder, report)
+
+    def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        """The objective (B,) on clean `x` (B, ...) at the levels `sigma` (B, 1, ..., 1), with labels (B,) or None."""
+        return self.objective(self._function(self.objective, label), x, sigma)
+
+    def on_fit_start(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.seed = torch.initial_seed()
+        if self.compiled:
+            self.compile_network()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        # All that is random in a step (flips, levels, noise, dropout) follows from (seed, step, rank): different on
+        # every rank, and the same again where a run is taken up from a checkpoint.
+        if self.trainer.training:
+            seed = mixed_seed(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
+            # `torch.manual_seed` takes 2 % of a small step to note the seed for devices that are not there.
+            (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(seed)
+        return batch
+
+    @property
+    def logs(self) -> bool:
+        """Whether this step is one whose figures are logged; in the others they would cost time for nothing."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and (self.global_step + 1) % every == 0
+
+    def training_step(
+        self, batch: tuple[Tensor, Tensor | None], batch_idx: int
+    ) -> dict[str, Tensor]:
+        x, label = batch
+        if label is not None:
+            label = torch.where(torch.rand(len(x), device=x.device) < self.label_dropout, -1, label)
+        sigma = self.schedule.sample(x)
+        losses = self.losses(x, sigma, label)
+        loss = losses.mean()
+        if self.logs:
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
+        # Times 1; or times NaN where the loss is not finite, whatever its gradient is: the step is dropped below.
+        loss = loss * (1 + 0 * loss.detach())
+        return {"loss": loss, "losses": losses.detach(), "sigma": sigma.flatten()}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+        # The same noise at the same levels every time, so that the curve is of the model and not of the draw.
+        x, label = batch
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            torch.manual_seed(mixed_seed(self.seed, batch_idx, self.global_rank))
+            losses = self.losses(x, self.schedule.sample(x), label)
+        self.log("val/loss", losses.mean(), prog_bar=True, batch_size=len(x), sync_dist=True)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        norm = gradient_norm(p for group in optimizer.param_groups for p in group["params"])
+        if not math.isfinite(norm.item()):
+            # One such step would make all weights, and their average, NaN. Without gradients it changes nothing.
+            optimizer.zero_grad(set_to_none=True)
+            self.skipped_steps += 1
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row == MOST_SKIPPED:
+                raise FloatingPointError(
+                    f"the loss or its gradient was not finite in {MOST_SKIPPED} steps in a row, up to step "
+                    f"{self.global_step + 1}: lower model.optimizer.lr, or set trainer.gradient_clip_val"
+                )
+        else:
+            self.skipped_in_a_row = 0
+        if self.logs:
+            self.log("train/gradient_norm", norm)
+            self.log("train/skipped_steps", float(self.skipped_steps))
+            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = [self.skipped_steps, self.skipped_in_a_row]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps, self.skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        schedule = LambdaLR(optimizer, self.learning_rate_at)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def learning_rate_at(self, step: int) -> float:
+        """The fraction of the learning rate at a step: it rises, stays, and falls."""
+        rise = (step + 1) / (self.warmup + 1)
+        if not self.cooldown or self._trainer is None:
+            return min(1.0, rise)
+        left = self.trainer.estimated_stepping_batches - step
+        return min(1.0, rise, max(0.0, left / (self.cooldown + 1)))
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings its learning rate along; the one that was set for this run is what holds.
+        schedule = self.lr_schedulers()
+        if not isinstance(schedule, LambdaLR):  # a subclass has its own
+            return
+        schedule.base_lrs = [
+            group["lr"] for group in self.optimizer(self.parameters()).param_groups
+        ]
+        for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+            group["lr"], group["initial_lr"] = (
+                rate * self.learning_rate_at(schedule.last_epoch),
+                rate,
+            )
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The Euclidean norm () of the gradients of `parameters` together; 0 where none has one."""
+    # As `nn.utils.get_total_norm`, which takes half as long again to sort the gradients by device and type. Most of a
+    # network's tensors are short vectors: one norm of them all takes less time than one of each.
+    short: list[Tensor] = []
+    others: list[Tensor] = []
+    for p in parameters:
+        if (grad := p.grad) is not None:
+            (short if grad.ndim == 1 and len(grad) <= SHORT else others).append(grad)
+    parts = [torch.cat(short), *others] if short else others
+    return (
+        torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts)))
+        if parts
+        else torch.zeros(())
+    )

@@ -1,0 +1,120 @@
+"""The processes that share the work of a command: as many as its devices, whoever starts them, first and again."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Trainer
+
+__all__ = [
+    "REQUEUE",
+    "check_processes",
+    "exit_if_orphaned",
+    "hold_outputs",
+    "plugins",
+    "requeue",
+    "requeued",
+    "under_slurm",
+]
+
+REQUEUE = signal.SIGUSR1
+"""What SLURM sends before the time of a job is up, where `--signal=SIGUSR1@SECONDS` asks for it."""
+PARENT = os.getppid()  # when this process started
+under_slurm: Callable[[], bool] = SLURMEnvironment.detect
+
+
+def starter() -> ClusterEnvironment | None:
+    """What started this process as one of several: torchrun, be it within SLURM, or SLURM's srun; None for a user."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    # Lightning's own answer to `REQUEUE` would save in the middle of a step, and of whatever else it trains or draws.
+    return SLURMEnvironment(auto_requeue=False) if under_slurm() else None
+
+
+def plugins() -> list[ClusterEnvironment]:
+    """What tells a trainer of the processes beside this one, as Lightning's plugins.
+
+    Raises:
+        ValueError: where SLURM was asked for tasks in a way that does not say how many each machine has.
+    """
+    try:
+        found = starter()
+    except RuntimeError as error:
+        raise ValueError(f"SLURM: {error}") from error
+    return [] if found is None else [found]
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Refuse processes that torchrun or SLURM started in another number: each would take itself for the only one.
+
+    Raises:
+        ValueError: where there are not as many as the trainer has devices.
+    """
+    found = starter()
+    started = trainer.world_size if found is None else found.world_size()
+    if started != trainer.world_size:
+        name = "torchrun" if isinstance(found, TorchElasticEnvironment) else "SLURM"
+        raise ValueError(
+            f"devices: {trainer.num_devices} on each of {trainer.num_nodes} machines, and {name} has {started} "
+            "processes; start one for each device, or one alone"
+        )
+
+
+@contextmanager
+def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> Iterator[None]:
+    """Hold the locks of a command's outputs while it runs, on the first of its processes for all of them.
+
+    Args:
+        option: names the outputs, for the message.
+        locks: of `ncsn.model.files`, to be entered here.
+
+    Raises:
+        ValueError: if another command has one of the outputs, with the option.
+    """
+    with ExitStack() as held:
+        if rank_zero_only(lambda: True)():
+            try:
+                for lock in locks:
+                    held.enter_context(lock)
+            except ValueError as error:
+                raise ValueError(f"{option}: {error}") from error
+        yield
+
+
+def exit_if_orphaned(trainer: Trainer) -> None:
+    """End this process if Lightning started it, and the first process, which did so and holds the output, has died."""
+    if trainer.local_rank > 0 and os.getppid() != PARENT and starter() is None:
+        print(
+            "error: the first process has died; this one stops, and writes no more",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # at once: an orderly end would wait for the first
+
+
+def requeued() -> bool:
+    """Whether SLURM has started this job before."""
+    return under_slurm() and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def requeue() -> None:
+    """Put this job into SLURM's queue again.
+
+    Raises:
+        OSError: where SLURM does not take it.
+    """
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    command = ["scontrol", "requeue", job]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        said = answer.stderr.strip() or f"exit status {answer.returncode}"
+        raise OSError(f"{' '.join(command)}: {said}; the run goes on with --ckpt_path last")
