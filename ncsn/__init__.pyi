@@ -24,6 +24,7 @@ from .evaluation.metrics import frechet_distance as frechet_distance
 from .model.load import load as load
 from .model.load import load_data as load_data
 from .model.model import Model as Model
+from .model.pretrained import save_pretrained as save_pretrained
 from .model.pretrained import save_safetensors as save_safetensors
 from .networks import MLP as MLP
 from .networks import RBM as RBM

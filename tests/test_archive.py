@@ -38,9 +38,9 @@ def test_any_flipped_bit_and_any_lost_end_is_damage(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "flipped.ckpt"
     write(CONTENT, path)
     content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
-    if data.draw(st.booleans()):
-        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    place = data.trajectory(st.integers(0, len(content) - 1))
+    if data.trajectory(st.booleans()):
+        content[place] ^= 1 << data.trajectory(st.integers(0, 7))
     else:
         del content[place:]
     path.write_bytes(content)

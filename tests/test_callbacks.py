@@ -257,7 +257,7 @@ def grid_of(module, weights_):
     """The grid of a module with the given weights."""
     torch.nn.utils.vector_to_parameters(weights_, module.parameters())
     torch.manual_seed(0)
-    *_, x = module.eval().draw(module.start(4))
+    *_, x = module.eval().model.trajectory(module.model.start(4))
     return pixel_grid(x)
 
 

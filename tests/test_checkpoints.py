@@ -143,7 +143,7 @@ def test_the_optimiser_of_a_file_is_not_built(checkpoint, tmp_path):
     def call_the_shell(content):
         content["hyper_parameters"]["optimizer"]["class_path"] = "subprocess.Popen"
 
-    optimizer = load(altered(checkpoint, tmp_path, call_the_shell)).optimizer
+    optimizer = ScoreModule.load_from_checkpoint(altered(checkpoint, tmp_path, call_the_shell)).optimizer
     assert isinstance(optimizer([torch.ones(1)]), torch.optim.Adam)
 
 
@@ -194,7 +194,7 @@ def test_the_newest_checkpoint_is_found(tmp_path):
 
 def test_a_published_model_is_its_weights_and_settings_and_nothing_else(checkpoint, tmp_path):
     module = load(checkpoint)
-    save_safetensors(module, tmp_path / "model.safetensors", load_data(checkpoint))
+    save_safetensors(module, tmp_path / "model.safetensors")
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         assert set(file.keys()) == set(module.state_dict())
         assert set(json.loads(file.metadata()["ncsn"])) == {"hyper_parameters", "datamodule_hyper_parameters"}

@@ -145,7 +145,7 @@ def test_labels_reach_a_network_that_is_made_for_them(tmp_path):
     checkpoint = train_small(tmp_path, "--data.labels", "true", "--trainer.max_steps", "1")
     module = load(checkpoint)
     assert module.denoiser.network.conditioning.classes == 10
-    assert [len(x) for x in module.draw(module.start(10), label=torch.arange(10))] == [10] * 6
+    assert [len(x) for x in module.trajectory(module.start(10), label=torch.arange(10))] == [10] * 6
 
 
 def test_a_network_of_ones_own_is_named_in_the_config(tmp_path):

@@ -106,6 +106,6 @@ def test_the_recipes_draw_in_few_calls_of_the_network(name, expected, monkeypatc
         calls += 1
         return -x
 
-    for _ in model.sampler(score, model.start(1), model.schedule.sigmas()):
+    for _ in model.sampler(score, model.model.start(1), model.schedule.sigmas()):
         pass
     assert calls == expected

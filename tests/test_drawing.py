@@ -12,10 +12,10 @@ import torch
 from ncsn.data import pixel_grid, to_pixels
 from ncsn.evaluation.walks import Walks
 from ncsn.model.load import load
+from ncsn.model.model import Model
 from ncsn.networks import UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule
 from ncsn.samplers import EulerMaruyama, Sampler
-from ncsn.training.module import ScoreModule
 
 from test_cli import REPOSITORY, pixels, refusal, sample, train_small
 from test_sampling import trained
@@ -101,7 +101,7 @@ def test_steps_are_levels_of_karras_between_the_ends_of_training_or_others(digit
 def test_a_folder_has_a_picture_for_each_index(digits):
     sample([digits, "--num-samples", "3", "--start-index", "4", "--out", "new"])
     assert list(pictures("new")) == names(range(4, 7))
-    *_, x = load(digits).samples(range(4, 7))
+    *_, x = load(digits).trajectories(range(4, 7))
     assert torch.equal(torch.stack(list(pictures("new").values())), to_pixels(x))
 
 
@@ -222,7 +222,7 @@ def test_a_walk_that_diverges_names_sampler_level_and_remedy_and_writes_nothing(
 
 def test_what_was_drawn_before_a_walk_diverges_stays_and_nothing_of_its_batch_is_added(digits, capsys):
     def largest(seed):
-        return next(load(digits).samples(range(6), seed, sampler=Fading(9))).flatten(1).amax(1)
+        return next(load(digits).trajectories(range(6), seed, sampler=Fading(9))).flatten(1).amax(1)
 
     # One of the samples alone fails, which is in the second or the third batch.
     seed = next(seed for seed in range(100) if largest(seed).argmax() >= 2)
@@ -290,7 +290,7 @@ def test_what_is_made_of_the_samples_is_not_rounded(digits):
 def test_samples_are_drawn_in_parts_where_memory_does_not_hold_them(digits, monkeypatch, holds):
     module = load(digits)
     whole = module.sample(8, sampler=EulerMaruyama())
-    samples, sizes = ScoreModule.samples, []
+    samples, sizes = Model.trajectories, []
 
     def limited(self, indices, *others):
         sizes.append(len(indices))
@@ -298,7 +298,7 @@ def test_samples_are_drawn_in_parts_where_memory_does_not_hold_them(digits, monk
             raise torch.OutOfMemoryError
         return samples(self, indices, *others)
 
-    monkeypatch.setattr(ScoreModule, "samples", limited)
+    monkeypatch.setattr(Model, "trajectories", limited)
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
     walks = Walks(module, 0, EulerMaruyama(), module.schedule.sigmas(), lambda indices: None, None, lambda x: x)
     torch.testing.assert_close(walks.predict_step(torch.arange(8), 0), whole)
@@ -311,7 +311,7 @@ def test_one_sample_that_memory_does_not_hold_ends_it(digits, monkeypatch):
     def none(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(ScoreModule, "samples", none)
+    monkeypatch.setattr(Model, "trajectories", none)
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
     walks = Walks(load(digits), 0, EulerMaruyama(), torch.ones(1), lambda indices: None, None, lambda x: x)
     with pytest.raises(torch.OutOfMemoryError):

@@ -82,7 +82,7 @@ def test_guided_gaussians_are_drawn_at_their_product():
 
 
 def test_inpainting_keeps_the_known_pixels_and_draws_the_rest_from_the_conditional_law():
-    data, mask = Correlated.draw((1, 2, 2)), torch.tensor([[1, 0], [0, 1]])
+    data, mask = Correlated.trajectory((1, 2, 2)), torch.tensor([[1, 0], [0, 1]])
     known = data.sample(1)
     # What is known is a measurement without noise; where the mask is 0, it must not matter.
     truth = data.given(lambda x: x[:, :, [0, 1], [0, 1]], known[0, 0, [0, 1], [0, 1]], 1e-9)
@@ -144,7 +144,7 @@ def test_restoring_changes_nothing_but_the_known_pixels():
 
 
 def test_encoding_and_decoding_returns_the_picture():
-    data = Correlated.draw((3, 2, 2))
+    data = Correlated.trajectory((3, 2, 2))
     x = data.sample(16)
     errors = []
     for levels in (30, 60):

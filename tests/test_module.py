@@ -139,11 +139,11 @@ def test_another_ladder_is_between_the_ends_of_the_schedule_s_and_spaced_for_the
         (DPMSolver(), KarrasSchedule(trained[0].item(), trained[-1].item(), 30, rho=7)),
         (AnnealedLangevin("auto", 2), GeometricSchedule(trained[0].item(), trained[-1].item(), 30)),
     ):
-        torch.testing.assert_close(module.ladder(30, sampler), expected.sigmas(), rtol=0.02, atol=0)
+        torch.testing.assert_close(module.model.sigmas_for(sampler, 30), expected.sigmas(), rtol=0.02, atol=0)
 
 
 def test_the_start_is_at_the_largest_noise_level():
-    start = small_module().start(5000)
+    start = small_module().model.start(5000)
     assert start.shape == (5000, 1, 8, 8)
     assert start.mean().item() == pytest.approx(0.5, abs=0.02)
     assert start.var().item() == pytest.approx(2.0**2 + 1 / 12, rel=0.02)
@@ -176,18 +176,18 @@ class Careless(Sampler):
 
 
 def test_drawing_keeps_no_graph_whatever_the_sampler():
-    module = shaken(small_module())
-    states = list(module.draw(module.start(2), sampler=Careless()))
+    module = shaken(small_module()).model
+    states = list(module.trajectory(module.start(2), sampler=Careless()))
     assert len(states) == 10
     assert not any(state.requires_grad for state in states)
     assert torch.is_grad_enabled()
 
 
 def test_draw_yields_a_state_a_level_and_takes_another_sampler():
-    module = small_module()
-    assert len(list(module.draw(module.start(2)))) == 10
+    module = small_module().model
+    assert len(list(module.trajectory(module.start(2)))) == 10
     with pytest.raises(ValueError, match="epsilon"):
-        next(module.draw(module.start(2), sampler=AnnealedLangevin(1.0, 1)))
+        next(module.trajectory(module.start(2), sampler=AnnealedLangevin(1.0, 1)))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_log_probability_of_ones_own_trains_and_draws(objective, schedule, tmp
     trainer.fit(module, data)
     assert trainer.validate(module, data, verbose=False)[0]["val/loss"] < 0.6 * before
     # Some pixels are nearly always black, and some nearly always white.
-    drawn = module.sample(200)
+    drawn = module.model.sample(200)
     assert drawn.unique().tolist() == [0, 1]
     mean = data.splits["train"].values.float().mean(0) / 255
     assert (drawn.mean(0) - mean).abs().mean() < 0.1

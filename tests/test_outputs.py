@@ -75,7 +75,7 @@ def states(checkpoint: str, count: int, seed: int = 0) -> torch.Tensor:
     module = load(checkpoint)
     with Streams(seed, range(count), module.device):
         start = module.start(count, module.schedule.sigmas()[0])
-    return torch.stack([to_pixels(x) for x in [start, *module.samples(range(count), seed)]], dim=1)
+    return torch.stack([to_pixels(x) for x in [start, *module.trajectories(range(count), seed)]], dim=1)
 
 
 def test_a_default_name_is_never_one_that_is_there(digits, capsys):

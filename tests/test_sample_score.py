@@ -45,7 +45,8 @@ def by_hand(module, count, levels, sampler) -> float:
     ladder = KarrasSchedule(sigmas.max().item(), sigmas.min().item(), levels).sigmas()
     data, judge = Digits(), load_features(FEATURES)
     data.setup()
-    drawn = looks(judge, module.eval().sample(count, sampler=sampler, sigmas=ladder).split(50))
+    model = getattr(module.eval(), "model", module)
+    drawn = looks(judge, model.sample(count, sampler=sampler, sigmas=ladder).split(50))
     return by_square_root(drawn.features, looks(judge, real_pictures(data)).features)
 
 

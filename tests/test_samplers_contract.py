@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import ncsn.samplers
 import pytest
 import torch
+from ncsn.model.model import Model
 from ncsn.networks import MLP
 from ncsn.noise import GeometricSchedule
 from ncsn.noise.streams import Streams, normal, uniform
-from ncsn.objectives import DenoisingScoreMatching
 from ncsn.samplers import (
     Ancestral,
     AnnealedLangevin,
@@ -29,7 +29,6 @@ from ncsn.samplers import (
     StochasticHeun,
 )
 from ncsn.score import EDMDenoiser, NCSNDenoiser
-from ncsn.training.module import ScoreModule
 from torch import nn
 
 from conftest import named
@@ -307,7 +306,7 @@ class Elementwise(nn.Module):
 
 
 def module(network, sampler=EulerMaruyama(), kind=NCSNDenoiser, shape=(2,)):  # noqa: B008 (it is frozen)
-    return ScoreModule(kind(network), GeometricSchedule(2.0, 0.1, 6), DenoisingScoreMatching(), sampler, shape)
+    return Model(kind(network), GeometricSchedule(2.0, 0.1, 6), sampler, shape)
 
 
 @dataclass(frozen=True)
@@ -330,9 +329,9 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_a_sample_of_a_model_is_the_same_whatever_is_drawn_beside_it(name):
     model = MODELS[name]()
-    whole = torch.stack(list(model.samples(range(9), seed=3)))
+    whole = torch.stack(list(model.trajectories(range(9), seed=3)))
     for indices in ([8], [5, 2], range(4, 8)):
-        part = torch.stack(list(model.samples(indices, seed=3)))
+        part = torch.stack(list(model.trajectories(indices, seed=3)))
         expected = whole[:, list(indices)]
         if name == "exact":
             assert torch.equal(part, expected)
@@ -343,25 +342,25 @@ def test_a_sample_of_a_model_is_the_same_whatever_is_drawn_beside_it(name):
 
 def test_a_walk_neither_takes_numbers_of_others_nor_gives_them_any():
     model = module(Elementwise())
-    undisturbed = list(model.samples(range(4)))
+    undisturbed = list(model.trajectories(range(4)))
     torch.manual_seed(6)
     before = torch.get_rng_state()
-    walk, other = model.samples(range(4)), model.samples(range(4), seed=1)
+    walk, other = model.trajectories(range(4)), model.trajectories(range(4), seed=1)
     for expected in undisturbed:
         assert torch.equal(next(walk), expected)
         assert torch.equal(torch.get_rng_state(), before)
         next(other)
-    for _ in model.samples(range(4)):
+    for _ in model.trajectories(range(4)):
         z = normal(torch.empty(3, 2))  # of three, not of the four streams of the walk
     torch.set_rng_state(before)
     assert torch.equal(z, [torch.randn(3, 2) for _ in undisturbed][-1])
 
 
 def test_a_walk_that_is_left_or_fails_leaves_no_streams_behind():
-    left = module(Elementwise()).samples(range(4))
+    left = module(Elementwise()).trajectories(range(4))
     next(left)
     assert normal(torch.empty(3, 2)).shape == (3, 2)
-    walk = module(Elementwise(), Langevin(0.1, 2)).samples(range(4), guide=lambda score: lambda x, sigma: 1e15 * x)
+    walk = module(Elementwise(), Langevin(0.1, 2)).trajectories(range(4), guide=lambda score: lambda x, sigma: 1e15 * x)
     with pytest.raises(FloatingPointError, match=r"^Langevin diverged at noise level 1\.099; lower epsilon$"):
         list(walk)
     assert normal(torch.empty(3, 2)).shape == (3, 2)
@@ -371,12 +370,12 @@ def test_a_walk_that_is_left_or_fails_leaves_no_streams_behind():
 def test_a_walk_goes_on_while_its_states_are_finite(dtype):
     model = module(Elementwise(), Shown())
     large = torch.full((1, 100), 1000.0, dtype=dtype)  # a sum of 100,000 is beyond what float16 holds
-    assert [x is large for x in model.draw(large)] == [True] * 6
+    assert [x is large for x in model.trajectory(large)] == [True] * 6
     for broken in (math.nan, math.inf, -math.inf):
         for others in (0.0, math.inf):
             x = torch.tensor([[broken, others]], dtype=dtype)
             with pytest.raises(FloatingPointError, match=r"^Shown diverged at noise level 2; take more steps$"):
-                next(model.draw(x))
+                next(model.trajectory(x))
 
 
 class Elsewhere(torch.Tensor):
@@ -388,7 +387,7 @@ class Elsewhere(torch.Tensor):
 @pytest.mark.parametrize(("kind", "seen"), [(torch.Tensor, 1), (Elsewhere, 5)])
 def test_the_first_level_whose_state_is_not_finite_is_named_at_once_or_at_the_end(kind, seen):
     sampler = Shown((0.0, math.inf, 0.0, math.nan, 0.0, 0.0), kind)
-    walk = module(Elementwise(), sampler).draw(torch.zeros(1))
+    walk = module(Elementwise(), sampler).trajectory(torch.zeros(1))
     for _ in range(seen):
         next(walk)
     with pytest.raises(FloatingPointError, match=r"^Shown diverged at noise level 1\.099; take more steps$"):

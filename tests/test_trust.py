@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ncsn.cli.main import sample
 from ncsn.model import checkpoint_file
-from ncsn.model.classes import CLASSES
+from ncsn.model.classes import ALL_ROOMS, classes
 from ncsn.model.load import load, load_data, save_safetensors
 from ncsn.model.plans import Plan, build, check_plain, fitted, plan_class
 from ncsn.objectives import Annealed
@@ -56,8 +56,8 @@ def test_evil_files_are_the_same_every_time(marker):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_class_is_found_by_each_of_its_names(tmp_path, place):
-    found = CLASSES[at(PLACES[place])["class_path"]]
-    names = [name for name, other in CLASSES.items() if other is found]
+    found = classes(ALL_ROOMS)[at(PLACES[place])["class_path"]]
+    names = [name for name, other in classes(ALL_ROOMS).items() if other is found]
     assert {f"ncsn.{found.__name__}", f"{found.__module__}.{found.__name__}"} <= set(names)
     for name in names:
         file = write(changed("", (*PLACES[place], "class_path"), name).settings, WEIGHTS, tmp_path / "a.ckpt")
@@ -65,7 +65,7 @@ def test_a_class_is_found_by_each_of_its_names(tmp_path, place):
         assert type(load_data(file)).__name__ == ("Points" if place == "density" else "Digits")
 
 
-@pytest.mark.parametrize("found", sorted(set(CLASSES.values()), key=lambda found: found.__name__))
+@pytest.mark.parametrize("found", sorted(set(classes(ALL_ROOMS).values()), key=lambda found: found.__name__))
 def test_every_argument_of_the_table_is_declared(found):
     """An argument without a type takes any plain value, which is for the user's own classes alone."""
     for name, parameter in signature(found).parameters.items():
@@ -86,7 +86,9 @@ def test_the_parts_of_every_config_are_saved_and_loaded_again(config, monkeypatc
         arguments += ["--data.root", "data"]
     monkeypatch.setattr(sys, "argv", arguments)
     run = build_run()
-    save_safetensors(run.model, "model.safetensors", run.datamodule)
+    trained = run.model.model
+    trained.settings["datamodule_hyper_parameters"] = dict(run.datamodule.hparams)
+    save_safetensors(trained, "model.safetensors")
     content = {
         "hyper_parameters": dict(run.model.hparams),
         "datamodule_hyper_parameters": dict(run.datamodule.hparams),
@@ -98,7 +100,7 @@ def test_the_parts_of_every_config_are_saved_and_loaded_again(config, monkeypatc
         assert repr(module.denoiser) == repr(run.model.denoiser)
         for part in ("schedule", "sampler"):
             assert getattr(module, part) == getattr(run.model, part)
-        assert type(module.objective) is type(run.model.objective)
+        assert module.gaussian_noise is trained.gaussian_noise
         assert type(load_data(file)) is type(run.datamodule)
     sample(["model.ckpt", "--show-settings"])
 

@@ -29,7 +29,7 @@ assert_type(images, Tensor)
 assert_type(model.score(images, 0.1), Tensor)
 assert_type(model.denoise(images, torch.tensor(0.1)), Tensor)
 assert_type(model.log_prob(images), Tensor)
-assert_type(ncsn.ScoreModule.from_pretrained("digits"), ncsn.ScoreModule)
+assert_type(ncsn.load("digits"), ncsn.ScoreModule)
 exact: Score = ncsn.Gaussian(torch.zeros(4), torch.tensor(1.0)).score
 assert_type(ncsn.score.tweedie(exact, images, torch.tensor(0.1)), Tensor)
 foreign: Score = ncsn.from_diffusers("folder")

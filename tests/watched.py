@@ -97,13 +97,12 @@ def among_helpers(folder: Path) -> Iterator[Path]:
 
 def in_library(file: Path) -> dict[str, Callable[[], object]]:
     """Return the ways of the library to read a file, by name."""
-    ways: dict[str, Callable[[], object]] = {"from_pretrained": lambda: ScoreModule.from_pretrained(file)}
+    ways: dict[str, Callable[[], object]] = {"from_pretrained": lambda: load(file)}
     if not file.is_dir():
         ways = {"load": lambda: load(file), "load_data": lambda: load_data(file)}
     if file.suffix == ".ckpt":
         ways["raw"] = lambda: load(file, raw=True)
         ways["load_from_checkpoint"] = lambda: ScoreModule.load_from_checkpoint(file)
-        ways["Model"] = lambda: ncsn.Model.load_from_checkpoint(file)
         ways["Digits"] = lambda: ncsn.Digits.load_from_checkpoint(file)
     return ways
 

@@ -31,8 +31,8 @@ from ncsn.evaluation.walks import Collected, Cost, DrawingProgress, Walks, colle
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.files import exclusive_file
 from ncsn.model.load import default_checkpoint, load, load_data, saved_shape
+from ncsn.model.model import Model
 from ncsn.samplers import Sampler
-from ncsn.training.module import ScoreModule
 from ncsn.training.processes import hold_outputs
 
 __all__ = ["main"]
@@ -313,7 +313,7 @@ def compare(options: Namespace, data: ImageData, judge: Judge) -> None:
         print(f"Likelihood: {mean:.3f} +- {error:.3f} bits/dim, of {count:,} held-out pictures")
 
 
-def model_of(checkpoint: Path, options: Namespace, data: ImageData) -> ScoreModule:
+def model_of(checkpoint: Path, options: Namespace, data: ImageData) -> Model:
     """The model of a checkpoint, which must draw pictures of the shape of the data's.
 
     Raises:

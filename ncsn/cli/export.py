@@ -1,7 +1,7 @@
 """A model for others: `python -m ncsn.cli.export checkpoints/digits/step=2200.ckpt --to safetensors`.
 
 --to safetensors    weights and settings in one file, for `ncsn.load` and sample.py, and a model card beside it
---to folder         the same in the layout of the Hugging Face Hub, for `ncsn.ScoreModule.from_pretrained`
+--to folder         the same in the layout of the Hugging Face Hub, for `ncsn.Model.from_pretrained`
 --to program        the denoiser D(x, sigma) by `torch.export`, which runs without this package
 
 `--figures report.json`, of `python -m ncsn.cli.evaluate --json`, puts what was measured on the card. What is written is
@@ -22,10 +22,10 @@ from ncsn.cli.errors import answered, fail, hush, stopped_by_signals
 from ncsn.cli.options import OneLineParser, add_trust_option
 from ncsn.model.files import atomic_write, exclusive_file
 from ncsn.model.load import load, newest_checkpoint, save_safetensors
+from ncsn.model.model import Model
 from ncsn.model.model_card import card
-from ncsn.model.pretrained import settings_of
+from ncsn.model.pretrained import save_pretrained
 from ncsn.score import Denoiser
-from ncsn.training.module import ScoreModule
 from ncsn.training.processes import hold_outputs
 
 __all__ = ["exported", "main"]
@@ -119,11 +119,11 @@ def write(checkpoint: Path, out: Path, options: Namespace) -> None:
             partial.write_bytes(program)
         print(f"Wrote {out}, which is within {error:.1g} of the denoiser of {checkpoint}")
     elif options.to == "folder":
-        module.save_pretrained(out, report)
+        save_pretrained(module, out, report)
         print(f"Wrote {out}, from {checkpoint}")
     else:
         about = out.with_suffix(".md")
-        text = card(module, settings_of(module), f'ncsn.load("{out.name}")', out.stem, report)
+        text = card(module, f'ncsn.load("{out.name}")', out.stem, report)
         save_safetensors(module, out)
         with atomic_write(about) as partial:
             partial.write_text(text)
@@ -152,7 +152,7 @@ def read_report(file: Path) -> dict[str, Any]:
     return report
 
 
-def exported(module: ScoreModule) -> tuple[bytes, float]:
+def exported(module: Model) -> tuple[bytes, float]:
     """A model's denoiser as a file of `torch.export.save`, and how far that is from it.
 
     The program takes x (B, *shape) and sigma (B, 1, ..., 1) of any B, and label (B,), -1 for none, where the model has
@@ -195,7 +195,7 @@ def exported(module: ScoreModule) -> tuple[bytes, float]:
     return buffer.getvalue(), worst
 
 
-def noisy_examples(module: ScoreModule, count: int) -> tuple[Tensor, ...]:
+def noisy_examples(module: Model, count: int) -> tuple[Tensor, ...]:
     """`count` examples of noise, each at a level of the ladder, with a class where the model has classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from ncsn.evaluation.walks import Walks
 from ncsn.model.classes import KINDS
-from ncsn.model.model import part_of
+from ncsn.model.model import Model, part_of
 from ncsn.model.plans import VARIADIC, declared_argument, stands_for
 from ncsn.samplers import Sampler
 from ncsn.score import Score
 from ncsn.training.memory import keep_freed_memory
-from ncsn.training.module import ScoreModule
 from ncsn.training.processes import check_processes, plugins
 
 __all__ = [
@@ -32,7 +31,7 @@ __all__ = [
 
 
 def chosen_walks(
-    module: ScoreModule,
+    module: Model,
     options: Namespace,
     of_sampler: Sequence[str],
     guide: Callable[[Score], Score] | None,
@@ -86,9 +85,7 @@ def chosen_trainer(options: Namespace, *callbacks: Callback) -> Trainer:
     return trainer
 
 
-def ladder(
-    module: ScoreModule, options: Namespace, sampler: Sampler, usual: int | None = None
-) -> Tensor:
+def ladder(module: Model, options: Namespace, sampler: Sampler, usual: int | None = None) -> Tensor:
     """The noise levels that the options ask for, spaced for the sampler, or the model's own where they ask for none.
 
     Args:
@@ -111,7 +108,7 @@ def ladder(
         )
     levels = options.steps or usual or len(trained)
     try:
-        return module.ladder(levels, sampler, options.sigma_max, options.sigma_min)
+        return module.sigmas_for(sampler, levels, options.sigma_max, options.sigma_min)
     except ValueError as error:
         raise ValueError(f"{asked}: {error}") from error
 
@@ -147,7 +144,7 @@ def place_of(name: str) -> torch.device:
     return torch.device(accelerator if isinstance(devices, int) else f"{accelerator}:{devices[0]}")
 
 
-def chosen_labels(module: ScoreModule, label: str | None) -> Callable[[Tensor], Tensor | None]:
+def chosen_labels(module: Model, label: str | None) -> Callable[[Tensor], Tensor | None]:
     """The classes (B,) of samples by their indices (B,): none, one for all, or each class in its turn for "all".
 
     Raises:
@@ -168,7 +165,7 @@ def chosen_labels(module: ScoreModule, label: str | None) -> Callable[[Tensor], 
     return lambda indices: torch.full_like(indices, int(label))
 
 
-def chosen_sampler(module: ScoreModule, options: Sequence[str]) -> Sampler:
+def chosen_sampler(module: Model, options: Sequence[str]) -> Sampler:
     """Return the model's own sampler, or what the options make of it.
 
     Raises:
@@ -181,7 +178,8 @@ def chosen_sampler(module: ScoreModule, options: Sequence[str]) -> Sampler:
     parser.add_subclass_arguments(Sampler, "sampler", required=True)
     replaced = any(option.partition("=")[0] == "--sampler" for option in options)
     try:
-        parser.set_defaults(sampler=described(module.sampler, module.hparams.get("sampler")))
+        own = (module.settings or {}).get("hyper_parameters") or {}
+        parser.set_defaults(sampler=described(module.sampler, own.get("sampler")))
     except UnreadableError:
         if not replaced:
             raise

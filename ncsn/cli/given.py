@@ -11,15 +11,15 @@ from ncsn.cli.from_options import ladder, place_of
 from ncsn.cli.steering import read_pictures
 from ncsn.evaluation.grids import save_grid
 from ncsn.evaluation.walks import usual_batch
+from ncsn.model.model import Model
 from ncsn.samplers import ProbabilityFlow
 from ncsn.score import tweedie
 from ncsn.score.guidance import encode, slerp
-from ncsn.training.module import ScoreModule
 
 __all__ = ["clean", "interpolate"]
 
 
-def clean(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
+def clean(module: Model, checkpoint: Path, options: Namespace) -> None:
     """Denoise the pictures of the options, and write each beside what came of it.
 
     Raises:
@@ -37,7 +37,7 @@ def clean(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
     )
 
 
-def interpolate(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
+def interpolate(module: Model, checkpoint: Path, options: Namespace) -> None:
     """Write the pictures between the two of the options, by way of their latents of the probability flow.
 
     Raises:
@@ -54,13 +54,13 @@ def interpolate(module: ScoreModule, checkpoint: Path, options: Namespace) -> No
     count = options.num_samples or 10
     t = torch.linspace(0, 1, count, device=module.device).view(-1, 1, 1, 1)
     start = slerp(a.expand(count, -1, -1, -1), b.expand(count, -1, -1, -1), t)
-    *_, x = module.draw(start, sampler=ProbabilityFlow(), sigmas=sigmas)
+    *_, x = module.trajectory(start, sampler=ProbabilityFlow(), sigmas=sigmas)
     save_grid(x, options.out, count, options.upscale)
     print(f"Wrote {options.out}: from one picture to the other in {count}, with {checkpoint}")
 
 
 @torch.no_grad()
-def denoised_pairs(module: ScoreModule, files: list[Path], sigma: float, batch_size: int) -> Tensor:
+def denoised_pairs(module: Model, files: list[Path], sigma: float, batch_size: int) -> Tensor:
     """Pictures in files, and after each the posterior mean of it without its noise: (2N, C, H, W) on the CPU.
 
     They are resized and cropped to what the model was trained on.
@@ -74,7 +74,7 @@ def denoised_pairs(module: ScoreModule, files: list[Path], sigma: float, batch_s
         raise ValueError(
             f"--sigma: {sigma:g} is outside of the noise levels that this model knows, {low:g} to {high:g}"
         )
-    if not module.of_gaussian_noise:
+    if not module.gaussian_noise:
         raise ValueError(
             "--denoise: this model was trained on noise that is not Gaussian, which Tweedie's formula supposes"
         )

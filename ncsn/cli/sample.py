@@ -36,8 +36,8 @@ from ncsn.evaluation.walks import Collected, DrawingProgress, Walks, predict
 from ncsn.model.checkpoint_file import digest
 from ncsn.model.files import exclusive_file, exclusive_folder
 from ncsn.model.load import contents, default_checkpoint, load, load_data
+from ncsn.model.model import Model
 from ncsn.model.settings import check_settings
-from ncsn.training.module import ScoreModule
 from ncsn.training.processes import hold_outputs
 
 __all__ = ["run", "usual_count"]
@@ -109,7 +109,7 @@ class Plan:
     """
 
     checkpoint: Path
-    module: ScoreModule
+    module: Model
     walks: Walks
     indices: range
     rows: int
@@ -158,7 +158,7 @@ def planned(checkpoint: Path, options: Namespace, of_sampler: Sequence[str]) -> 
     return Plan(checkpoint, module, walks, indices, rows, given, data)
 
 
-def usual_count(module: ScoreModule, options: Namespace | None = None) -> int:
+def usual_count(module: Model, options: Namespace | None = None) -> int:
     """How many samples show what a model draws: 64 pictures, fewer where each takes more room; or a cloud of points."""
     if len(module.shape) != 3:
         return 4000
@@ -168,7 +168,7 @@ def usual_count(module: ScoreModule, options: Namespace | None = None) -> int:
     return 8 if options.walk and options.format == "grid" else 16 if roomy else 64
 
 
-def refuse_pictures(module: ScoreModule, checkpoint: Path, options: Namespace) -> None:
+def refuse_pictures(module: Model, checkpoint: Path, options: Namespace) -> None:
     """Refuse what is for pictures alone, of a model of something else.
 
     Raises:
@@ -198,7 +198,7 @@ def refuse_pictures(module: ScoreModule, checkpoint: Path, options: Namespace) -
         raise ValueError("checkpoint: several are put side by side of pictures alone")
 
 
-def shown_data(module: ScoreModule, checkpoint: Path, options: Namespace) -> DataModule | None:
+def shown_data(module: Model, checkpoint: Path, options: Namespace) -> DataModule | None:
     """What a model was trained on, where that is shown: for its nearest pictures, and with points of the plane.
 
     Raises:
@@ -379,7 +379,7 @@ def settings_text(checkpoint: Path, trust: Sequence[str]) -> str:
         content["hyper_parameters"],
         content.get(DataModule.CHECKPOINT_HYPER_PARAMS_KEY),
     )
-    check_settings(ScoreModule, settings, data, checkpoint, trust)
+    check_settings(settings, data, checkpoint, trust)
     left_out = ("_instantiator", "shape")  # of which the data tells
     model = {key: value for key, value in settings.items() if key not in left_out}
     plain = json.loads(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ncsn.data import FilePictures, to_unit
+from ncsn.model.model import Model
 from ncsn.score import Score
 from ncsn.score.guidance import (
     AveragePooling,
@@ -21,7 +22,6 @@ from ncsn.score.guidance import (
     posterior,
     restore_known,
 )
-from ncsn.training.module import ScoreModule
 
 __all__ = ["Steering", "read_pictures", "steering"]
 
@@ -49,7 +49,7 @@ class Steering:
     given: Tensor | None = None
 
 
-def steering(module: ScoreModule, options: Namespace) -> Steering:
+def steering(module: Model, options: Namespace) -> Steering:
     """The steering that the options ask for.
 
     Raises:
@@ -65,7 +65,7 @@ def steering(module: ScoreModule, options: Namespace) -> Steering:
     name = next((name for name in MEASUREMENTS if getattr(options, name) is not None), None)
     if name is None:
         return Steering()
-    if len(module.shape) != 3 or not module.of_gaussian_noise:
+    if len(module.shape) != 3 or not module.gaussian_noise:
         raise ValueError(
             f"--{name.replace('_', '-')}: this model is not of pictures with Gaussian noise"
         )

@@ -8,6 +8,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ncsn.evaluation.walks import Cost
+from ncsn.model.model import Model
 from ncsn.noise import GeometricSchedule, num_levels
 from ncsn.samplers import (
     Ancestral,
@@ -21,7 +22,6 @@ from ncsn.samplers import (
     SASolver,
     StochasticHeun,
 )
-from ncsn.training.module import ScoreModule
 
 __all__ = ["FAMILY", "family_of", "family_table"]
 
@@ -53,7 +53,7 @@ CALLS = 1000
 """Of the network, for annealed Langevin."""
 
 
-def family_of(module: ScoreModule) -> list[tuple[Sampler, Tensor]]:
+def family_of(module: Model) -> list[tuple[Sampler, Tensor]]:
     """The samplers and their ladders (L,), between the ends of the model's own; last, those of Langevin.
 
     They walk the levels of Technique 2, annealed Langevin in about a thousand steps.
@@ -62,7 +62,7 @@ def family_of(module: ScoreModule) -> list[tuple[Sampler, Tensor]]:
     high, low = trained.max().item(), trained.min().item()
     near = GeometricSchedule(high, low, num_levels(high, low, math.prod(module.shape))).sigmas()
     eta = 1.3 * (1 - (near[1] / near[0]).item())
-    karras = [(sampler, module.ladder(levels, sampler)) for sampler, levels in FAMILY]
+    karras = [(sampler, module.sigmas_for(sampler, levels)) for sampler, levels in FAMILY]
     annealed = AnnealedLangevin("auto", max(1, round(CALLS / len(near))))
     return [*karras, (ConsistentAnnealed(eta * low**2), near), (annealed, near)]
 

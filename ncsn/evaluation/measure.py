@@ -16,8 +16,8 @@ from ncsn.evaluation.extractors import Judge, Looks, look_at, real_pictures
 from ncsn.evaluation.features import default_file, load_features, weights_file
 from ncsn.evaluation.inception import load_inception
 from ncsn.evaluation.metrics import class_score, frechet, kernel_distance, precision_recall
+from ncsn.model.model import Model
 from ncsn.score.likelihood import bits_per_dim
-from ncsn.training.module import ScoreModule
 
 __all__ = ["chosen_judge", "figures", "held_out_bits", "rows"]
 
@@ -78,7 +78,7 @@ def figures(judge: Judge, seen: Tensor, reference: Looks) -> dict[str, float]:
     }
 
 
-def held_out_bits(module: ScoreModule, data: ImageData, count: int) -> tuple[float, float, int]:
+def held_out_bits(module: Model, data: ImageData, count: int) -> tuple[float, float, int]:
     """Bits per dimension of `count` held-out pictures, by the model at its lowest noise level, on its device.
 
     Returns:

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from ncsn.data import DataModule, Points, pixel_grid
 from ncsn.model.files import atomic_write
+from ncsn.model.model import Model
 from ncsn.networks import TiedUnits
 from ncsn.score import EnergyScore, Score
 from ncsn.score.densities import Density
-from ncsn.training.module import ScoreModule
 
 __all__ = ["plot", "plot_points", "plot_units", "save_figure"]
 
 LEARNED, EXACT, POINT = "#d95f02", "#b8b8b8", "#1f4e79"
 
 
-def plot(samples: Tensor, module: ScoreModule, data: DataModule | None) -> Figure | None:
+def plot(samples: Tensor, module: Model, data: DataModule | None) -> Figure | None:
     """What shows best what samples (N, ...) of a model are like, where it is more than a grid of them; None elsewhere.
 
     Points of the plane are put beside the data, with the learned score over the exact one at a level in the middle of
@@ -42,7 +42,7 @@ def plot(samples: Tensor, module: ScoreModule, data: DataModule | None) -> Figur
             return module.denoiser.score(x.to(module.device), sigma.to(module.device)).cpu()
 
         return plot_points(
-            x, samples, score, data.density if module.of_gaussian_noise else None, shown
+            x, samples, score, data.density if module.gaussian_noise else None, shown
         )
     return None
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ncsn.data import to_pixels
+from ncsn.model.model import Model
 from ncsn.noise.streams import Streams
 from ncsn.samplers import Sampler
 from ncsn.score import Score
-from ncsn.training.module import ScoreModule
 
 __all__ = [
     "Collected",
@@ -48,7 +48,7 @@ class Walks(LightningModule):
 
     def __init__(
         self,
-        module: ScoreModule,
+        module: Model,
         seed: int,
         sampler: Sampler,
         sigmas: Tensor,
@@ -100,7 +100,7 @@ class Walks(LightningModule):
     def _walked(self, indices: Tensor) -> Tensor:
         label = self.label(indices)
         states = [self.start(indices)] if 0 in self.shown else []
-        walk = self.module.samples(
+        walk = self.module.trajectories(
             indices.tolist(), self.seed, label, self.sampler, self.sigmas, self.guide
         )
         for level, x in enumerate(walk, start=1):
@@ -200,7 +200,7 @@ def predict(trainer: Trainer, walks: Walks, indices: Sequence[int], batch_size: 
     trainer.predict(walks, batches, return_predictions=False)
 
 
-def usual_batch(module: ScoreModule) -> int:
+def usual_batch(module: Model) -> int:
     """How many samples are drawn at once, which memory limits."""
     return 256 if len(module.shape) == 3 else 4096
 

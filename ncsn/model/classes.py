@@ -4,60 +4,45 @@ import json
 import re
 import sys
 from collections.abc import Collection
+from functools import cache
 from importlib import import_module
 from inspect import isabstract
 from typing import TypeGuard
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-import ncsn.data
-import ncsn.networks
-import ncsn.noise
-import ncsn.objectives
-import ncsn.samplers
-import ncsn.score
-import ncsn.score.densities
-import ncsn.score.toys
-import ncsn.training.optimisers
-from ncsn.data import DataModule
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import Corruption, Objective
 from ncsn.samplers import Sampler
 from ncsn.score.densities import Density
 
 __all__ = [
-    "CLASSES",
     "KINDS",
     "UnknownClassError",
     "class_named",
+    "classes",
     "dotted",
     "one_line",
     "shown",
     "unknown_classes",
 ]
 
-KINDS = (nn.Module, NoiseSchedule, Objective, Corruption, Density, Sampler, DataModule, Optimizer)
-"""The base classes of what a file may describe; a `ScoreModel` is an `nn.Module`."""
-
-MOST_NAMED = 20
-"""Classes that one refusal names."""
-
+KINDS = (nn.Module, NoiseSchedule, Objective, Corruption, Density, Sampler)
+"""The base classes of the parts of a model."""
+MOST_NAMED = 20  # classes in one refusal
 ROOMS = (
-    ncsn.data,
-    ncsn.score.densities,
-    ncsn.networks,
-    ncsn.noise,
-    ncsn.objectives,
-    ncsn.training.optimisers,
-    ncsn.samplers,
-    ncsn.score,
-    ncsn.score.toys,
+    "ncsn.noise",
+    "ncsn.networks",
+    "ncsn.score",
+    "ncsn.score.densities",
+    "ncsn.score.toys",
+    "ncsn.objectives",
+    "ncsn.samplers",
 )
-"""The modules whose public classes a file may name."""
-
-
+"""The modules whose public classes a file may name as parts of a model."""
+ALL_ROOMS = (*ROOMS, "ncsn.data", "ncsn.training.optimisers", "torch.optim")
+"""The same with the data and the optimisers, which need more than torch to import."""
 RENAMED = {
     "ncsn.score.denoisers": "ncsn.score",
     "ncsn.score.energy": "ncsn.score",
@@ -65,30 +50,29 @@ RENAMED = {
     "ncsn.score.toys": "ncsn.toys",
     "ncsn.training.optimisers": "ncsn.optim",
 }
-"""The modules of today, and what they were called in files of earlier versions."""
+"""Modules, and the names that they had in files of earlier versions."""
 
 
-def public_classes() -> dict[str, type]:
-    """Return the public concrete classes of our kinds, and torch's optimisers, under each dotted name they have."""
-    classes: dict[str, type] = {}
-    for room in ROOMS:
-        public = {name: getattr(room, name) for name in room.__all__}
-        for name, found in public.items():
-            if isinstance(found, type) and issubclass(found, KINDS) and not isabstract(found):
-                names = (
-                    "ncsn",
-                    room.__name__,
-                    found.__module__,
-                    RENAMED.get(found.__module__, "ncsn"),
-                )
-                classes |= {f"{module}.{name}": found for module in names}
-    for name, found in vars(torch.optim).items():
-        if isinstance(found, type) and issubclass(found, Optimizer) and found is not Optimizer:
-            classes |= {f"{module}.{name}": found for module in ("torch.optim", found.__module__)}
-    return classes
+@cache
+def classes(rooms: tuple[str, ...] = ROOMS) -> dict[str, type]:
+    """Return the public concrete classes of some modules, under each dotted name they have."""
+    found: dict[str, type] = {}
+    for room in map(import_module, rooms):
+        for name in room.__all__:
+            made = getattr(room, name)
+            if isinstance(made, type) and is_part(made):
+                home = made.__module__
+                for module in ("ncsn", room.__name__, home, RENAMED.get(home, home)):
+                    found[f"{module}.{name}"] = made
+    return found
 
 
-CLASSES = public_classes()
+def is_part(made: type) -> bool:
+    """Return True for a concrete class of data, of an optimiser or of a part of a model."""
+    is_data = any(base.__name__ == "DataModule" for base in made.__mro__)
+    return (is_data or issubclass(made, (*KINDS, Optimizer))) and not (
+        isabstract(made) or made is Optimizer
+    )
 
 
 class UnknownClassError(ValueError):
@@ -131,8 +115,9 @@ def class_named(path: str, kinds: tuple[type, ...], key: str, trust: Collection[
         UnknownClassError: if there is no such class in the table, and it is not trusted.
         ValueError: if it is of another kind.
     """
-    if path in CLASSES:
-        found = CLASSES[path]
+    table = classes() if path in classes() else classes(ALL_ROOMS)
+    if path in table:
+        found = table[path]
     elif path in ([trust] if isinstance(trust, str) else trust):
         found = imported(path, key)
     else:
@@ -152,7 +137,7 @@ def unknown_classes(settings: object, trust: Collection[str]) -> list[str]:
             path = value.get("class_path")
             if (
                 may_be_trusted(path)
-                and path not in CLASSES
+                and path not in classes(ALL_ROOMS)
                 and path not in ([trust] if isinstance(trust, str) else trust)
             ):
                 unknown.append(path)

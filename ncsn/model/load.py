@@ -7,13 +7,15 @@ model to be shared is another file, of less: `ncsn.model.pretrained`.
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ncsn.data import DataModule
 from ncsn.model.checkpoint_file import DamagedError, read
-from ncsn.model.pretrained import DATA, read_safetensors, save_safetensors
-from ncsn.model.settings import plain_data, rebuilt, rebuilt_data
-from ncsn.training.module import ScoreModule
+from ncsn.model.model import DATA, Model
+from ncsn.model.pretrained import read_folder, read_safetensors, save_safetensors
+from ncsn.model.settings import rebuilt_data, rebuilt_model
+
+if TYPE_CHECKING:
+    from ncsn.data import DataModule
 
 __all__ = [
     "BEST",
@@ -33,44 +35,36 @@ SHIPPED = Path(__file__).parent.parent.parent / "checkpoints" / "digits.safetens
 """A small model that comes with the repository, so that there is something to draw from before any training."""
 
 
-def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> ScoreModule:
-    """Load the model in a file, rebuilt from the settings in it, on the CPU and in evaluation mode.
+def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> Model:
+    """Return the model in a file or folder, on the CPU and in evaluation mode.
 
-    Nothing in the file is run, and nothing is imported because it is named there. Its settings may name the public
-    classes of this package, and those of yours that you trust.
+    Nothing in the file is run, and nothing is imported because it is named there. Its
+    settings may name the public classes of this package, and those of yours that you trust.
 
     Args:
-        path: a training checkpoint (.ckpt), or a published model (.safetensors).
-        raw: load the weights that the optimiser worked on, instead of their moving average.
-        trust: the dotted names of your own classes, such as `mine.MyUNet`. One is imported if the file names it.
+        path: a training checkpoint (.ckpt), a model file (.safetensors), or a local folder in
+            the layout of the Hugging Face Hub.
+        raw: load the weights of the optimiser, instead of their moving average.
+        trust: dotted names of your own classes that the file may name, as `mine.MyUNet`.
 
     Raises:
-        ValueError: if the file is missing, is not such a file or is damaged, has weights that are not finite, names
-            another class, or does not fit the settings in it; if the raw weights are asked for and it has none.
+        ValueError: if there is no such file, it is damaged, or its settings are refused.
     """
     content = contents(path)
     if raw:
         if "current_model_state" not in content:
             raise ValueError(f"checkpoint: {path} has one set of weights alone; leave out --raw")
         content["state_dict"] = content["current_model_state"]
-    trained_on = plain_data(content, DATA, path)
-    module = rebuilt(ScoreModule, content, path, trust).eval()
-    module.trained_on = trained_on
-    return module
+    return rebuilt_model(content, path, trust).eval()
 
 
-def load_data(path: str | Path, trust: Collection[str] = ()) -> DataModule:
-    """Load the data module that the model in a file was trained on, rebuilt from the settings in it.
+def load_data(path: str | Path, trust: Collection[str] = ()) -> "DataModule":
+    """Return the data module that the model in a file was trained on.
 
-    It downloads nothing, and makes no folder.
-
-    Args:
-        path: as for `load`.
-        trust: as for `load`.
+    It downloads nothing and makes no folder. The arguments are those of `load`.
 
     Raises:
-        ValueError: if the file is missing or is not such a file, was not made by the training command, names a class
-            that is neither of this package nor trusted, or its data is not where it was.
+        ValueError: if the file does not describe its data, or the data is not where it was.
     """
     settings = contents(path).get(DATA)
     if settings is None:
@@ -92,13 +86,16 @@ def saved_shape(path: str | Path) -> tuple[int, ...]:
 
 
 def contents(path: str | Path) -> dict[str, Any]:
-    """The tensors and plain values in a file of either kind.
+    """Return the tensors and plain values in a file or folder that holds a model.
 
     Raises:
-        ValueError: where the file is missing, is not such a file, or is damaged.
+        ValueError: if there is none, or it is damaged.
     """
-    content = read_safetensors(path) if Path(path).suffix == ".safetensors" else read(path)
-    if not {"hyper_parameters", "state_dict"} <= content.keys():
+    if Path(path).is_dir():
+        content = read_folder(path)
+    else:
+        content = read_safetensors(path) if Path(path).suffix == ".safetensors" else read(path)
+    if not all(isinstance(content.get(key), dict) for key in ("hyper_parameters", "state_dict")):
         raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
     return content
 

@@ -1,8 +1,9 @@
-"""A model as it is used: it gives a score, denoises, draws, and says how probable an example is.
+"""A model: a score with the noise levels that it knows, and a sampler that follows it to data.
 
-`ncsn.training.module` adds how it is trained, and is what files are loaded as.
+`ncsn.load` returns one, and `ncsn.training.module` trains one. It needs torch alone.
 
-Shapes: x (B, *shape) on the model's device, sigma a number or (B, 1, ..., 1), label (B,) whole numbers, -1 for none.
+Shapes: x (B, *shape) on the model's device, sigma a number or (B, 1, ..., 1), label (B,)
+integers, -1 for no class.
 """
 
 import math
@@ -11,120 +12,143 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncsn.noise import KarrasSchedule, NoiseSchedule
 from ncsn.noise.streams import Streams, normal, uniform
-from ncsn.objectives import Annealed, GaussianNoise, Objective
+from ncsn.objectives import Objective
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, Score, ScoreModel, tweedie
-from ncsn.score.likelihood import log_prob
 
-__all__ = ["Model", "part_of"]
+__all__ = ["DATA", "Model", "part_of"]
 
+DATA = "datamodule_hyper_parameters"
+"""The key of the data's settings in a file, as Lightning names it."""
+MOST_NUMBERS = 100_000_000  # in one example; a file that claims more would fill the memory
 UNIFORM = 1 / 2, 12**-0.5
-"""The mean and std of U[0, 1], from which a walk starts, but for the noise."""
+"""The mean and standard deviation of U[0, 1], from which sampling starts."""
 
 
-class Model(LightningModule):
-    """The four nouns together, and what they are for. `ScoreModule` makes one, and trains it.
+class Model(nn.Module):
+    """A score, the noise schedule it was learned on, and the sampler that draws from it.
 
-    `shape` is that of an example, (C, H, W) of a picture; `trained_on` has the settings of the data that the model was
-    trained on, where it was loaded from a file that says so.
+    Args:
+        denoiser: the score: a denoiser with its network, or an energy.
+        schedule: the noise levels.
+        sampler: the default sampler.
+        shape: the shape of an example; (C, H, W) for images, whose values lie in [0, 1].
+        gaussian_noise: the score is that of data with Gaussian noise, which Tweedie's
+            formula assumes.
+        settings: the plain values that the model can be built again from, as files hold
+            them; None if its parts were made in Python.
+
+    Raises:
+        ValueError: if the shape is impossible or a sampler does not fit the other parts.
     """
 
-    denoiser: ScoreModel
-    schedule: NoiseSchedule
-    objective: Objective
-    sampler: Sampler
-    shape: tuple[int, ...]
-    trained_on: dict[str, Any] | None = None
+    def __init__(
+        self,
+        denoiser: ScoreModel,
+        schedule: NoiseSchedule,
+        sampler: Sampler,
+        shape: tuple[int, ...],
+        gaussian_noise: bool = True,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if min(shape, default=1) < 1 or not 0 < math.prod(shape) <= MOST_NUMBERS:
+            raise ValueError(
+                f"expected sides of at least 1 and at most {MOST_NUMBERS:,} numbers, got shape={shape}"
+            )
+        sampler.check(schedule.sigmas())
+        part_of(denoiser, sampler)
+        self.denoiser = denoiser
+        self.schedule = schedule
+        self.sampler = sampler
+        self.shape = tuple(shape)
+        self.gaussian_noise = gaussian_noise
+        self.settings = settings
 
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> "Model":
-        """Refuse: Lightning's own loader would import what the file names. `ScoreModule` has another.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            f"{cls.__name__}.load_from_checkpoint: not available; use ncsn.load({checkpoint_path!r})"
-        )
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next((weight.device for weight in self.parameters()), torch.device("cpu"))
 
     @property
     def classes(self) -> int:
-        """How many classes the network takes for labels; 0 where it takes none."""
+        """The number of classes that the network takes as labels; 0 if it takes none."""
         classes: int = getattr(getattr(self.denoiser, "network", None), "classes", 0)
         return classes
 
     @property
-    def of_gaussian_noise(self) -> bool:
-        """Whether what is learned is the score of data with Gaussian noise, which Tweedie's formula supposes."""
-        objective: Any = self.objective
-        while isinstance(objective, Annealed):
-            objective = objective.objective
-        return isinstance(getattr(objective, "corruption", GaussianNoise()), GaussianNoise)
+    def trained_on(self) -> dict[str, Any] | None:
+        """The settings of the data that the model was trained on, if they are known."""
+        return (self.settings or {}).get(DATA)
 
     def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """grad_x log p_sigma(x), of the shape of `x`: the score of the data with noise of that width on it.
+        """Return grad_x log p_sigma(x), of the shape of `x`.
 
-        There is a graph where `x` asks for one, and none for the weights: they are trained by `denoiser.score`.
+        The result has a graph if `x` requires a gradient. The weights never get one here:
+        `denoiser.score` trains them.
 
         Args:
-            x: (B, *shape), at that noise level; of pictures, the clean ones are in [0, 1].
-            sigma: a number, or (B, 1, ..., 1): above 0, and best within the schedule's levels, the only ones learned.
-            label: the classes (B,), -1 for none, of a model that takes them.
+            x: noisy examples (B, *shape).
+            sigma: their noise level, above 0; the model has learned those of its schedule.
+            label: classes (B,), for a model that takes them.
 
         Raises:
-            ValueError: where `x` or `sigma` is of another shape, or the model takes no labels.
+            ValueError: if `x` or `sigma` has another shape, or the model takes no labels.
         """
         sigma = self._level(x, sigma)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return self.denoiser.score(x, sigma, label)
 
     def denoise(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """The mean of the clean example given this noisy one, E[clean | x], of the shape of `x` (Efron, 2011).
+        """Return the posterior mean E[clean | x], of the shape of `x` (Efron, 2011, eq. 1.4).
 
-        The arguments, and the errors, are those of `score`.
+        The arguments are those of `score`.
 
         Raises:
-            ValueError: also where the noise of the training was not Gaussian, which Tweedie's formula supposes.
+            ValueError: as `score`, and if the model was not trained on Gaussian noise.
         """
-        if not self.of_gaussian_noise:
+        if not self.gaussian_noise:
             raise ValueError(
-                "ScoreModule: it was trained on noise that is not Gaussian, as Tweedie's formula supposes"
+                "the model was trained on noise that is not Gaussian, which Tweedie's formula needs"
             )
         return tweedie(partial(self.score, label=label), x, self._level(x, sigma))
 
     def log_prob(
         self, x: Tensor, label: Tensor | None = None, probes: int = 0, tolerance: float = 1e-3
     ) -> Tensor:
-        """log p(x) in nats, (B,), of clean examples at the schedule's lowest level, by the probability flow.
+        """Return log p(x) in nats, shape (B,), by the probability flow (Song et al., 2021).
 
-        A density over the numbers of an example, in the unit of the data: of pictures, of values in [0, 1]. The flow
-        meets the prior at the highest level, with the mean and std of `start`. `ncsn.log_prob` says what it is, takes
-        other levels and another prior, and `ncsn.bits_per_dim` counts the bits of pixels.
+        The density is that of the data at the lowest noise level of the schedule. The flow
+        meets its prior at the highest. See `ncsn.log_prob` for other levels and priors, and
+        `ncsn.bits_per_dim` for images.
 
         Args:
-            x: (B, *shape), float32 or float64, finite.
-            label: the classes (B,), -1 for none, of a model that takes them.
-            probes: 0 takes the divergence exactly, by a backward pass for each number of an example; so many random
-                directions estimate it without bias, for large examples.
-            tolerance: the error of a step that is let through, relative and as a number.
+            x: clean examples (B, *shape), float32 or float64.
+            label: classes (B,), for a model that takes them.
+            probes: random directions that estimate the divergence (Hutchinson); 0 computes
+                it exactly, by one backward pass for each number of an example.
+            tolerance: absolute and relative error that the solver allows in a step.
 
         Raises:
-            ValueError: where `x` is not such a batch, or the schedule has one level alone.
-            RuntimeError: where the flow does not arrive.
+            ValueError: if `x` is not such a batch, or the schedule has a single level.
+            RuntimeError: if the solver does not reach the highest level.
         """
+        from ncsn.score.likelihood import log_prob  # needs torchdiffeq
+
         sigmas = self.schedule.sigmas()
         low, high = sigmas.min().item(), sigmas.max().item()
         self._level(x, low)
+        if not x.isfinite().all():
+            raise ValueError("expected finite x, got NaN or infinite values")
         score = partial(self.denoiser.score, label=label)
         return log_prob(score, x, low, high, UNIFORM, probes, tolerance, tolerance)
 
     @torch.no_grad()
-    def draw(
+    def trajectory(
         self,
         start: Tensor,
         label: Tensor | None = None,
@@ -132,41 +156,44 @@ class Model(LightningModule):
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
     ) -> Iterator[Tensor]:
-        """Walk `start` (B, ...) from the largest noise level to a picture; the state once a level, without a graph.
+        """Yield the state (B, *shape) after each noise level, from `start` to the sample.
 
         Args:
-            start: a state at the largest noise level.
-            label: the classes (B,), or None.
-            sampler: another than the module's own.
-            sigmas: another ladder (L,) than the schedule's.
-            guide: makes of the model's score the one that is walked along, as those of `ncsn.score.guidance` do.
+            start: states at the highest noise level, as `start()` draws them.
+            label: classes (B,), for a model that takes them.
+            sampler: another sampler than the model's own.
+            sigmas: other noise levels (L,) than the schedule's, from high to low.
+            guide: a function from the model's score to the score to follow, as in
+                `ncsn.score.guidance`.
 
         Raises:
-            ValueError: where the sampler cannot walk the ladder.
-            FloatingPointError: where the walk diverges, with the noise level.
+            ValueError: if the sampler does not work on these noise levels.
+            FloatingPointError: if the state stops being finite; names the noise level.
         """
         sampler = self.sampler if sampler is None else sampler
         sigmas = self.schedule.sigmas() if sigmas is None else sigmas
         sampler.check(sigmas)
-        function = self._function(sampler, label)
+        score = part_of(self.denoiser, sampler)
+        score = partial(score, label=label) if sampler.takes == "score" else score
         if guide is not None:
-            function = guide(function)
+            score = guide(score)
         unseen: list[Tensor] = []
-        for level, x in enumerate(sampler(function, start, sigmas), 1):
-            # A state's sum is finite where all of it is, unless it is beyond 1e38; `isfinite().all()` is six kernels.
+        for level, x in enumerate(sampler(score, start, sigmas), 1):
+            # A finite sum means finite numbers, and takes one kernel in place of six.
             unseen.append(x.sum(dtype=torch.float32))
-            # To look at a number is to wait for the device: others than the CPU are asked at the end alone.
+            # Reading a number waits for a GPU: there, all are read at the end.
             if x.device.type == "cpu" or level == len(sigmas):
                 finite = [math.isfinite(total) for total in torch.stack(unseen).tolist()]
                 if not all(finite):
                     sigma = sigmas[level - len(finite) + finite.index(False)]
                     raise FloatingPointError(
-                        f"{type(sampler).__name__} diverged at noise level {sigma:.4g}; {sampler.remedy}"
+                        f"{type(sampler).__name__} diverged at noise level {sigma:.4g}; "
+                        f"{sampler.remedy}"
                     )
                 unseen.clear()
             yield x
 
-    def samples(
+    def trajectories(
         self,
         indices: Sequence[int],
         seed: int = 0,
@@ -175,21 +202,21 @@ class Model(LightningModule):
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
     ) -> Iterator[Tensor]:
-        """The walks of the samples `indices` of a seed, as `draw` gives them: (B, ...) once a level.
+        """Yield the states of the samples `indices` of a seed, as `trajectory` does.
 
-        A sample follows from (seed, index) alone: it is the same whatever others are drawn beside it.
+        A sample follows from (seed, index) alone, whatever others are in its batch.
 
         Raises:
-            ValueError, FloatingPointError: as `draw` does.
+            ValueError, FloatingPointError: as `trajectory` does.
         """
         sigmas = self.schedule.sigmas() if sigmas is None else sigmas
         streams = Streams(seed, indices, self.device)
         with streams:
-            walk = self.draw(self.start(len(indices), sigmas[0]), label, sampler, sigmas, guide)
+            start = self.start(len(indices), sigmas[0])
+            states = self.trajectory(start, label, sampler, sigmas, guide)
         while True:
-            # The streams are put in place for each step alone: between them, others may draw.
-            with streams:
-                x = next(walk, None)
+            with streams:  # for each step alone: between two steps the caller may sample, too
+                x = next(states, None)
             if x is None:
                 return
             yield x
@@ -203,89 +230,78 @@ class Model(LightningModule):
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
     ) -> Tensor:
-        """The first `count` samples of a seed, (count, *shape), on the model's device.
+        """Return the first `count` samples of a seed, (count, *shape), on the model's device.
 
-        Of pictures, [0, 1] is the visible range; a sample may be a little beyond. The arguments are those of `samples`.
+        The visible range of images is [0, 1]; a sample may exceed it a little.
 
         Raises:
-            ValueError, FloatingPointError: as `draw` does.
+            ValueError, FloatingPointError: as `trajectory` does.
         """
-        *_, x = self.samples(range(count), seed, label, sampler, sigmas, guide)
+        *_, x = self.trajectories(range(count), seed, label, sampler, sigmas, guide)
         return x
 
-    def ladder(
+    def sigmas_for(
         self,
-        levels: int,
         sampler: Sampler,
+        levels: int,
         sigma_max: float | None = None,
         sigma_min: float | None = None,
     ) -> Tensor:
-        """Another ladder (levels,), Karras's, spaced as the sampler walks it best.
+        """Return a Karras schedule (levels,) with the spacing that suits a sampler.
 
         Args:
-            levels: how many.
-            sampler: what is to walk it.
-            sigma_max: the level to begin at; that of the schedule where it is not given.
-            sigma_min: the level to end at, in the same way.
+            sampler: the sampler.
+            levels: the number of noise levels.
+            sigma_max: the highest level; the schedule's own if it is None.
+            sigma_min: the lowest level; the schedule's own if it is None.
 
         Raises:
-            ValueError: where `sigma_max` is not above `sigma_min`, as where the schedule has one level alone, or a
-                number is not one that `KarrasSchedule` takes.
+            ValueError: if `KarrasSchedule` refuses these numbers.
         """
-        trained = self.schedule.sigmas()
-        high = trained.max().item() if sigma_max is None else sigma_max
-        low = trained.min().item() if sigma_min is None else sigma_min
+        own = self.schedule.sigmas()
+        high = own.max().item() if sigma_max is None else sigma_max
+        low = own.min().item() if sigma_min is None else sigma_min
         return KarrasSchedule(high, low, levels, sampler.rho).sigmas()
 
     def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
-        """`count` states at the largest noise level: pictures of uniform noise on [0, 1], with that much noise added.
+        """Return `count` states (count, *shape) at the highest noise level: U[0, 1] + sigma z.
 
-        At a large sigma this is N(0, sigma^2) but for a little. The NCSN papers start from U[0, 1] alone, which is
-        narrower than their first level, and leave it to the first steps to widen it.
+        At a large sigma this is nearly N(0, sigma^2). The NCSN papers start from U[0, 1]
+        alone, and leave it to the first steps to widen it.
         """
         sigma = self.schedule.sigmas()[0] if sigma is None else sigma
         like = torch.empty(count, *self.shape, device=self.device)
         return uniform(like) + sigma.to(like) * normal(like)
 
     def compile_network(self, mode: str | None = None) -> None:
-        """Let torch compile the network, for each shape of a batch; `mode` is as for `torch.compile`.
+        """Compile the network with `torch.compile`, once for each batch shape.
 
         Raises:
-            ValueError: where the model is an energy.
+            ValueError: if the model is an energy, which is differentiated.
         """
         if not isinstance(self.denoiser, Denoiser):
-            raise ValueError("an energy, which is differentiated, cannot be compiled")
+            raise ValueError(
+                "an energy is differentiated and cannot be compiled; leave compile out"
+            )
         self.denoiser.network.compile(mode=mode, dynamic=False)
 
-    def _function(self, part: Objective | Sampler, label: Tensor | None) -> Score:
-        """What an objective or a sampler is given of the model: its score, or its log-probability."""
-        function = part_of(self.denoiser, part)
-        return partial(function, label=label) if part.takes == "score" else function
-
     def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """`sigma` as a tensor that goes with `x`.
-
-        Raises:
-            ValueError: where one of them is of a shape that is none of this model's: it might broadcast all the same.
-        """
+        """Return `sigma` as a tensor like `x`, after checking both shapes."""
         if x.ndim != len(self.shape) + 1:
-            raise ValueError(
-                f"x is of shape {tuple(x.shape)}, and must be a batch (B, {', '.join(map(str, self.shape))})"
-            )
+            expected = ", ".join(map(str, self.shape))
+            raise ValueError(f"expected x of shape (B, {expected}), got {tuple(x.shape)}")
         level = torch.as_tensor(sigma).to(x)
-        if level.ndim and level.shape != (len(x), *[1] * len(self.shape)):
-            raise ValueError(
-                f"sigma is of shape {tuple(level.shape)}, and must be a number or of shape "
-                f"{(len(x), *[1] * len(self.shape))}: a level for each example"
-            )
+        each = (len(x), *[1] * len(self.shape))
+        if level.ndim and level.shape != each:
+            raise ValueError(f"expected sigma () or {each}, got shape {tuple(level.shape)}")
         return level
 
 
 def part_of(denoiser: ScoreModel, user: Objective | Sampler) -> Callable[..., Tensor]:
-    """What an objective or a sampler takes of a model: its score, or its log-probability.
+    """Return the function that an objective or a sampler takes: a score or a log-probability.
 
     Raises:
-        ValueError: where the model does not give that.
+        ValueError: if the model does not give it.
     """
     function: Callable[..., Tensor] | None = getattr(denoiser, user.takes, None)
     if function is None:

@@ -13,10 +13,9 @@ from typing import Any
 
 import yaml
 
-from ncsn.data import DataModule
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.classes import dotted
-from ncsn.model.model import Model
+from ncsn.model.model import DATA, Model
 
 __all__ = ["card", "spread"]
 
@@ -51,48 +50,41 @@ x = model.sample(64, seed=0)  # (64, {dimensions}); of pictures, [0, 1] is the v
 NONE = "None was measured. `python -m ncsn.cli.evaluate` measures the models of pictures."
 
 
-def card(
-    module: Model,
-    settings: Mapping[str, Any],
-    load: str,
-    name: str,
-    report: Mapping[str, Any] | None = None,
-) -> str:
-    """The text of a card.
+def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = None) -> str:
+    """Return the text of a model card.
 
     Args:
-        module: the model.
-        settings: its own and its data's, as they are published: plain values.
+        model: the model, with settings.
         load: the Python that loads it.
-        name: what it is called.
-        report: of `python -m ncsn.cli.evaluate --json`.
+        name: its name.
+        report: the content of a file of `ncsn evaluate --json`.
 
     Raises:
-        ValueError: where the report is no such report, or not of these weights.
+        ValueError: if it is no such report, or is of other weights.
     """
-    sections = json.loads(json.dumps(settings))  # plain: YAML would tell lists from tuples
-    model, data = sections["hyper_parameters"], sections.get(DataModule.CHECKPOINT_HYPER_PARAMS_KEY)
-    levels, denoiser = module.schedule.sigmas(), module.denoiser
+    sections = json.loads(json.dumps(model.settings))  # plain: YAML would tell lists from tuples
+    settings, data = sections["hyper_parameters"], sections.get(DATA)
+    levels, denoiser = model.schedule.sigmas(), model.denoiser
     network = getattr(denoiser, "network", None) or getattr(denoiser, "energy", denoiser)
     text = yaml.safe_dump(
-        {"data": data, "model": model} if data else {"model": model}, sort_keys=False
+        {"data": data, "model": settings} if data else {"model": settings}, sort_keys=False
     ).strip()
     # Text from a file stays within its block, and a name of something else than a class is left out.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     trained_on = data["class_path"] if data and dotted(data.get("class_path")) else None
     return CARD.format(
         name=name,
-        shape=module.shape,
+        shape=model.shape,
         data=f", trained on `{trained_on}`" if trained_on else "",
         denoiser=type(denoiser).__name__,
         network=type(network).__name__,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         high=levels.max().item(),
         low=levels.min().item(),
         levels=len(levels),
-        sampler=str(module.sampler).replace("`", "'"),
+        sampler=str(model.sampler).replace("`", "'"),
         load=load,
-        dimensions=", ".join(map(str, module.shape)),
+        dimensions=", ".join(map(str, model.shape)),
         figures=NONE if report is None else measured(report, weights_fingerprint(denoiser)),
         settings=text,
         fence=fence,

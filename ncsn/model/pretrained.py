@@ -17,74 +17,58 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ncsn.data import DataModule
 from ncsn.model.checkpoint_file import DTYPES, DamagedError, local_file
 from ncsn.model.files import atomic_write
-from ncsn.model.model import Model
+from ncsn.model.model import DATA, Model
 from ncsn.model.model_card import card
 
 __all__ = [
     "DATA",
     "read_folder",
     "read_safetensors",
-    "save_folder",
+    "save_pretrained",
     "save_safetensors",
     "settings_of",
 ]
 
-DATA = DataModule.CHECKPOINT_HYPER_PARAMS_KEY
-"""The name of the settings of the data that a model was trained on, beside its own."""
 PUBLISHED = ("hyper_parameters", DATA)
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "README.md"
 """The files of a folder, as `huggingface_hub.PyTorchModelHubMixin` names them."""
 
 
-def save_safetensors(module: Model, file: str | Path, data: DataModule | None = None) -> None:
-    """Write a model to publish: its weights as they are now, and its settings as JSON. Whole, or not at all.
+def save_safetensors(model: Model, file: str | Path) -> None:
+    """Write the weights of a model, and its settings as JSON, to one file: whole, or not at all.
 
     Args:
-        module: a `ScoreModule`, made by the training command or loaded: its settings are plain values.
+        model: one that was loaded, or trained by the training command.
         file: a name that ends in .safetensors.
-        data: what it was trained on, made by the training command or by `load_data`; a loaded module knows it itself.
 
     Raises:
-        ValueError: where the module was made in Python, of parts that no setting describes, or the name ends otherwise.
+        ValueError: if the model has no settings, or the name ends otherwise.
     """
     if Path(file).suffix != ".safetensors":
         raise ValueError(f"file: {file} does not end in .safetensors")
-    text = json.dumps(settings_of(module, data))
-    weights = {
-        name: weight.detach().cpu().contiguous().clone()
-        for name, weight in module.state_dict().items()
-    }
-    about = {
-        "format": "pt",
-        "ncsn": text,
-        "sha256": checksum(text, weights),
-    }  # `format` is for Hugging Face's tools
+    text = json.dumps(settings_of(model))
+    state = model.state_dict()
+    weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in state.items()}
+    # `format` is for Hugging Face's tools.
+    about = {"format": "pt", "ncsn": text, "sha256": checksum(text, weights)}
     with atomic_write(Path(file)) as partial:
-        partial.write_bytes(
-            save(weights, metadata=about)
-        )  # `save_file` would hide it from all other users
+        partial.write_bytes(save(weights, metadata=about))
 
 
-def settings_of(module: Model, data: DataModule | None = None) -> dict[str, Any]:
-    """The settings that a model is built again from, and those of its data where they are known: plain values.
+def settings_of(model: Model) -> dict[str, Any]:
+    """Return the plain settings that a model can be built again from.
 
     Raises:
-        ValueError: where the module was made in Python, of parts that no setting describes.
+        ValueError: if its parts were made in Python.
     """
-    settings = {
-        key: value
-        for key, value in module.hparams.items()
-        if key not in ("_instantiator", "optimizer")
-    }
-    if "denoiser" not in settings:
+    if model.settings is None:
         raise ValueError(
-            "module: it was made in Python, of parts that no setting describes, and could not be rebuilt"
+            "model: its parts were made in Python, and no setting describes them; "
+            "it cannot be built again from a file"
         )
-    trained_on = dict(data.hparams) if data is not None else module.trained_on
-    return {"hyper_parameters": settings} | ({DATA: trained_on} if trained_on else {})
+    return model.settings
 
 
 def checksum(text: str, weights: dict[str, Tensor]) -> str:
@@ -123,34 +107,34 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
     return {**content, "state_dict": weights}
 
 
-def save_folder(module: Model, folder: str | Path, report: Mapping[str, Any] | None = None) -> None:
-    """Write model.safetensors, config.json and README.md into a new `folder`: all of them, or nothing.
+def save_pretrained(
+    model: Model, folder: str | Path, report: Mapping[str, Any] | None = None
+) -> None:
+    """Write model.safetensors, config.json and a model card into a new folder, or nothing.
 
     Args:
-        module: as for `save_safetensors`.
-        folder: is made; it may be there, if it is empty.
-        report: of `python -m ncsn.cli.evaluate --json`, of these weights: the figures for the card.
+        model: as for `save_safetensors`.
+        folder: it is created, and must be empty if it exists.
+        report: the content of a file of `ncsn evaluate --json`, for the card.
 
     Raises:
-        ValueError: where the folder has something in it, the module could not be rebuilt, or the report is of others.
+        ValueError: if the folder is not empty, the model has no settings, or the report is
+            of other weights.
     """
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(
-            f"folder: {folder} is there already, and nothing is written over; give the name of a new one"
+            f"folder: {folder} exists already, and nothing is overwritten; give a new name"
         )
-    settings = settings_of(module)
-    text = card(
-        module, settings, f'ncsn.ScoreModule.from_pretrained("{folder.name}")', folder.name, report
-    )
+    settings = json.dumps(settings_of(model), indent=2) + "\n"
+    text = card(model, f'ncsn.load("{folder.name}")', folder.name, report)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as partial:
         made = Path(partial, folder.name)
-        save_safetensors(module, made / WEIGHTS)
-        with atomic_write(made / SETTINGS) as file:
-            file.write_text(json.dumps(settings, indent=2) + "\n")
-        with atomic_write(made / CARD) as file:
-            file.write_text(text)
+        save_safetensors(model, made / WEIGHTS)
+        for name, content in ((SETTINGS, settings), (CARD, text)):
+            with atomic_write(made / name) as file:
+                file.write_text(content)
         made.replace(folder)
 
 

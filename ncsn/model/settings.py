@@ -1,95 +1,118 @@
-"""Settings that a file holds, and what is rebuilt from them: a model, or the data that it was trained on.
+"""Settings that a file holds, and what is built from them: a model, or the data of its training.
 
-A stranger may have written them. All of them are checked before anything is built (`ncsn.model.plans`), and nothing
-is imported because a file names it (`ncsn.model.classes`).
+A stranger may have written them. All of them are checked before anything is built
+(`ncsn.model.plans`), and nothing is imported because a file names it (`ncsn.model.classes`).
 """
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.optim import Optimizer
 
-from ncsn.data import DataModule
 from ncsn.model.classes import UnknownClassError, one_line, shown, unknown_classes
-from ncsn.model.plans import Plan, build, check_plain, declared_argument, plan_arguments, plan_class
+from ncsn.model.model import DATA, Model
+from ncsn.model.plans import (
+    Plan,
+    build,
+    check_plain,
+    declared_argument,
+    plan_arguments,
+    plan_class,
+)
+from ncsn.objectives import Objective, of_gaussian_noise
+
+if TYPE_CHECKING:
+    from ncsn.data import DataModule
 
 __all__ = [
     "at_most_parameters",
     "check_settings",
     "check_weights",
-    "plain_data",
-    "rebuilt",
     "rebuilt_data",
+    "rebuilt_model",
+    "rebuilt_module",
 ]
 
-Module = TypeVar("Module", bound=LightningModule)
+Module = TypeVar("Module", bound=nn.Module)
 
-MOST_NUMBERS = 2_000_000_000
-"""In the parameters of a network."""
+MOST_NUMBERS = 2_000_000_000  # in the parameters of a network
 NOT_BUILT = ("_instantiator", "optimizer")
-"""Settings of a model that loading it does not need."""
-
-
+"""Settings that no loading needs."""
+OF_TRAINING = ("objective", "warmup", "cooldown", "label_dropout", "compile", *NOT_BUILT)
+"""Settings of a training run that a model does without."""
 NOT_CHOSEN = ("memory", "workers")
-"""Settings of data that a file does not choose, since they only say what reading it may cost."""
+"""Settings of data that a file does not choose: they only say what reading may cost."""
 
 
-def rebuilt(
+def rebuilt_model(content: dict[str, Any], path: str | Path, trust: Collection[str] = ()) -> Model:
+    """Return the model that `content`, read from `path`, describes, with its weights.
+
+    Raises:
+        ValueError: if the settings do not describe a model, or not that of the weights.
+    """
+    settings = without(content["hyper_parameters"], NOT_BUILT)
+    with settings_errors("model", path), all_unknown(settings, trust):
+        objective, plans = model_plans(settings, trust)
+    with settings_errors("data", path):
+        check_plain(content.get(DATA), "data")
+    known = {"hyper_parameters": settings} | ({DATA: content[DATA]} if content.get(DATA) else {})
+    gaussian = of_gaussian_noise(build(objective))
+    given = {"gaussian_noise": gaussian, "settings": known}
+    return built(Model, plans, content["state_dict"], path, **given)
+
+
+def rebuilt_module(
     kind: type[Module],
     content: dict[str, Any],
     path: str | Path,
     trust: Collection[str] = (),
     **parts: Any,
 ) -> Module:
-    """Rebuild a module from the settings `hyper_parameters` in `content`, with its weights, the `state_dict`.
-
-    Args:
-        kind: its class.
-        content: tensors and plain values, read from `path`.
-        path: for the error.
-        trust: the names of the user's own classes that the settings may name.
-        parts: arguments in place of those that the settings have, or do not have.
+    """Return a module of another kind, as `rebuilt_model`; `parts` replace its settings.
 
     Raises:
-        ValueError: if the settings name a class that is not of the right kind, do not describe such a module, or
-            describe one that the weights are not of.
+        ValueError: as `rebuilt_model`.
     """
-    if not all(isinstance(content.get(key), dict) for key in ("hyper_parameters", "state_dict")):
-        raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
-    settings = {
-        key: value for key, value in content["hyper_parameters"].items() if key not in parts
-    }
-    weights = content["state_dict"]
-    with settings_errors("model", path), all_unknown(without(settings, NOT_BUILT), trust):
-        arguments = module_arguments(kind, settings, trust, parts)
-        if "denoiser" in arguments:
-            # First without memory for its weights, and no more of them than the file bears out: the settings may claim
-            # a network that no memory holds, or that takes days to make.
-            with torch.device("meta"), at_most_parameters(4 * len(weights)):
-                denoiser = build(arguments["denoiser"])
-    if "denoiser" in arguments:
+    settings = without(content["hyper_parameters"], {*NOT_BUILT, *parts})
+    with settings_errors("model", path), all_unknown(settings, trust):
+        check_plain(settings, "model")
+        plans = plan_arguments(kind, settings, "", trust, given_elsewhere={*NOT_BUILT, *parts})
+    return built(kind, plans, content["state_dict"], path, **parts)
+
+
+def built(
+    kind: type[Module],
+    plans: dict[str, Any],
+    weights: dict[str, Any],
+    path: str | Path,
+    **given: Any,
+) -> Module:
+    """Build a module from planned and from given arguments, and load its weights."""
+    if "denoiser" in plans:
+        # First without memory for the weights, and with no more of them than the file has:
+        # settings may claim a network that no memory holds, or that takes days to make.
+        with (
+            settings_errors("model", path),
+            torch.device("meta"),
+            at_most_parameters(4 * len(weights)),
+        ):
+            denoiser = build(plans["denoiser"])
         check_weights(nn.ModuleDict({"denoiser": denoiser}), weights, path)
     with settings_errors("model", path):
-        module = kind(**{name: build(value) for name, value in arguments.items()}, **parts)
-    module.hparams.update(
-        {key: value for key, value in settings.items() if key not in NOT_BUILT or is_plain(value)}
-    )
+        module = kind(**{name: build(plan) for name, plan in plans.items()}, **given)
     check_weights(module, weights, path)
     module.load_state_dict(weights)
     return module
 
 
-def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()) -> DataModule:
-    """Rebuild the data module of the settings in a file. It reads from the folder `root` that they name, if it exists.
-
-    What reading may cost (`NOT_CHOSEN`) is not taken from the file.
+def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()) -> "DataModule":
+    """Return the data module that settings in a file describe; its `root` must exist.
 
     Raises:
         ValueError: if the settings do not describe a data module, or there is no such folder.
@@ -99,8 +122,8 @@ def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()
         root = plan.arguments.get("root")
         if isinstance(root, str) and not Path(root).is_dir():
             raise ValueError(
-                f"data.root: there is no folder {shown(root)}, and none is made because a file names it; put the data "
-                "there, or evaluate with --data CONFIG"
+                f"data.root: there is no folder {shown(root)}, and none is made because a file "
+                "names it; put the data there, or evaluate with --data CONFIG"
             )
         if isinstance(root, str) and Path(root).resolve() == Path(Path(root).resolve().anchor):
             raise ValueError(
@@ -109,82 +132,45 @@ def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()
         for name in NOT_CHOSEN:
             if declared_argument(plan.made, name)[1] is not Parameter.empty:
                 plan.arguments.pop(name, None)
-        data = build(plan)
-    assert isinstance(data, DataModule)
+        data: DataModule = build(plan)
     data.downloads = False
     data.save_hyperparameters(settings, logger=False)
     return data
 
 
 def check_settings(
-    kind: type[LightningModule],
-    settings: object,
-    data: object,
-    path: str | Path,
-    trust: Collection[str] = (),
+    settings: object, data: object, path: str | Path, trust: Collection[str] = ()
 ) -> None:
     """Check all settings in a file, its optimiser's too, as if they were to be built.
 
-    Args:
-        kind: the class of the module.
-        settings: those of the module.
-        data: those of its data, or None.
-        path: for the error.
-        trust: the names of the user's own classes.
-
     Raises:
-        ValueError: if they describe something else than a module, its data and an optimiser of torch's kind.
+        ValueError: if they describe anything but a model, its data and a torch optimiser.
     """
     with settings_errors("model", path), all_unknown([settings, data], trust):
         if not isinstance(settings, dict):
             raise ValueError("the settings are not a dictionary")
-        module_arguments(kind, settings, trust)
+        model_plans(without(settings, NOT_BUILT), trust)
         if "optimizer" in settings:
             check_plain(settings["optimizer"], "optimizer")
-            plan_class(
-                settings["optimizer"], (Optimizer,), "optimizer", trust, given_elsewhere=("params",)
-            )
+            plan_class(settings["optimizer"], (Optimizer,), "optimizer", trust, ("params",))
     if data is not None:
         with settings_errors("data", path):
             data_plan(data, trust)
 
 
-def plain_data(content: dict[str, Any], key: str, path: str | Path) -> dict[str, Any] | None:
-    """Return the settings of the data in a file, if it has them: to keep, and not to build.
-
-    Raises:
-        ValueError: if they are not plain values.
-    """
-    settings: dict[str, Any] | None = content.get(key)
-    with settings_errors("data", path):
-        if settings is not None and not isinstance(settings, dict):
-            raise ValueError("the settings are not a dictionary")
-        check_plain(settings, "data")
-    return settings
-
-
-def module_arguments(
-    kind: type[LightningModule],
-    settings: dict[str, Any],
-    trust: Collection[str],
-    parts: Collection[str] = (),
-) -> dict[str, Any]:
-    """Plan the arguments of a module, without its optimiser.
-
-    Raises:
-        ValueError: if the settings do not fit.
-    """
-    built = without(settings, NOT_BUILT)
-    check_plain(built, "model")
-    return plan_arguments(kind, built, "", trust, given_elsewhere={*NOT_BUILT, *parts})
+def model_plans(settings: dict[str, Any], trust: Collection[str]) -> tuple[Plan, dict[str, Any]]:
+    """Plan the objective that a model was trained by, and the arguments of `Model`."""
+    check_plain(settings, "model")
+    objective = plan_class(settings.get("objective"), (Objective,), "objective", trust)
+    arguments = without(settings, OF_TRAINING)
+    given = ("gaussian_noise", "settings")
+    return objective, plan_arguments(Model, arguments, "", trust, given)
 
 
 def data_plan(settings: object, trust: Collection[str]) -> Plan:
-    """Plan a data module.
+    """Plan a data module."""
+    from ncsn.data import DataModule  # needs Lightning
 
-    Raises:
-        ValueError: if the settings do not describe one.
-    """
     check_plain(settings, "data")
     return plan_class(settings, (DataModule,), "data", trust)
 

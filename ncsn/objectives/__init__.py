@@ -26,7 +26,7 @@ from ncsn.objectives.corruption import Corruption, GaussianNoise, LaplaceNoise
 from ncsn.objectives.denoising import DenoisingScoreMatching, EDMScoreMatching
 from ncsn.objectives.explicit import ExplicitScoreMatching
 from ncsn.objectives.implicit import ImplicitScoreMatching
-from ncsn.objectives.objective import Objective
+from ncsn.objectives.objective import Objective, of_gaussian_noise
 from ncsn.objectives.sliced import FiniteDifferenceSlicedScoreMatching, SlicedScoreMatching
 
 __all__ = [
@@ -43,4 +43,5 @@ __all__ = [
     "PseudoLikelihood",
     "RatioMatching",
     "SlicedScoreMatching",
+    "of_gaussian_noise",
 ]

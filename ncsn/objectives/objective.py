@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ncsn.objectives.corruption import GaussianNoise
 from ncsn.score import Score
 
-__all__ = ["Objective", "noisy"]
+__all__ = ["Objective", "noisy", "of_gaussian_noise"]
 
 
 class Objective(ABC):
@@ -22,6 +23,13 @@ class Objective(ABC):
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         """The loss (B,) of `score` on clean data `x` (B, ...) at noise level `sigma` () or (B, 1, ..., 1)."""
+
+
+def of_gaussian_noise(objective: Objective) -> bool:
+    """Return True if what is learned is the score of data with Gaussian noise."""
+    while isinstance(inner := getattr(objective, "objective", None), Objective):
+        objective = inner
+    return isinstance(getattr(objective, "corruption", GaussianNoise()), GaussianNoise)
 
 
 def noisy(x: Tensor, sigma: Tensor) -> Tensor:

@@ -7,30 +7,27 @@ score there.
 
 import math
 import warnings
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable
+from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from ncsn.model.checkpoint_file import read
+from ncsn.model.load import contents
 from ncsn.model.model import Model, part_of
-from ncsn.model.pretrained import DATA, read_folder, save_folder
-from ncsn.model.settings import plain_data, rebuilt
+from ncsn.model.settings import NOT_BUILT, rebuilt_module, without
 from ncsn.noise import NoiseSchedule
 from ncsn.noise.streams import mixed_seed
-from ncsn.objectives import Objective
+from ncsn.objectives import Objective, of_gaussian_noise
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, ScoreModel
 from ncsn.training.memory import keep_freed_memory
 
 __all__ = ["ScoreModule"]
-
-MOST_NUMBERS = 100_000_000
-"""In an example: more is a mistake, or a file that would fill the memory."""
 
 MOST_SKIPPED = 20
 """Steps in a row without a finite loss and gradient, after which training ends: the weights will not come back."""
@@ -39,7 +36,7 @@ SHORT = 4096
 """Numbers in a vector, up to which it is copied beside others."""
 
 
-class ScoreModule(Model):
+class ScoreModule(LightningModule):
     """A denoiser that learns the score of pictures, and draws.
 
     Args:
@@ -81,21 +78,12 @@ class ScoreModule(Model):
             raise ValueError(
                 f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1"
             )
-        if min(shape, default=1) < 1:
-            raise ValueError(
-                f"ScoreModule: shape is {tuple(shape)}, and each side must be at least 1"
-            )
-        if not 0 < math.prod(shape) <= MOST_NUMBERS:
-            raise ValueError(
-                f"ScoreModule: shape is {tuple(shape)}, and must be of 1 to {MOST_NUMBERS:,} numbers"
-            )
-        for part in (objective, sampler):
-            part_of(denoiser, part)
+        part_of(denoiser, objective)
         if compile and not isinstance(denoiser, Denoiser):
             raise ValueError(
                 "ScoreModule: compile is true, but an energy, which is differentiated, cannot be compiled"
             )
-        sampler.check(schedule.sigmas())
+        Model(denoiser, schedule, sampler, shape)  # checks these
         # From a configuration these are plain values, from which a checkpoint is built again. Live objects cannot be
         # loaded safely: made in Python, they are left out, and given again to `load_from_checkpoint`.
         with warnings.catch_warnings():
@@ -122,67 +110,46 @@ class ScoreModule(Model):
     def load_from_checkpoint(
         cls, checkpoint_path: Any, *_: Any, trust: Collection[str] = (), **parts: Any
     ) -> "ScoreModule":
-        """Load the module of a training checkpoint, on the CPU, as strictly as `ncsn.load` does.
+        """Return the module of a training checkpoint, on the CPU, as strictly as `ncsn.load`.
 
         Args:
             checkpoint_path: a .ckpt file.
             trust: as for `ncsn.load`.
-            parts: the arguments that the file does not have, of a module that was made in Python.
+            parts: the constructor arguments that the file lacks, if the module was made in
+                Python.
 
         Raises:
-            ValueError: if the file is not such a checkpoint, or does not fit the settings in it and the parts.
+            ValueError: if the file is no such checkpoint, or does not fit its settings.
         """
-        for name in (
-            "map_location",
-            "hparams_file",
-            "strict",
-            "weights_only",
-        ):  # Lightning's, which are settled here
-            parts.pop(name, None)
-        return rebuilt(cls, read(checkpoint_path), checkpoint_path, trust, **parts)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, trust: Collection[str] = ()) -> "ScoreModule":
-        """Load the model in a local folder of `save_pretrained`, on the CPU and in evaluation mode.
-
-        Args:
-            folder: the folder; nothing is downloaded.
-            trust: as for `ncsn.load`.
-
-        Raises:
-            ValueError: if there is no such folder, or its files are missing, damaged, or do not fit each other.
-        """
-        content = read_folder(folder)
-        trained_on = plain_data(content, DATA, folder)
-        module = rebuilt(cls, content, folder, trust).eval()
-        module.trained_on = trained_on
+        for name in ("map_location", "hparams_file", "strict", "weights_only"):
+            parts.pop(name, None)  # Lightning's arguments, which are settled here
+        content = contents(checkpoint_path)
+        module = rebuilt_module(cls, content, checkpoint_path, trust, **parts)
+        module.hparams.update(without(content["hyper_parameters"], ("_instantiator", *parts)))
         return module
 
-    def save_pretrained(self, folder: str | Path, report: Mapping[str, Any] | None = None) -> None:
-        """Write the model into a new `folder`, in the layout of the Hugging Face Hub, or nothing.
-
-        That is model.safetensors, config.json, and README.md, the model card.
-
-        Args:
-            folder: is made; it may be there, if it is empty.
-            report: of `python -m ncsn.cli.evaluate --json`, of these weights: the figures for the card.
-
-        Raises:
-            ValueError: where there is something in the folder, no setting describes the model's parts, as where it was
-                made in Python, or the report is of other weights.
-        """
-        save_folder(self, folder, report)
+    @property
+    def model(self) -> Model:
+        """The model that is trained; it shares the weights."""
+        settings = None
+        if "denoiser" in self.hparams:
+            settings = {"hyper_parameters": without(dict(self.hparams), NOT_BUILT)}
+        gaussian = of_gaussian_noise(self.objective)
+        return Model(self.denoiser, self.schedule, self.sampler, self.shape, gaussian, settings)
 
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The objective (B,) on clean `x` (B, ...) at the levels `sigma` (B, 1, ..., 1), with labels (B,) or None."""
-        return self.objective(self._function(self.objective, label), x, sigma)
+        function = part_of(self.denoiser, self.objective)
+        if self.objective.takes == "score":
+            function = partial(function, label=label)
+        return self.objective(function, x, sigma)
 
     def on_fit_start(self) -> None:
         if self.device.type == "cpu":
             keep_freed_memory()
         self.seed = torch.initial_seed()
         if self.compiled:
-            self.compile_network()
+            self.model.compile_network()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # All that is random in a step (flips, levels, noise, dropout) follows from (seed, step, rank): different on

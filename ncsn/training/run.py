@@ -265,7 +265,7 @@ class TrainCLI(LightningCLI):
             self.datamodule.setup()
             self.datamodule.check_share(self.trainer.world_size)
             self._try_two_examples()
-            self.config_init.score.check(self.model, self.datamodule)
+            self.config_init.score.check(self.model.model, self.datamodule)
             self.record.run = recorded(self.settings, self.datamodule, self.trainer.world_size)
             if checkpoint is not None:
                 check_resumed(self.record.run, checkpoint, str(self.ckpt_path))

@@ -47,7 +47,7 @@ class DenoisingStrips(Callback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         ladder = pl_module.schedule.sigmas()
         denoises = (
-            len(pl_module.shape) == 3 and pl_module.of_gaussian_noise and bool(ladder.min() > 0)
+            len(pl_module.shape) == 3 and pl_module.model.gaussian_noise and bool(ladder.min() > 0)
         )
         if batch_idx or not (self.count and loggers and denoises and trainer.is_global_zero):
             return

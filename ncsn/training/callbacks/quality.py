@@ -12,7 +12,7 @@ from ncsn.evaluation.extractors import look_at, reference_looks
 from ncsn.evaluation.features import load_features
 from ncsn.evaluation.metrics import frechet
 from ncsn.evaluation.walks import gathered
-from ncsn.model.model import part_of
+from ncsn.model.model import Model, part_of
 from ncsn.samplers import DPMSolver, Sampler
 from ncsn.training.module import ScoreModule
 
@@ -65,7 +65,7 @@ class SampleScore(Callback):
         self.seed = seed
         self.reference: Tensor | None = None
 
-    def check(self, module: ScoreModule, data: DataModule | None) -> None:
+    def check(self, module: Model, data: DataModule | None) -> None:
         """Refuse what cannot be scored, before a run begins.
 
         Raises:
@@ -77,12 +77,12 @@ class SampleScore(Callback):
             raise ValueError(f"score.features: {type(data).__name__} is not of pictures")
         look_at(self.judge, torch.zeros(1, *data.shape))
         part_of(module.denoiser, self.sampler)
-        self.sampler.check(module.ladder(self.levels, self.sampler))
+        self.sampler.check(module.sigmas_for(self.sampler, self.levels))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self.check(pl_module, data)
+        self.check(pl_module.model, data)
         if self.judge is not None and trainer.is_global_zero:
             self.reference = reference_looks(self.judge.to(pl_module.device), data).features
 
@@ -91,7 +91,9 @@ class SampleScore(Callback):
         if self.judge is None or trainer.state.fn != "fit":
             return
         with trainer.precision_plugin.forward_context():
-            seen = self.seen(pl_module, range(trainer.global_rank, self.count, trainer.world_size))
+            seen = self.seen(
+                pl_module.model, range(trainer.global_rank, self.count, trainer.world_size)
+            )
         features, value = torch.cat(gathered([seen])), math.inf
         if not features.isfinite().all():
             warnings.warn(
@@ -103,15 +105,15 @@ class SampleScore(Callback):
         # The first rank alone has the reference. All log one value, by which all keep the same best checkpoint.
         pl_module.log(FIGURE, trainer.strategy.broadcast(value), prog_bar=True)
 
-    def seen(self, module: ScoreModule, indices: range) -> Tensor:
+    def seen(self, module: Model, indices: range) -> Tensor:
         """The features (N, F) of samples, NaN where they diverged."""
         assert self.judge is not None
         judge, parts = self.judge.to(module.device), []
-        sigmas = module.ladder(self.levels, self.sampler)
+        sigmas = module.sigmas_for(self.sampler, self.levels)
         for start in range(0, len(indices), self.batch_size):
             batch = indices[start : start + self.batch_size]
             try:
-                *_, x = module.samples(batch, self.seed, sampler=self.sampler, sigmas=sigmas)
+                *_, x = module.trajectories(batch, self.seed, sampler=self.sampler, sigmas=sigmas)
                 parts.append(look_at(judge, x).features.float().cpu())
             except FloatingPointError:
                 parts.append(torch.full((len(batch), judge.num_features), torch.nan))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ncsn.data import pixel_grid, to_pixels
 from ncsn.evaluation.grids import save_grid, shown_levels, walk_names, walk_sheet
 from ncsn.evaluation.plots import plot, save_figure
+from ncsn.model.model import Model
 from ncsn.training.module import ScoreModule
 
 __all__ = ["SampleGrid"]
@@ -46,14 +47,14 @@ class SampleGrid(Callback):
             torch.manual_seed(self.seed)
             try:
                 with trainer.precision_plugin.forward_context():
-                    x, first = self.drawn(pl_module)
+                    x, first = self.drawn(pl_module.model)
             except FloatingPointError as error:  # as of a model that has yet to learn
                 warnings.warn(
                     f"the samples at step {trainer.global_step} diverged, and are not shown: {error}",
                     stacklevel=2,
                 )
                 return
-        figure = plot(x.cpu(), pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        figure = plot(x.cpu(), pl_module.model, trainer.datamodule)  # type: ignore[attr-defined]
         for logger in loggers:
             file = Path(logger.log_dir, "samples", f"step={trainer.global_step:07d}.png")
             if figure is not None:
@@ -64,20 +65,20 @@ class SampleGrid(Callback):
                 save_grid(x, file)
             if len(pl_module.shape) == 3:
                 logger.experiment.add_image(
-                    "walk", first_walk(pl_module, first), trainer.global_step
+                    "walk", first_walk(pl_module.model, first), trainer.global_step
                 )
 
-    def drawn(self, module: ScoreModule) -> tuple[Tensor, list[Tensor]]:
+    def drawn(self, module: Model) -> tuple[Tensor, list[Tensor]]:
         """The samples (count, ...), and the states of the first of them that are shown."""
         start, shown = module.start(self.count), shown_levels(len(module.schedule.sigmas()), STATES)
         states = [start[0].cpu()]
-        for level, x in enumerate(module.draw(start), start=1):
+        for level, x in enumerate(module.trajectory(start), start=1):
             if level in shown:
                 states.append(x[0].cpu())
         return x, states
 
 
-def first_walk(module: ScoreModule, states: list[Tensor]) -> Tensor:
+def first_walk(module: Model, states: list[Tensor]) -> Tensor:
     """The states (C, H, W) of a walk in a row, with their names: (3, H', W')."""
     sigmas = module.schedule.sigmas()
     return walk_sheet(
