@@ -109,7 +109,7 @@ def main() -> None:
         "parameters",
         "images seen",
         "CPU-s",
-        "network calls",
+        "NFE",
         "pictures/CPU-s",
         "Frechet distance (floor)",
     ]

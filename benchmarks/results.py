@@ -132,8 +132,8 @@ def results_table(results: list[dict[str, Any]]) -> Table:
         "training",
         "samples",
         "sampler",
-        "network calls",
-        "pictures/s",
+        "NFE",
+        "images/s",
         *names,
         box=box.MARKDOWN,
     )
@@ -144,8 +144,8 @@ def results_table(results: list[dict[str, Any]]) -> Table:
             f"{one['minutes']:.1f} min",
             f"{one['counts']['judged']:,}",
             f"{samples['sampler']}, {samples['levels']} levels",
-            f"{cost['network calls']:g}",
-            f"{cost['pictures/s']:.3g}",
+            f"{cost['NFE']:g}",
+            f"{cost['images/s']:.3g}",
             *(
                 f"{spread(one['figures'][n])} ({one['floor'][n]:.4g})"
                 if n in one["figures"]

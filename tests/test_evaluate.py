@@ -107,8 +107,8 @@ def test_the_figures_are_those_of_the_samples_beside_those_of_held_out_pictures(
     raw = weights_fingerprint(load(checkpoint, raw=True).denoiser)
     assert samples["weights"] == weights_fingerprint(module.denoiser) != raw
     cost = samples["cost"]
-    assert cost["network calls"] == 8
-    assert cost["pictures/s"] == pytest.approx(120 / cost["seconds"])
+    assert cost["NFE"] == 8
+    assert cost["images/s"] == pytest.approx(120 / cost["seconds"])
     for name, (value,) in report["figures"].items():
         assert re.search(rf"\| {re.escape(name)} +\| {re.escape(f'{value:.4g}')} ", out), name
         floor = f"{report['floor'][name]:.4g}"
@@ -136,8 +136,8 @@ def test_seeds_give_the_spread_and_fewer_are_held_out_than_drawn(checkpoint, cap
     assert values.std() > 0
     assert report["counts"]["floor"] == 180
     assert "180 pictures of its validation split, fewer than the 200 that are judged" in out
-    assert report["samples"]["cost"]["network calls"] == 6  # a picture, of all seeds
-    assert report["samples"]["cost"]["pictures/s"] == pytest.approx(600 / report["samples"]["cost"]["seconds"])
+    assert report["samples"]["cost"]["NFE"] == 6  # a picture, of all seeds
+    assert report["samples"]["cost"]["images/s"] == pytest.approx(600 / report["samples"]["cost"]["seconds"])
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_two_processes_give_the_figures_of_one(checkpoint):
     for name, values in one["figures"].items():
         assert two["figures"][name] == pytest.approx(values, rel=2e-3, abs=1e-3), name
     assert one["floor"] == two["floor"]
-    assert one["samples"]["cost"]["network calls"] == two["samples"]["cost"]["network calls"]
+    assert one["samples"]["cost"]["NFE"] == two["samples"]["cost"]["NFE"]
 
 
 def test_copies_of_training_pictures_are_called_so(data, capsys):
@@ -233,7 +233,7 @@ def test_the_family_is_a_row_for_each_sampler_and_the_floor(checkpoint, monkeypa
     evaluate(checkpoint, "--family", "--num-samples", "80", "--likelihood", "4")
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
-    assert rows[0] == ["sampler", "levels", "network calls", "pictures/s", "Frechet distance of 80"]
+    assert rows[0] == ["sampler", "levels", "NFE", "images/s", "Frechet distance of 80"]
     assert [row[0].split("(")[0] for row in rows[2:]] == [
         *("EulerMaruyama", "Ancestral", "ConsistentAnnealed", "AnnealedLangevin", "held-out pictures")
     ]

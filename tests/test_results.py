@@ -89,7 +89,7 @@ def test_results_are_trained_evaluated_and_put_in_one_table(tmp_path, monkeypatc
     report = json.loads(Path("checkpoints/small_results/report.json").read_text())
     assert report["samples"]["checkpoint"] == "checkpoints/small_results/step=3.ckpt"
     cells = dict(zip(head, row, strict=True))
-    assert (cells["config"], cells["samples"], cells["network calls"]) == ("small", "70", "7")
+    assert (cells["config"], cells["samples"], cells["NFE"]) == ("small", "70", "7")
     assert cells["sampler"].endswith(", 6 levels")
     values = torch.tensor(report["figures"]["recall"], dtype=torch.float64)
     floor = report["floor"]["recall"]

@@ -359,7 +359,7 @@ def test_text_of_a_report_stays_in_its_place_on_the_model_card():
     counts = {"judged": 1, "reference": 1, "floor": 1}
     samples = {"weights": "w", "sampler": evil, "levels": 2, "sigma_max": 1.0, "sigma_min": 0.1, "seeds": [0]}
     report = {"judged": evil, "data": evil, "features": evil, "counts": counts, "floor": {evil: 1.0}}
-    report |= {"figures": {evil: [1.0]}, "bits_per_dim": None, "samples": samples | {"cost": {"network calls": 2}}}
+    report |= {"figures": {evil: [1.0]}, "bits_per_dim": None, "samples": samples | {"cost": {"NFE": 2}}}
     text = measured(report, "w")
     assert not set("\x1b[]<>#") & set(text.replace("[0]", "").replace("# b", ""))
     assert "\n# b" not in text

@@ -1,4 +1,4 @@
-"""Noise levels and steps for a data set: `python -m ncsn.cli.advise --config FILE`, with what else `train.py` takes.
+"""`ncsn advise --config FILE`: noise levels and steps for a data set.
 
 The data is looked at, and the techniques of Song & Ermon (2020) are worked out for it: settings to paste into the
 configuration, each under its reason. Where the configuration's own are far off, a warning on standard error says so.
@@ -7,19 +7,16 @@ configuration, each under its reason. Where the configuration's own are far off,
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from ncsn.cli.errors import answered, fail, hush
 from ncsn.data import DataModule, to_unit
 from ncsn.data.examples import HeldExamples
 from ncsn.noise import (
@@ -34,7 +31,7 @@ from ncsn.noise import (
 from ncsn.samplers import AnnealedLangevin, ConsistentAnnealed, Langevin, Sampler
 from ncsn.training.run import build
 
-__all__ = ["Advice", "advise", "largest_distance", "main", "objections"]
+__all__ = ["Advice", "advise", "largest_distance", "objections", "run"]
 
 READ_AT_MOST = 2**29
 """Bytes of pictures that are read where they are streamed: more than can be held."""
@@ -266,36 +263,24 @@ def bar() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def main() -> None:
+def run(arguments: Sequence[str]) -> None:
     """Parse as training does, look at the data, and print the settings."""
-    if not {argument.split("=")[0] for argument in sys.argv[1:]} & {
-        "-c",
-        "--config",
-        "-h",
-        "--help",
-    }:
-        fail(2, "--config: none given; give the path of a YAML file, as to train.py")
-    hush()
-    with answered({ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}):
-        cli = build()
-        data, model = cli.datamodule, cli.model
-        with redirect_stdout(sys.stderr):
-            data.prepare_data()
-            data.setup()
-        values, of = examples(data)
-        dimension = math.prod(data.shape)
-        distance = largest_distance(values)
-        advice = advise(
-            distance, dimension, values.dtype == torch.uint8, model.schedule, model.sampler, of
-        )
-        for objection in objections(distance, dimension, model.schedule, model.sampler):
-            print("warning:", objection, file=sys.stderr)
-    count = len(data.splits["train"])
-    print(
-        f"# For {type(data).__name__}, {count:,} examples of {data.shape}, by the techniques of Song & Ermon (2020)."
-    )
+    options = {argument.split("=")[0] for argument in arguments}
+    if not options & {"-c", "--config", "-h", "--help"}:
+        raise ValueError("--config: none given; give a YAML file, as to ncsn train")
+    sys.argv[1:] = arguments
+    cli = build()
+    data, model = cli.datamodule, cli.model
+    with redirect_stdout(sys.stderr):
+        data.prepare_data()
+        data.setup()
+    values, of = examples(data)
+    dimension = math.prod(data.shape)
+    distance = largest_distance(values)
+    own = model.schedule, model.sampler
+    advice = advise(distance, dimension, values.dtype == torch.uint8, *own, of)
+    for objection in objections(distance, dimension, *own):
+        print("warning:", objection, file=sys.stderr)
+    count, name = len(data.splits["train"]), type(data).__name__
+    print(f"# {name}: {count:,} examples {data.shape}; techniques of Song & Ermon (2020)")
     print(advice.yaml())
-
-
-if __name__ == "__main__":
-    main()

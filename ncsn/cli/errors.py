@@ -1,4 +1,8 @@
-"""What a command says: in one line, where it cannot do what it was asked for; and none of what its libraries add."""
+"""How a command ends: with one line on standard error, and an exit code.
+
+2 is a wrong setting, 1 a failed run (disk, network, memory), 3 a sampler that diverged, and
+128 + N signal N. A traceback is a bug.
+"""
 
 import atexit
 import logging
@@ -7,66 +11,89 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
 __all__ = [
     "SIGNALS",
-    "answered",
+    "exit_codes",
+    "exit_on_signals",
     "fail",
-    "hush",
     "ignore_signals",
     "reason",
+    "silence_libraries",
     "stop",
-    "stopped_by_signals",
 ]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a program: Ctrl-C, a scheduler or a user, a terminal that is closed."""
+CODES = {
+    "ArgumentError": 2,  # of jsonargparse
+    "MisconfigurationException": 2,  # of Lightning
+    "ValueError": 2,
+    "FloatingPointError": 3,
+    "OSError": 1,
+}
+"""The exit code of an exception, by the name of its class or of a base: nothing is imported."""
 
-# What jsonargparse says besides the reason: the alternatives that did not fit either, and what it was given.
+# jsonargparse's message names every alternative that did not fit, and repeats what it was given.
 _NOISE = re.compile(
-    r"Expected a path but|Expected a <class 'NoneType'>|Does not validate against|Subtypes:|Errors:|Given value|"
-    r"Type typing\.Callable|Problem with given class_path '[^']*':$"
+    r"Expected a path but|Expected a <class 'NoneType'>|Does not validate against|Subtypes:|Errors:"
+    r"|Given value|Type typing\.Callable|Problem with given class_path '[^']*':$"
 )
 _UNION = "Does not validate against any of the Union subtypes"
 _ALTERNATIVE = re.compile(r"- Expected a (?:<class '([^']*)'>|typing\.Literal\[(.*)\])$")
 _GIVEN = re.compile(r"Given value: (.*?)(?:\. Got value: .*)?$")
-# Where a number is wanted, torch would take a tensor too, which no configuration holds.
+# Where a number is expected torch would accept a tensor, too, which no configuration holds.
 _TENSOR = "<class 'float'>, <class 'torch.Tensor'>"
 _KEY = re.compile(r"""Parser key ["']([^"']*)["']:?""")
 
 
-def fail(status: int, message: object) -> NoReturn:
-    """End the program with one line on standard error: status 2 for a wrong setting, 1 for a failure of the world."""
+def fail(code: int, message: object) -> NoReturn:
+    """End the program with one line on standard error."""
     print("error:", " ".join(str(message).split()), file=sys.stderr)
-    sys.exit(status)
+    sys.exit(code)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """End the program in one line for the exceptions of `CODES`, and if memory runs out."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(130, "interrupted")
+    except Exception as error:
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        if "OutOfMemoryError" in kinds:
+            fail(1, f"{str(error).splitlines()[0]}; lower the batch size (--batch-size)")
+        code = next((CODES[kind] for kind in kinds if kind in CODES), None)
+        if code is None:
+            raise
+        fail(code, reason(error))
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:
-    """End the program for a signal: with one line, and the exit status that a shell gives it."""
+    """End the program for a signal, with the exit code that a shell gives it."""
     try:
         fail(128 + number, f"stopped by {signal.Signals(number).name}")
     finally:
-        # Libraries swallow exceptions as they are imported, and fail later for want of what was not.
-        if is_importing(frame):
+        # Libraries swallow exceptions while they are imported, and fail later.
+        if _is_importing(frame):
             os._exit(128 + number)
 
 
-def is_importing(frame: FrameType | None) -> bool:
-    """Return True if a frame was called, however indirectly, by an import."""
+def _is_importing(frame: FrameType | None) -> bool:
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     return frame is not None
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """End the program in one line for each of `SIGNALS`, with the exit status 128 and its number."""
+def exit_on_signals() -> Iterator[None]:
+    """End the program in one line for each of `SIGNALS`."""
     before = {number: signal.signal(number, stop) for number in SIGNALS}
-    # The interpreter takes a second to end; a signal in that time would replace the exit status.
+    # The interpreter takes a second to end; a signal in that time would change the exit code.
     atexit.register(ignore_signals)
     try:
         yield
@@ -76,62 +103,48 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def ignore_signals(*_: object) -> None:
-    """Ignore all of `SIGNALS` from now on, whatever this is called with."""
+    """Ignore all of `SIGNALS` from now on."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-@contextmanager
-def answered(statuses: Mapping[type[Exception], int]) -> Iterator[None]:
-    """End the program in one line for errors of the stated kinds, each with its status, and for Ctrl-C with 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        fail(130, "interrupted")
-    except tuple(statuses) as error:
-        fail(
-            next(status for kind, status in statuses.items() if isinstance(error, kind)),
-            reason(error),
-        )
-
-
 def reason(error: Exception) -> str:
-    """One line of a message of many, as a parser's or a worker's: the setting, and what is wrong with it."""
-    if "\nOriginal Traceback" in str(error):
-        return str(error).strip().splitlines()[-1]
-    keys, reasons = [], []
-    alternatives, given = [], None
-    if not (_KEY.search(str(error)) or _UNION in str(error)):
-        return " ".join(str(error).split())
-    for line in str(error).splitlines():
+    """Return one line of an error's message: the setting, and what is wrong with it."""
+    text = str(error)
+    if "\nOriginal Traceback" in text:  # of a worker process
+        return text.strip().splitlines()[-1]
+    if not (_KEY.search(text) or _UNION in text):
+        return " ".join(text.split())
+    keys, reasons, alternatives, given = [], [], [], None
+    for line in text.splitlines():
         keys += _KEY.findall(line)
         alternative = _ALTERNATIVE.search(line)
         if alternative and alternative[1] != "NoneType":
             alternatives.append(alternative[1] or alternative[2])
             continue
         given = given or _GIVEN.search(line)
-        text = re.sub(r"^\s*- ", "", _KEY.sub("", line)).strip()
-        if text and not _NOISE.match(text):
-            reasons.append(
-                re.sub(r"Expected a <class '([^']*)'>(?:\. Got value:)?", r"expected \1, got", text)
+        rest = re.sub(r"^\s*- ", "", _KEY.sub("", line)).strip()
+        if rest and not _NOISE.match(rest):
+            rest = re.sub(
+                r"Expected a <class '([^']*)'>(?:\. Got value:)?", r"expected \1, got", rest
             )
-    if alternatives and given and (not reasons or _TENSOR in str(error)):
+            reasons.append(rest)
+    if alternatives and given and (not reasons or _TENSOR in text):
         reasons = [f"expected {' or '.join(alternatives)}, got {given[1]}"]
-    return ": ".join([".".join(keys), *reasons[:1]] if keys else reasons[:1]) or str(error)
+    return ": ".join([".".join(keys), *reasons[:1]] if keys else reasons[:1]) or text
 
 
-def hush() -> None:
-    """Leave out what Lightning says that a user of this package cannot act on."""
+def silence_libraries() -> None:
+    """Leave out the warnings of Lightning that a user of this package cannot act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*LeafSpec.* is deprecated",  # Lightning's own use of torch
-        ".*You have overridden `on_before_batch_transfer` in `LightningModule`",  # meant so: it seeds the step
-        ".*The number of training batches .* is smaller than the logging interval",  # we log by steps, not by epochs
-        ".*predict returned None if it was on purpose",  # of pictures that are there already
+        ".*You have overridden `on_before_batch_transfer` in `LightningModule`",  # to seed a step
+        ".*The number of training batches .* is smaller than the logging interval",  # in steps here
         ".*does not have many workers",  # data in memory needs none
         ".*your dataloader is not resumable",  # it is: see `Batches`
-        ".*Checkpoint directory .* exists and is not empty",  # checkpoints are numbered, and the newest is the last
-        r".*callbacks used to create the checkpoint .*\[.Checkpoint\{",  # an earlier version's had a state
+        ".*Checkpoint directory .* exists and is not empty",  # checkpoints are numbered
+        r".*callbacks used to create the checkpoint .*\[.Checkpoint\{",  # of an earlier version
     ):
         warnings.filterwarnings("ignore", message)

@@ -1,175 +1,144 @@
-"""How well a checkpoint draws: `python -m ncsn.cli.evaluate` prints one table of figures, with what each of them is of.
+"""`ncsn evaluate`: metrics of a model's samples, next to those of held-out images.
 
-Samples are drawn as the sampling command does, over any number of devices, and are looked at once, as they come
-(`ncsn.evaluation`): what is kept of them is rows of numbers. Each figure is put beside the same of held-out pictures,
-as many, which is what a perfect model would reach: the floor. Both are judged by the training split. `--seeds 3` gives
-the spread; `--png` scores pictures that something else has made; `--family` compares the samplers; `--likelihood` adds
-what held-out pictures take in bits per dimension.
+Samples are drawn as `ncsn sample` does, over any number of devices, and what is kept of them
+is rows of numbers (`ncsn.evaluation.measure`). Held-out images, as many, give the value that a
+perfect model would reach: the floor. Both are compared with the training split.
 """
 
-import sys
+import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentError
+from lightning.fabric import Fabric
 from torch import Tensor
 
 from ncsn.cli.data_option import chosen_data
-from ncsn.cli.errors import answered, fail, hush, stopped_by_signals
-from ncsn.cli.from_options import chosen_trainer, chosen_walks, place_of
-from ncsn.cli.options import MODEL, OneLineParser, add_drawing_options, int_at_least, split_options
+from ncsn.cli.devices import fabric_for, place_of, sampling_progress
+from ncsn.cli.from_options import default_checkpoint, label_of, loaded, sampler_of, sigmas_of
+from ncsn.cli.writers import Collector
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.evaluation.extractors import Judge, look_at, looks, real_pictures, reference_looks
 from ncsn.evaluation.family import family_of, family_table
 from ncsn.evaluation.measure import chosen_judge, figures, held_out_bits, rows
 from ncsn.evaluation.metrics import frechet
-from ncsn.evaluation.report import Counts, Report, Samples, is_report, markdown, notes, save_report
-from ncsn.evaluation.walks import Collected, Cost, DrawingProgress, Walks, collect
+from ncsn.evaluation.report import (
+    Cost,
+    Counts,
+    Report,
+    Samples,
+    counted,
+    is_report,
+    markdown,
+    notes,
+    save_report,
+)
 from ncsn.model.checkpoint_file import weights_fingerprint
+from ncsn.model.draws import Request, batches, default_batch_size, draws
 from ncsn.model.files import exclusive_file
-from ncsn.model.load import default_checkpoint, load, load_data, saved_shape
+from ncsn.model.load import load_data, saved_shape
 from ncsn.model.model import Model
 from ncsn.samplers import Sampler
-from ncsn.training.processes import hold_outputs
+from ncsn.training.processes import gathered, hold_outputs
 
-__all__ = ["main"]
+__all__ = ["run"]
 
-CHECKPOINTS = Path("checkpoints")
-USUAL_COUNT = 10_000
-"""Samples, where no number is given."""
+DEFAULT_COUNT = 10_000  # samples
 
 
-def main() -> None:
-    """Draw, judge and print, as the command line says."""
-    others, of_data = split_options(sys.argv[1:], "--data")
-    others, of_sampler = split_options(others, "--sampler")
-    options = parser().parse_args(others)
+def run(options: Namespace) -> None:
+    """Evaluate a checkpoint, a folder of images, or all samplers, and print a table."""
     if options.json is not None:
         check_json(options.json)
-    refuse_unheeded(options, of_sampler)
-    hush()
-    ends = answered(
-        {ArgumentError: 2, ValueError: 2, FloatingPointError: 3, RuntimeError: 1, OSError: 1}
-    )
-    outputs = [] if options.json is None else [exclusive_file(options.json)]
-    with stopped_by_signals(), ends, hold_outputs("--json", *outputs):
-        data = evaluated_data(options, of_data)
+    if options.seeds > 1 and (options.png or options.samplers):
+        raise ValueError("--seeds has no effect with --png and --samplers; remove one of them")
+    held = nullcontext() if options.json is None else exclusive_file(options.json)
+    with hold_outputs("--json", held):
+        data = evaluated_data(options)
         judge = chosen_judge(options.features, data).to(place_of(options.device))
         if options.png is not None:
             show(report_of_folder(options, data, judge), options)
-        elif options.family:
-            compare(options, data, judge)
-        else:
-            report = report_of_checkpoint(options, of_sampler, data, judge)
-            if report is not None:
-                show(report, options)
-
-
-def parser() -> OneLineParser:
-    """The options, but for those of the sampler and the data, which depend on their classes."""
-    parser = OneLineParser(
-        description="Say how good the samples of a checkpoint are.", allow_abbrev=False
-    )
-    option = parser.add_argument
-    option("checkpoint", nargs="?", type=Path, help=MODEL)
-    add_drawing_options(parser)
-    option(
-        "--num-samples",
-        type=int_at_least(1),
-        metavar="N",
-        help=f"how many are drawn ({USUAL_COUNT}), or read of --png",
-    )
-    option(
-        "--seeds",
-        type=int_at_least(1),
-        default=1,
-        metavar="N",
-        help="draw so often, from --seed on: for the spread (1)",
-    )
-    option(
-        "--data",
-        metavar="CONFIG",
-        help="a configuration, for its data set; else that of the checkpoint",
-    )
-    option("--data.NAME", metavar="VALUE", help="a setting of the data set, as in --data.root DIR")
-    option(
-        "--features",
-        metavar="FILE",
-        help="weights of `python -m ncsn.cli.features`, or `inception`; else the data's own",
-    )
-    option(
-        "--likelihood",
-        type=int_at_least(2),
-        metavar="N",
-        help="bits per dimension of N held-out pictures, too",
-    )
-    option("--json", type=Path, metavar="FILE", help="write the same to a file that ends in .json")
-    kind = parser.add_mutually_exclusive_group().add_argument
-    kind(
-        "--png",
-        type=Path,
-        metavar="FOLDER",
-        help="score the pictures in a folder, in place of drawing",
-    )
-    kind(
-        "--family",
-        action="store_true",
-        help="every sampler at several lengths, by the distance alone",
-    )
-    return parser
+            return
+        fabric = fabric_for(options)
+        if options.samplers:
+            compare(fabric, options, data, judge)
+            return
+        report = report_of_checkpoint(fabric, options, data, judge)
+        if report is not None:
+            show(report, options)
 
 
 def check_json(file: Path) -> None:
-    """End the program if the report cannot be written to `file`, or would replace something else."""
-    if file.is_dir() or not file.parent.is_dir():
-        fail(2, f"--json: {file} is not a file in a folder that is there")
-    if file.suffix != ".json":
-        fail(2, f"--json: {file} does not end in .json")
+    """Refuse a file that cannot take the report, or would lose something else.
+
+    Raises:
+        ValueError: if it is such a file.
+    """
+    if file.suffix != ".json" or file.is_dir() or not file.parent.is_dir():
+        raise ValueError(f"--json: expected a .json file in a folder that exists, got {file}")
     if file.exists() and not (file.is_file() and is_report(file)):
-        fail(
-            2,
-            f"--json: {file} is there already and is not a report; remove it, or give another name",
-        )
+        raise ValueError(f"--json: {file} exists and is not a report; give another name")
 
 
-def refuse_unheeded(options: Namespace, of_sampler: Sequence[str]) -> None:
-    """End the program where an option was given that what is asked for does not heed."""
-    ladder = ("steps", "sigma_max", "sigma_min")
-    unheeded = {"png": (*ladder, "label", "likelihood"), "family": (*ladder, "label", "json")}
-    for kind, names in unheeded.items():
-        if getattr(options, kind):
-            given = [
-                f"--{name.replace('_', '-')}"
-                for name in names
-                if getattr(options, name) is not None
-            ] + list(of_sampler[:1])
-            given += ["--seeds"] if options.seeds > 1 else []
-            if given:
-                fail(2, f"{given[0]}: --{kind} does not heed it; leave one of them out")
+def measured(
+    fabric: Fabric,
+    model: Model,
+    request: Request,
+    measure: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Cost]:
+    """Draw samples on all processes, and return what is measured of them, with the cost.
+
+    Args:
+        fabric: the processes.
+        model: the model.
+        request: the samples.
+        measure: a function from samples (B, ...) to rows (B, K).
+
+    Returns:
+        The rows (N, K) on every process, in the order of the indices.
+    """
+    nfe, seconds, indices = [0], 0.0, [i for batch in request.batches for i in batch]
+    mine = request.batches[fabric.global_rank :: fabric.world_size]
+    request = replace(request, batches=mine, guide=lambda score: counted(score, nfe))
+    collected = Collector(fabric)
+    with (
+        collected,
+        sampling_progress(fabric, len(indices), 0, "images") as advance,
+        fabric.autocast(),
+    ):
+        began = time.perf_counter()
+        for batch, x in draws(model, request, advance):
+            seconds += time.perf_counter() - began
+            with torch.autocast(x.device.type, enabled=False):
+                collected.write(batch, measure(x))
+            began = time.perf_counter()
+    cost = Cost(sum(gathered(nfe)), max(gathered([seconds])), len(indices))
+    return collected.samples(indices), cost
 
 
-def evaluated_data(options: Namespace, of_data: Sequence[str]) -> ImageData:
+def evaluated_data(options: Namespace) -> ImageData:
     """The data set of the options, or that of the checkpoint, ready to be read.
 
     Raises:
         ArgumentError, ValueError: where a setting is wrong, or the checkpoint is not of pictures.
         OSError: where the data cannot be had.
     """
-    if of_data:
-        if not any(argument.partition("=")[0] == "--data" for argument in of_data):
-            raise ValueError(f"{of_data[0]}: a setting of which data set? give --data CONFIG too")
-        data = chosen_data(of_data)
+    if options.data:
+        if not any(argument.partition("=")[0] == "--data" for argument in options.data):
+            raise ValueError(f"{options.data[0]}: needs --data CONFIG as well")
+        data = chosen_data(options.data)
     else:
-        options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
+        options.checkpoint = options.checkpoint or default_checkpoint()
         trained_on = load_data(options.checkpoint, options.trust)
         if not isinstance(trained_on, ImageData):
             raise ValueError(f"checkpoint: {options.checkpoint} was not trained on pictures")
         data = trained_on
     if options.png is None:
-        options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
+        options.checkpoint = options.checkpoint or default_checkpoint()
         check_shape(saved_shape(options.checkpoint), options.checkpoint, data)
     data.prepare_data()
     data.setup()
@@ -196,47 +165,47 @@ def counts_of(count: int, data: ImageData, judge: Judge) -> Counts:
 
 
 def report_of_checkpoint(
-    options: Namespace, of_sampler: Sequence[str], data: ImageData, judge: Judge
+    fabric: Fabric, options: Namespace, data: ImageData, judge: Judge
 ) -> Report | None:
-    """Draw the samples of each seed and judge them; None on all but the first process.
+    """Return the report of each seed's samples, on the first process alone.
 
     Raises:
-        ArgumentError, ValueError: where an option does not fit.
-        FloatingPointError: where a walk diverges.
+        ValueError: if an option does not fit the model or the data.
+        FloatingPointError: if the sampler diverges.
     """
-    checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
-    counts = counts_of(options.num_samples or USUAL_COUNT, data, judge)
-    module = model_of(checkpoint, options, data)
-    judged = partial(rows, judge, data.splits["train"])
-    walks = chosen_walks(module, options, of_sampler, None, judged)
-    collected = Collected()
-    trainer = chosen_trainer(options, collected, DrawingProgress())
+    counts = counts_of(options.num_samples or DEFAULT_COUNT, data, judge)
+    model = model_of(options, data)
+    request = request_of(model, options, counts.judged)
+    fabric.launch()
+    model = model.to(fabric.device)
     bits = None
-    if options.likelihood and trainer.is_global_zero:
-        bits = held_out_bits(module.to(place_of(options.device)), data, options.likelihood)
-    drawn, cost, seeds = (
-        [],
-        Cost(0, 0.0, 0),
-        list(range(options.seed, options.seed + options.seeds)),
-    )
-    for seed in seeds:
-        walks.seed = seed
-        seen, took = collect(trainer, collected, walks, counts.judged, options.batch_size)
-        drawn.append(seen)
-        cost += took
-    if not trainer.is_global_zero:
+    if options.likelihood and fabric.is_global_zero:
+        bits = held_out_bits(model, data, options.likelihood)
+    seeds = list(range(options.seed, options.seed + options.seeds))
+    measure = partial(rows, judge, data.splits["train"])
+    each = [measured(fabric, model, replace(request, seed=seed), measure) for seed in seeds]
+    if not fabric.is_global_zero:
         return None
-    weights = weights_fingerprint(module.denoiser)
-    ends = walks.sigmas[0].item(), walks.sigmas[-1].item()
-    samples = Samples(
-        str(checkpoint), weights, seeds, str(walks.sampler), len(walks.sigmas), *ends, cost
-    )
+    sampler, sigmas = str(request.sampler), request.sigmas
+    cost = sum((cost for _, cost in each), Cost(0, 0.0, 0))
+    ends = sigmas[0].item(), sigmas[-1].item()
+    weights, checkpoint = weights_fingerprint(model.denoiser), options.checkpoint
+    samples = Samples(str(checkpoint), weights, seeds, sampler, len(sigmas), *ends, cost)
     of = f"seed {seeds[0]}" if len(seeds) == 1 else f"each of the seeds {seeds[0]} to {seeds[-1]}"
-    ladder = f"{samples.levels} levels from {samples.sigma_max:g} to {samples.sigma_min:g}"
     words = (
-        f"{counts.judged:,} samples of {of}, from {checkpoint} by {samples.sampler} over {ladder}"
+        f"{counts.judged:,} samples of {of}, from {checkpoint} by {sampler} over "
+        f"{len(sigmas)} levels from {ends[0]:g} to {ends[1]:g}"
     )
-    return judged_report(words, counts, data, judge, drawn, samples, bits)
+    return judged_report(words, counts, data, judge, [seen for seen, _ in each], samples, bits)
+
+
+def request_of(model: Model, options: Namespace, count: int) -> Request:
+    """Return the samples that the options ask for."""
+    sampler = sampler_of(model, options.sampler)
+    sigmas = sigmas_of(model, options, sampler)
+    size = options.batch_size or default_batch_size(model)
+    label = label_of(model, options.label)
+    return Request(batches(range(count), size), sampler, sigmas, options.seed, label)
 
 
 def report_of_folder(options: Namespace, data: ImageData, judge: Judge) -> Report:
@@ -281,47 +250,43 @@ def judged_report(
     return Report(words, type(data).__name__, judge.source, counts, by_name, floor, samples, bits)
 
 
-def compare(options: Namespace, data: ImageData, judge: Judge) -> None:
-    """Print the table of samplers."""
-    checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
-    counts = counts_of(options.num_samples or USUAL_COUNT, data, judge)
-    module = model_of(checkpoint, options, data)
-    collected = Collected()
-    trainer = chosen_trainer(options, collected, DrawingProgress())
-    reference = reference_looks(judge, data).features
+def compare(fabric: Fabric, options: Namespace, data: ImageData, judge: Judge) -> None:
+    """Print a table of all samplers."""
+    counts = counts_of(options.num_samples or DEFAULT_COUNT, data, judge)
+    model = model_of(options, data)
+    fabric.launch()
+    model, reference = model.to(fabric.device), reference_looks(judge, data).features
+    size = options.batch_size or default_batch_size(model)
 
     def draw(sampler: Sampler, sigmas: Tensor) -> tuple[Tensor, Cost]:
-        walks = Walks(module, options.seed, sampler, sigmas, lambda indices: None, None, features)
-        return collect(trainer, collected, walks, counts.judged, options.batch_size)
+        request = Request(batches(range(counts.judged), size), sampler, sigmas, options.seed)
+        return measured(fabric, model, request, features)
 
     def features(x: Tensor) -> Tensor:
         return look_at(judge.to(x.device), x).features
 
     distance: Callable[[Tensor], float] = partial(frechet, reference=reference)
     floor = distance(looks(judge, real_pictures(data, "val", counts.floor)).features)
-    lines = family_table(
-        family_of(module), draw, distance, floor, f"{judge.figures[0]} of {counts.judged:,}"
-    )
-    if trainer.is_global_zero:
+    name = f"{judge.figures[0]} of {counts.judged:,}"
+    lines = family_table(family_of(model), draw, distance, floor, name)
+    if fabric.is_global_zero:
         print(markdown(lines))
-        words = f"{counts.judged:,} samples of each, of seed {options.seed}, from {checkpoint}"
+        words = f"{counts.judged:,} samples of each, seed {options.seed}, from {options.checkpoint}"
         print("\n" + notes(words, type(data).__name__, judge.source, counts))
-    if trainer.is_global_zero and options.likelihood:
-        mean, error, count = held_out_bits(
-            module.to(place_of(options.device)), data, options.likelihood
-        )
-        print(f"Likelihood: {mean:.3f} +- {error:.3f} bits/dim, of {count:,} held-out pictures")
+    if fabric.is_global_zero and options.likelihood:
+        mean, error, count = held_out_bits(model, data, options.likelihood)
+        print(f"Likelihood: {mean:.3f} +- {error:.3f} bits/dim, of {count:,} held-out images")
 
 
-def model_of(checkpoint: Path, options: Namespace, data: ImageData) -> Model:
-    """The model of a checkpoint, which must draw pictures of the shape of the data's.
+def model_of(options: Namespace, data: ImageData) -> Model:
+    """Return the model of the checkpoint, if its images have the shape of the data's.
 
     Raises:
-        ValueError: where it does not, or is no model.
+        ValueError: if they have not, or the file holds no model.
     """
-    module = load(checkpoint, options.raw, options.trust)
-    check_shape(module.shape, checkpoint, data)
-    return module
+    model = loaded(options.checkpoint, options)
+    check_shape(model.shape, options.checkpoint, data)
+    return model
 
 
 def check_shape(shape: tuple[int, ...], checkpoint: Path, data: ImageData) -> None:
@@ -349,7 +314,3 @@ def show(report: Report, options: Namespace) -> None:
     if options.json is not None:
         save_report(report, options.json)
         print(f"Wrote {options.json}")
-
-
-if __name__ == "__main__":
-    main()

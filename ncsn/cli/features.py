@@ -1,4 +1,4 @@
-"""A small classifier, for its features: `python -m ncsn.cli.features --data configs/mnist.yaml` trains one.
+"""A small classifier, for its features: `ncsn features --data configs/mnist.yaml` trains one.
 
 It prints the share of the validation pictures that are named rightly, and keeps it in the file beside the weights
 (`ncsn.evaluation.features`), by which the samples of a model are judged.
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -21,14 +20,13 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ncsn.cli.data_option import given_data
-from ncsn.cli.errors import answered, fail, hush, stopped_by_signals
 from ncsn.data import ImageData
 from ncsn.evaluation.features import Features, default_file, holds_features, save_features
 from ncsn.model.files import exclusive_file
 from ncsn.training.memory import keep_freed_memory
 from ncsn.training.processes import hold_outputs
 
-__all__ = ["main", "train_features"]
+__all__ = ["run", "train_features"]
 
 Precision = Literal["32-true", "bf16-mixed"]
 
@@ -117,7 +115,9 @@ def parse(arguments: Sequence[str]) -> Any:
         ArgumentError, ValueError: where a setting is wrong.
     """
     parser = ArgumentParser(
-        description="Train a classifier, for its features.", exit_on_error=False
+        prog="ncsn features",
+        description="Train a classifier, whose features the metrics use.",
+        exit_on_error=False,
     )
     parser.add_subclass_arguments(
         ImageData,
@@ -150,44 +150,30 @@ def parse(arguments: Sequence[str]) -> Any:
     return instantiate(settings)
 
 
-def main() -> None:
-    """Train as the command line says, print the accuracy, and keep the weights."""
-    hush()
-    ends = answered({ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1})
-    with stopped_by_signals(), ends:
-        settings = parse(sys.argv[1:])
-        if not 0 <= settings.seed < 2**32:
-            fail(2, f"seed: {settings.seed} is not a whole number from 0 to {2**32 - 1}")
-        file = settings.out or default_file(settings.data)
-        check_out(file)
-        with hold_outputs("--out", exclusive_file(file)):
-            seed_everything(settings.seed, verbose=False)
-            settings.data.prepare_data()
-            features = train_features(
-                settings.data,
-                settings.epochs,
-                settings.lr,
-                settings.accelerator,
-                settings.precision,
-            )
-            save_features(features, file)
-            size = file.stat().st_size
-    print(
-        f"{features.trained_on}: {features.accuracy:.2%} of the validation pictures are named rightly."
-    )
-    print(f"Features:  {file}  ({size:,} bytes)")
+def run(arguments: Sequence[str]) -> None:
+    """Train as the arguments say, print the accuracy, and keep the weights."""
+    settings = parse(arguments)
+    if not 0 <= settings.seed < 2**32:
+        raise ValueError(f"seed: expected an integer from 0 to {2**32 - 1}, got {settings.seed}")
+    file = settings.out or default_file(settings.data)
+    check_out(file)
+    with hold_outputs("--out", exclusive_file(file)):
+        seed_everything(settings.seed, verbose=False)
+        settings.data.prepare_data()
+        how = settings.epochs, settings.lr, settings.accelerator, settings.precision
+        features = train_features(settings.data, *how)
+        save_features(features, file)
+    print(f"{features.trained_on}: accuracy {features.accuracy:.2%} on the validation images")
+    print(f"Features:  {file}  ({file.stat().st_size:,} bytes)")
 
 
 def check_out(file: Path) -> None:
-    """End the program if the weights would replace something else."""
+    """Refuse to replace anything but weights of such a classifier.
+
+    Raises:
+        ValueError: if the file is something else.
+    """
     if file.suffix != ".safetensors":
-        fail(2, f"--out: {file} does not end in .safetensors")
+        raise ValueError(f"--out: expected a name with .safetensors, got {file}")
     if file.exists() and not (file.is_file() and holds_features(file)):
-        fail(
-            2,
-            f"--out: {file} is there already and does not hold features; remove it, or give another name",
-        )
-
-
-if __name__ == "__main__":
-    main()
+        raise ValueError(f"--out: {file} exists and does not hold features; give another name")

@@ -1,387 +1,300 @@
-"""The options of the commands that draw, and which of them go together: read in no time, without torch."""
+"""The options of every command, read without importing torch."""
 
 import argparse
 import os
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ncsn.cli.errors import fail
 from ncsn.model.files import lock_of
 
-__all__ = [
-    "MODEL",
-    "OneLineParser",
-    "add_drawing_options",
-    "add_trust_option",
-    "free",
-    "int_at_least",
-    "sample_options",
-    "split_options",
-]
+__all__ = ["free", "int_at_least", "parse", "split_options"]
 
-FORMS = {"": "png", ".png": "grid", ".gif": "gif", ".npz": "npz"}
-"""The ending of a name, and what is written there: a PNG for each sample, one of all, a moving one, or an array."""
-ON_SHEETS = ("nrow", "captions", "walk", "nearest")
-LAID_OUT = (*ON_SHEETS, "upscale")
-"""The options of a picture of many samples."""
-OF_NETWORK = ("label", "seed", "guidance", "compile", "precision")
-DRAWN = ("num_samples", "start_index", "steps", "sigma_max", "sigma_min", *OF_NETWORK)
-UNHEEDED = {
-    "denoise": (*DRAWN, *ON_SHEETS),
-    "interpolate": ("start_index", *OF_NETWORK, *ON_SHEETS),
-    "png": LAID_OUT,
-    "npz": LAID_OUT,
+KINDS = {".png": "grid", ".gif": "gif", ".npz": "npz", "": "folder"}
+"""The suffix of --out, and what is written there."""
+NO_EFFECT = {
+    "folder": ("nrow", "upscale", "captions", "nearest", "trajectory"),
+    "npz": ("nrow", "upscale", "captions", "nearest", "trajectory"),
     "gif": ("nearest", "captions"),
-    "walk": ("nrow", "captions"),
+    "trajectory": ("nrow", "captions"),
     "nearest": ("captions",),
+    "png": ("label", "steps", "sigma_max", "sigma_min", "likelihood", "samplers", "sampler"),
+    "samplers": ("label", "steps", "sigma_max", "sigma_min", "json", "sampler"),
 }
-"""What is asked for, or written, and the options that it does not heed."""
-MODEL = "a model; where none is given the newest that was trained here, or else the digits that come with the package"
+"""An output or an option, and the options that have no effect with it."""
+MODEL = "default: the newest checkpoint under checkpoints/, or the digits of the package"
 EXAMPLES = """\
 examples:
-  %(prog)s                                              64 samples of the newest checkpoint
-  %(prog)s checkpoints/mnist/step=3000.ckpt --out grid.png --num-samples 100 --nrow 20
-  %(prog)s old.ckpt new.ckpt                            the same seeds from both, side by side
-  %(prog)s --out walk.gif                               the way from noise to pictures
-  %(prog)s --num-samples 50000 --out samples.npz        as the tools that measure the FID read it
+  ncsn sample                                              64 samples of the newest checkpoint
+  ncsn sample checkpoints/mnist/step=3000.ckpt --out grid.png --num-samples 100 --nrow 20
+  ncsn sample old.ckpt new.ckpt                            the same seeds from both, side by side
+  ncsn sample --out trajectory.gif                         from noise to images
+  ncsn sample --num-samples 50000 --out samples.npz        as tools that compute the FID read it
 """
+COMMANDS = {
+    "train": "train a model",
+    "sample": "sample from a model",
+    "denoise": "remove Gaussian noise from images",
+    "restore": "inpaint, deblur, colourise images, or raise their resolution",
+    "interpolate": "interpolate between two images",
+    "evaluate": "compute metrics of a model's samples",
+    "advise": "choose noise levels for a data set",
+    "export": "write a model for others to use",
+    "features": "train a classifier, whose features the metrics use",
+    "configs": "list the configurations of the package",
+}
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose error is one line."""
+class OneLineParser(ArgumentParser):
+    """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
+        """End the program."""
         fail(2, message)
 
 
-def sample_options(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """The options of `sample`, of which `out` and `format` are settled; and those of the sampler.
+def parse(command: str, arguments: Sequence[str]) -> Namespace:
+    """Return the options of a command, checked as far as can be without reading a model.
 
-    If no file was named, `default_out` is the default name, of which `out` is the first variant that is free; else it
-    is None.
-
-    A wrong one, or two that do not go together, end the program in one line.
+    The settings of the sampler and of the data are lists of arguments, `sampler` and `data`.
     """
-    parser = sample_parser()
-    others, of_sampler = split_options(arguments, "--sampler")
-    options = parser.parse_args(others)
-    given = [name for name in vars(options) if getattr(options, name) != parser.get_default(name)]
-    if options.show_settings:
-        refuse(
-            [name for name in given if name not in ("checkpoints", "show_settings", "trust")],
-            of_sampler,
-            "--show-settings",
-        )
-        return options, of_sampler
-    for one, other in (
-        ("denoise", "sigma"),
-        ("inpaint", "mask"),
-        ("super_resolve", "factor"),
-        ("deblur", "blur"),
-    ):
-        if (one in given) != (other in given):
-            fail(2, f"{flag(one)} and {flag(other)} go together")
-    settle_output(options)
-    if "interpolate" in given and of_sampler:
-        fail(
-            2,
-            f"{of_sampler[0]}: --interpolate has a sampler of its own, the probability flow; leave this out",
-        )
-    for what in (*(name for name in UNHEEDED if name in given), options.format):
-        reason = "nothing is drawn where pictures are denoised" if what == "denoise" else ""
-        asked = flag(what) if what in given else f"--out {options.out}"
-        unheeded = [name for name in UNHEEDED.get(what, ()) if name in given]
-        refuse(unheeded, of_sampler if what == "denoise" else [], asked, reason)
-    if len(options.checkpoints) > 1 and (
-        {"denoise", "interpolate"} & set(given) or options.format in ("png", "npz")
-    ):
-        fail(
-            2,
-            "checkpoint: several are for one picture or GIF of samples, where they are put side by side",
-        )
-    return options, of_sampler
-
-
-def refuse(names: Sequence[str], of_sampler: Sequence[str], asked: str, reason: str = "") -> None:
-    """End the program where there are options that what is asked for does not heed."""
-    for option in (*map(flag, names), *of_sampler[:1]):
-        fail(2, f"{option}: {reason or f'{asked} does not heed it; leave one of them out'}")
-
-
-def flag(name: str) -> str:
-    """An option as it is given."""
-    return f"--{name.replace('_', '-')}"
-
-
-def settle_output(options: Namespace) -> None:
-    """Settle where to write, and in which form; or end the program where that cannot be."""
-    one_picture = options.denoise is not None or options.interpolate is not None
-    options.default_out = None
-    if options.out is None:
-        options.format = options.format or "grid"
-        suffix = next(suffix for suffix, form in FORMS.items() if form == options.format)
-        default = Path(f"{'samples' if options.denoise is None else 'denoised'}{suffix}")
-        options.default_out = default if suffix else None  # into a folder, nothing is drawn over
-        options.out = free(default) if suffix else default
-    ending = options.out.suffix.lower()
-    of_name = FORMS.get(ending, "png" if options.format == "png" else None)
-    if of_name is None or (of_name != "png" and options.out.is_dir()):
-        fail(
-            2,
-            f"--out: {options.out} is neither the name of a .png, .gif or .npz file nor, without one, of a folder",
-        )
-    if options.format not in (None, of_name):
-        fail(
-            2,
-            f"--format: {options.format} does not go by the name {options.out}, which ends as one of {of_name} does",
-        )
-    options.format = of_name
-    if of_name == "png" and options.out.is_file():
-        fail(2, f"--out: {options.out} is a file, and without an ending it would name a folder")
-    if one_picture and of_name != "grid":
-        fail(2, f"--out: {options.out} is not the name of a .png file")
-    if not options.out.parent.is_dir():
-        fail(2, f"--out: there is no folder {options.out.parent}")
-
-
-def free(file: Path) -> Path:
-    """Return `file`, or the first of name-2, name-3 ... that is neither there nor being written."""
-    names = chain([file], (file.with_stem(f"{file.stem}-{number}") for number in count(2)))
-    return next(name for name in names if not any(map(os.path.lexists, (name, lock_of(name)))))
-
-
-def sample_parser() -> argparse.ArgumentParser:
-    """The options of `sample`, but for those of the sampler, which depend on its class."""
     parser = OneLineParser(
-        usage="%(prog)s [CHECKPOINT ...] [OPTIONS]",
-        description="Draw from a trained model, or denoise pictures with it.",
-        epilog=EXAMPLES,
+        prog=f"ncsn {command}",
+        description=f"{COMMANDS[command].capitalize()}.",
+        epilog=EXAMPLES if command == "sample" else None,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=30
+            prog, max_help_position=30, width=80
         ),
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "checkpoints",
-        nargs="*",
-        type=Path,
-        metavar="CHECKPOINT",
-        help=f"{MODEL}; several are put side by side",
-    )
-    add_written_options(parser)
-    add_drawing_options(parser)
-    add_steering_options(parser)
-    return parser
+    ADDERS[command](parser)
+    others, sampler = split_options(arguments, "--sampler")
+    others, data = split_options(others, "--data") if command == "evaluate" else (others, [])
+    options = parser.parse_args(others)
+    options.sampler, options.data = sampler, data
+    if "out" in options and command != "export":
+        settle_output(options)
+    refuse_without_effect(options)
+    return options
 
 
-def add_written_options(parser: argparse.ArgumentParser) -> None:
-    """The options of how much is drawn, and of what is written."""
-    option = parser.add_argument_group("what is written").add_argument
-    option(
-        "--num-samples",
-        type=int_at_least(1),
-        metavar="N",
-        help="how many to draw (64 pictures, or 4000 points)",
-    )
-    option(
-        "--start-index",
-        type=int_at_least(0),
-        default=0,
-        metavar="N",
-        help="of the first sample, to go on from others (0)",
-    )
+def refuse_without_effect(options: Namespace) -> None:
+    """End the program if an option was given that has no effect with another."""
+    given = {name for name, value in vars(options).items() if value not in (None, False, [])}
+    kind = vars(options).get("kind")
+    for what in [name for name in NO_EFFECT if name in given or name == kind]:
+        with_ = f"--out {options.out}" if what == kind else flag(what)
+        for name in given.intersection(NO_EFFECT[what]):
+            option = options.sampler[0] if name == "sampler" else flag(name)
+            fail(2, f"{option} has no effect with {with_}; remove one of them")
+
+
+def flag(name: str) -> str:
+    """Return an option as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def add_sample_options(parser: ArgumentParser) -> None:
+    """Add the options of `ncsn sample`."""
+    parser.add_argument("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help=MODEL)
+    add_output_options(parser)
+    add_sampling_options(parser)
+    option = parser.add_argument
+    option("--label", metavar="CLASS", help="a class number, or `all` for each in turn")
+    option("--guidance", type=float, metavar="W", help="weight of the class; 1 is no guidance")
+    option("--nearest", type=int_at_least(1), metavar="N", help="show N nearest training images")
+    option("--show-settings", action="store_true", help="print the checkpoint's settings as YAML")
+
+
+def add_denoise_options(parser: ArgumentParser) -> None:
+    """Add the options of `ncsn denoise`."""
+    option = parser.add_argument
+    option("images", nargs="+", type=Path, metavar="IMAGE")
+    option("--sigma", type=float, required=True, help="noise level of the images; white is 1")
+    option("--batch-size", type=int_at_least(1), metavar="N", help="images at once (256)")
+    option("--device", default="auto", help="cpu, cuda, cuda:1, mps, ...; auto is the fastest")
+    add_image_output(parser, "denoised.png")
+    add_model_options(parser)
+
+
+def add_restore_options(parser: ArgumentParser) -> None:
+    """Add the options of `ncsn restore`."""
+    option = parser.add_argument
+    task = parser.add_mutually_exclusive_group(required=True).add_argument
+    option("image", type=Path, metavar="IMAGE")
+    task("--mask", type=Path, metavar="MASK", help="inpaint the image: fill in what is white here")
+    task("--factor", type=int_at_least(2), metavar="N", help="give it N times the pixels a side")
+    task("--blur", type=float, metavar="PIXELS", help="undo a Gaussian blur of this width")
+    task("--grey", action="store_true", help="give it colour")
+    option("--noise", type=float, default=0.01, metavar="SIGMA", help="its noise level (0.01)")
+    add_output_options(parser)
+    add_sampling_options(parser)
+    option("--model", dest="checkpoints", type=single, default=[], metavar="FILE", help=MODEL)
+
+
+def add_interpolate_options(parser: ArgumentParser) -> None:
+    """Add the options of `ncsn interpolate`."""
+    option = parser.add_argument
+    option("images", nargs=2, type=Path, metavar="IMAGE")
+    option("--num-samples", type=int_at_least(2), default=10, metavar="N", help="images (10)")
+    option("--device", default="auto", help="cpu, cuda, cuda:1, mps, ...; auto is the fastest")
+    add_levels(option)
+    add_image_output(parser, "interpolated.png")
+    add_model_options(parser)
+
+
+def add_evaluate_options(parser: ArgumentParser) -> None:
+    """Add the options of `ncsn evaluate`."""
+    option = parser.add_argument
+    option("checkpoint", nargs="?", type=Path, help=MODEL)
+    add_sampling_options(parser)
+    option("--label", metavar="CLASS", help="a class number, or `all` for each in turn")
+    option("--num-samples", type=int_at_least(1), metavar="N", help="samples of a seed (10000)")
+    option("--seeds", type=int_at_least(1), default=1, metavar="N", help="repeat for N seeds (1)")
+    option("--data", metavar="CONFIG", help="a configuration, for its data; default: the model's")
+    option("--data.NAME", metavar="VALUE", help="a setting of the data, as in --data.root DIR")
+    option("--features", metavar="FILE", help="weights of `ncsn features`, or `inception`")
+    option("--likelihood", type=int_at_least(2), metavar="N", help="bits/dim of N held-out images")
+    option("--json", type=Path, metavar="FILE", help="write the report to FILE.json as well")
+    kind = parser.add_mutually_exclusive_group().add_argument
+    kind("--png", type=Path, metavar="FOLDER", help="evaluate the images in a folder")
+    kind("--samplers", action="store_true", help="compare all samplers, by the distance alone")
+
+
+def add_export_options(parser: ArgumentParser) -> None:
+    """Add the options of `ncsn export`."""
+    option = parser.add_argument
+    forms = ("safetensors", "folder", "program")
+    option("checkpoint", nargs="?", type=Path, help=MODEL)
+    option("--to", choices=forms, required=True, help="a file, a folder for the Hub, torch.export")
+    option("--out", type=Path, metavar="FILE", help="a new file or folder (the run's name, here)")
+    option("--metrics", type=Path, metavar="JSON", help="of `ncsn evaluate --json`, for the card")
+    add_weights_options(parser.add_argument)
+
+
+def add_configs_options(parser: ArgumentParser) -> None:
+    """Add the options of `ncsn configs`: none."""
+
+
+def add_output_options(parser: ArgumentParser) -> None:
+    """Add the options of which samples are drawn, and of what is written."""
+    option = parser.add_argument_group("output").add_argument
     option(
         "--out",
         type=Path,
         metavar="FILE",
-        help="NAME.png: one picture of all; NAME.gif: their way from noise; NAME.npz: an array arr_0 (N, H, W, C) of "
-        "uint8; NAME: a folder, a PNG each. A file that is there is overwritten, of a folder what is missing is drawn. "
-        "Where it is not given: samples.png, or samples-2.png and so on, and nothing is overwritten",
+        help="NAME.png: a grid; NAME.gif: trajectories; NAME.npz: an array arr_0 (N, H, W, C) of "
+        "uint8; NAME: a folder of PNGs, of which missing ones are added. Default: samples.png, or "
+        "a free name like it",
     )
+    option("--num-samples", type=int_at_least(1), metavar="N", help="(64 images, 4000 points)")
+    option("--start-index", type=int_at_least(0), default=0, metavar="N", help="first index (0)")
+    option("--nrow", type=int_at_least(1), metavar="N", help="images in a row")
+    option("--upscale", type=int_at_least(1), metavar="N", help="enlarge each image N times")
+    option("--captions", action="store_true", help="write the index and class under each image")
     option(
-        "--format",
-        choices=("grid", "png", "gif", "npz"),
-        help="the same where the name does not say it: one PNG, a folder of PNGs ...",
-    )
-    option("--nrow", type=int_at_least(1), metavar="N", help="pictures in a row")
-    option(
-        "--upscale",
-        type=int_at_least(1),
-        metavar="N",
-        help="pixels of the output on a side of each of a sample's",
-    )
-    option(
-        "--captions", action="store_true", help="the index of each sample under it, and its class"
-    )
-    kind = parser._action_groups[-1].add_mutually_exclusive_group().add_argument
-    kind(
-        "--walk",
+        "--trajectory",
         type=int_at_least(2),
         metavar="N",
-        help="a row for each sample, of N states on its way; of a GIF, N frames",
-    )
-    kind(
-        "--nearest",
-        type=int_at_least(1),
-        metavar="N",
-        help="beside each sample its N nearest training pictures",
-    )
-    option(
-        "--show-settings",
-        action="store_true",
-        help="print the checkpoint's settings as YAML and its step, and end",
+        help="show N states of each trajectory: in a row, or as frames",
     )
 
 
-def add_drawing_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that draws from a checkpoint."""
-    option = parser.add_argument_group("how it is drawn").add_argument
-    option(
-        "--seed",
-        type=int_at_least(0),
-        default=0,
-        metavar="N",
-        help="a sample follows from this and its index (0)",
-    )
-    option(
-        "--steps",
-        type=int_at_least(2),
-        metavar="N",
-        help="noise levels, on Karras's ladder; else the model's own",
-    )
-    option(
-        "--sigma-max",
-        type=float,
-        metavar="LEVEL",
-        help="the noise level to begin at, in place of the model's",
-    )
-    option("--sigma-min", type=float, metavar="LEVEL", help="the last noise level, in the same way")
-    option("--label", metavar="CLASS", help="the number of a class, or `all` for each in its turn")
-    option(
-        "--raw", action="store_true", help="use the weights as trained, not their moving average"
-    )
-    add_trust_option(option)
-    option("--sampler", metavar="CLASS", help="another sampler than the checkpoint's, by its class")
-    option(
-        "--sampler.NAME",
-        metavar="VALUE",
-        help="a number of the sampler, as in --sampler.epsilon 1e-5",
-    )
-    option = parser.add_argument_group("what it is drawn on").add_argument
-    option(
-        "--batch-size",
-        type=int_at_least(1),
-        metavar="N",
-        help="how many at once (256 pictures, or 4096 points)",
-    )
-    option(
-        "--device",
-        default="auto",
-        metavar="NAME",
-        help="cpu, cuda, cuda:1, mps ...; auto takes the fastest",
-    )
-    option(
-        "--devices",
-        type=int_at_least(1),
-        default=1,
-        metavar="N",
-        help="how many of them, on each machine (1)",
-    )
-    option(
-        "--num-nodes",
-        type=int_at_least(1),
-        default=1,
-        metavar="N",
-        help="machines, as torchrun or SLURM started them (1)",
-    )
+def add_sampling_options(parser: ArgumentParser) -> None:
+    """Add the options of how samples are drawn, and on what."""
+    option = parser.add_argument_group("sampling").add_argument
+    option("--seed", type=int_at_least(0), default=0, metavar="N", help="(0)")
+    add_levels(option)
+    option("--sampler", metavar="CLASS", help="another sampler, as DPMSolver")
+    option("--sampler.NAME", metavar="VALUE", help="a setting of it, as in --sampler.eta 1")
+    add_weights_options(option)
+    option = parser.add_argument_group("device").add_argument
+    option("--batch-size", type=int_at_least(1), metavar="N", help="(256 images, 4096 points)")
+    option("--device", default="auto", help="cpu, cuda, cuda:1, mps, ...; auto is the fastest")
+    option("--devices", type=int_at_least(1), default=1, metavar="N", help="on each machine (1)")
+    option("--num-nodes", type=int_at_least(1), default=1, metavar="N", help="machines (1)")
     kinds = ("32-true", "bf16-mixed", "16-mixed")
-    option(
-        "--precision",
-        choices=kinds,
-        default=kinds[0],
-        help="the network's; the picture's is always float32",
-    )
-    option(
-        "--compile",
-        action="store_true",
-        help="compile the network first: minutes, which many pictures make up for",
-    )
+    option("--precision", choices=kinds, default=kinds[0], help="of the network; x is float32")
+    option("--compile", action="store_true", help="compile the network: minutes, for many samples")
 
 
-def add_steering_options(parser: argparse.ArgumentParser) -> None:
-    """The options of what a sample is told, and of what is made of given pictures."""
-    group = parser.add_argument_group("steered by a class or by pictures")
-    option, given = group.add_argument, group.add_mutually_exclusive_group().add_argument
-    option(
-        "--guidance",
-        type=float,
-        metavar="W",
-        help="weight of the class; 1 is none, more exaggerates it",
-    )
-    given("--inpaint", type=Path, metavar="PICTURE", help="fill in what is white in --mask")
-    option(
-        "--mask",
-        type=Path,
-        metavar="PICTURE",
-        help="black where --inpaint is known, white where it is not",
-    )
-    given(
-        "--super-resolve",
-        type=Path,
-        metavar="PICTURE",
-        help="give it --factor times the pixels on a side",
-    )
-    option("--factor", type=int_at_least(2), metavar="N", help="of --super-resolve")
-    given("--deblur", type=Path, metavar="PICTURE", help="undo a Gaussian blur of width --blur")
-    option("--blur", type=float, metavar="PIXELS", help="of --deblur")
-    given("--colourise", type=Path, metavar="PICTURE", help="give colour to a grey picture")
-    option(
-        "--noise",
-        type=float,
-        default=0.01,
-        metavar="LEVEL",
-        help="the noise that is on such a picture (0.01)",
-    )
-    given(
-        "--interpolate",
-        type=Path,
-        nargs=2,
-        metavar="PICTURE",
-        help="draw those between two pictures",
-    )
-    given(
-        "--denoise",
-        type=Path,
-        nargs="+",
-        metavar="PICTURE",
-        help="clean these of noise, in place of drawing",
-    )
-    option(
-        "--sigma",
-        type=float,
-        metavar="LEVEL",
-        help="the width of the noise on them, black to white being 1",
-    )
+def add_levels(option: Callable[..., Any]) -> None:
+    """Add the options of the noise levels."""
+    option("--steps", type=int_at_least(2), metavar="N", help="noise levels; default: the model's")
+    option("--sigma-max", type=float, metavar="SIGMA", help="highest noise level")
+    option("--sigma-min", type=float, metavar="SIGMA", help="lowest noise level")
 
 
-def add_trust_option(option: Callable[..., object]) -> None:
-    """Add the option of the user's own classes, for every command that reads a model."""
+def add_image_output(parser: ArgumentParser, default: str) -> None:
+    """Add the options of one PNG."""
+    option = parser.add_argument
+    option("--out", type=Path, metavar="FILE", help=f"a .png file ({default}, or a free name)")
+    option("--upscale", type=int_at_least(1), metavar="N", help="enlarge each image N times")
+    parser.set_defaults(default_out=Path(default))
+
+
+def add_model_options(parser: ArgumentParser) -> None:
+    """Add the options of the model, for commands whose arguments are images."""
+    parser.add_argument("--model", type=Path, metavar="FILE", help=MODEL)
+    add_weights_options(parser.add_argument)
+
+
+def add_weights_options(option: Callable[..., Any]) -> None:
+    """Add the options of how a model is loaded."""
+    option("--raw", action="store_true", help="the optimiser's weights, not their average")
     option(
         "--trust",
         action="extend",
         type=lambda text: [name.strip() for name in text.split(",")],
         default=[],
         metavar="CLASS",
-        help="a class of your own that the checkpoint may name, as mine.MyUNet; once for each, or with commas between",
+        help="a class of your own that the file may name, as mine.MyUNet (repeatable)",
     )
 
 
+ADDERS: dict[str, Callable[[ArgumentParser], None]] = {
+    "sample": add_sample_options,
+    "denoise": add_denoise_options,
+    "restore": add_restore_options,
+    "interpolate": add_interpolate_options,
+    "evaluate": add_evaluate_options,
+    "export": add_export_options,
+    "configs": add_configs_options,
+}
+
+
+def settle_output(options: Namespace) -> None:
+    """Choose a free default name for --out, and set `kind` to what its suffix asks for."""
+    one_image = "default_out" in options
+    default = vars(options).get("default_out", Path("samples.png"))
+    options.default_out = default if options.out is None else None
+    options.out = options.out or free(default)
+    options.kind = KINDS.get(options.out.suffix.lower())
+    if options.kind is None or (one_image and options.kind != "grid"):
+        expected = "a .png file" if one_image else "a .png, .gif or .npz file, or a folder"
+        fail(2, f"--out: expected {expected}, got {options.out}")
+    if options.kind == "folder" and options.out.is_file():
+        fail(2, f"--out: {options.out} is a file; give it a suffix, or name a folder")
+    if options.kind != "folder" and options.out.is_dir():
+        fail(2, f"--out: {options.out} is a folder; give another name")
+    if not options.out.parent.is_dir():
+        fail(2, f"--out: there is no folder {options.out.parent}")
+
+
+def free(file: Path) -> Path:
+    """Return `file`, or the first of name-2, name-3 ... that neither exists nor is being written."""
+    names = chain([file], (file.with_stem(f"{file.stem}-{number}") for number in count(2)))
+    return next(name for name in names if not any(map(os.path.lexists, (name, lock_of(name)))))
+
+
 def split_options(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]:
-    """`arguments` without, and only, the option `name` and its `name.setting`s, each with its value."""
-    others, chosen, rest = [], [], iter(arguments)
+    """Split the option `name` and its `name.setting`s, each with its value, from the others."""
+    others: list[str] = []
+    chosen: list[str] = []
+    rest = iter(arguments)
     for argument in rest:
         key, equals, _ = argument.partition("=")
         if key == name or key.startswith(f"{name}."):
@@ -392,13 +305,16 @@ def split_options(arguments: Sequence[str], name: str) -> tuple[list[str], list[
 
 
 def int_at_least(least: int) -> Callable[[str], int]:
-    """A converter to whole numbers from `least`, for argparse."""
+    """Return a converter to integers from `least` to 2^32 - 1, for argparse."""
 
     def convert(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) < 2**32:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not a whole number from {least} to {2**32 - 1}"
-            )
+            raise argparse.ArgumentTypeError(f"expected an integer from {least}, got {text!r}")
         return int(text)
 
     return convert
+
+
+def single(text: str) -> list[Any]:
+    """Return a path in a list, for argparse."""
+    return [Path(text)]

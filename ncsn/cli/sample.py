@@ -1,23 +1,21 @@
-"""The sampling command: samples of a checkpoint, or of several, as files, an array, a picture, or one that moves."""
+"""`ncsn sample`: samples of one or several models, as files, an array, a grid or a GIF."""
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import yaml
-from jsonargparse import ArgumentError
+from lightning.fabric import Fabric
 from torch import Tensor
 
-from ncsn.cli.errors import answered, hush
-from ncsn.cli.from_options import chosen_trainer, chosen_walks
-from ncsn.cli.given import clean, interpolate
-from ncsn.cli.options import free
-from ncsn.cli.steering import steering
-from ncsn.cli.writers import Files, Npz
+from ncsn.cli.devices import fabric_for, sampling_progress
+from ncsn.cli.from_options import default_checkpoint, label_of, loaded, sampler_of, sigmas_of
+from ncsn.cli.output import held_output
+from ncsn.cli.writers import Collector, FolderWriter, NpzWriter, Writer
 from ncsn.data import DataModule, ImageData, Points, enlarged, pixel_grid, tiled, to_pixels
 from ncsn.evaluation.copies import are_copies, nearest, neighbours
 from ncsn.evaluation.grids import (
@@ -32,362 +30,325 @@ from ncsn.evaluation.grids import (
     walk_sheet,
 )
 from ncsn.evaluation.plots import plot, save_figure
-from ncsn.evaluation.walks import Collected, DrawingProgress, Walks, predict
 from ncsn.model.checkpoint_file import digest
-from ncsn.model.files import exclusive_file, exclusive_folder
-from ncsn.model.load import contents, default_checkpoint, load, load_data
-from ncsn.model.model import Model
+from ncsn.model.draws import Request, batches, default_batch_size, draws
+from ncsn.model.load import contents, load_data
+from ncsn.model.model import DATA, Model
 from ncsn.model.settings import check_settings
-from ncsn.training.processes import hold_outputs
+from ncsn.score import Score
+from ncsn.score.guidance import classifier_free
 
-__all__ = ["run", "usual_count"]
+__all__ = ["Measurement", "run"]
 
-CHECKPOINTS = Path("checkpoints")
-FRAMES = 61
-"""Of a GIF, at most, where their number is not given."""
-
-
-def run(options: Namespace, of_sampler: Sequence[str]) -> None:
-    """Load, draw (or denoise), and write, as the options of the command line say."""
-    hush()
-    with answered({ArgumentError: 2, ValueError: 2, FloatingPointError: 3, OSError: 1}):
-        checkpoints = options.checkpoints or [default_checkpoint(CHECKPOINTS)]
-        if options.show_settings:
-            texts = [settings_text(checkpoint, options.trust) for checkpoint in checkpoints]
-            print("---\n".join(texts), end="")
-            return
-        with hold_output(options):
-            if options.denoise is not None:
-                clean(load(checkpoints[0], options.raw, options.trust), checkpoints[0], options)
-            elif options.interpolate is not None:
-                interpolate(
-                    load(checkpoints[0], options.raw, options.trust), checkpoints[0], options
-                )
-            elif options.format in ("png", "npz"):
-                draw_files(planned(checkpoints[0], options, of_sampler), options)
-            else:
-                draw_picture(
-                    [planned(checkpoint, options, of_sampler) for checkpoint in checkpoints],
-                    options,
-                )
-
-
-@contextmanager
-def hold_output(options: Namespace) -> Iterator[None]:
-    """Hold the output of the options; if another command has just taken a default name, take the next.
-
-    Raises:
-        ValueError: if another command has the output that was given.
-    """
-    with ExitStack() as held:
-        while True:
-            lock = (exclusive_folder if options.format == "png" else exclusive_file)(options.out)
-            try:
-                held.enter_context(hold_outputs("--out", lock))
-                if options.default_out is None or not options.out.exists():
-                    break
-            except ValueError:
-                if options.default_out is None:
-                    raise
-            held.close()
-            options.out = free(options.default_out)
-        yield
+FRAMES = 61  # of a GIF, if --trajectory does not say
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be drawn from a checkpoint.
+class Measurement:
+    """A measured image, and how samples are made to agree with it.
+
+    Args:
+        guide: a function from the model's score to that of the posterior.
+        shown: the measured image (C, H, W).
+        finish: a function of the samples (B, ...), applied at the end.
+    """
+
+    guide: Callable[[Score], Score]
+    shown: Tensor
+    finish: Callable[[Tensor], Tensor] | None = None
+
+
+Measure = Callable[[Model, Namespace], Measurement]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The samples of one checkpoint, and what is shown with them.
 
     Args:
         checkpoint: the file.
-        module: the model in it.
-        walks: of the samples.
-        indices: which samples.
-        rows: how many classes have a row each; 0 where there are no such rows.
-        given: the pixels (C, H, W) of a picture that the samples are steered by, to show before them; or None.
-        data: what the model was trained on, set up, where it is shown beside the samples; or None.
+        model: the model in it.
+        request: the samples.
+        order: their indices, as they are shown.
+        rows: the number of classes that have a row each; 0 if there are no such rows.
+        measured: the measured image (C, H, W) that is shown first, or None.
+        data: the data of the training, if it is shown as well.
     """
 
     checkpoint: Path
-    module: Model
-    walks: Walks
-    indices: range
+    model: Model
+    request: Request
+    order: list[int]
     rows: int
-    given: Tensor | None
+    measured: Tensor | None
     data: DataModule | None
 
-    def order(self) -> list[int]:
-        """The indices as they are shown: with a row for each class from the first, where there are rows."""
-        return sorted(self.indices, key=lambda index: index % self.rows if self.rows else 0)
-
-    def shows_given(self, samples: Tensor) -> Tensor:
-        """Samples (N, ...) after the picture that was given, where there is one."""
-        if self.given is None:
+    def with_measured(self, samples: Tensor) -> Tensor:
+        """Return samples (N, ...) after the measured image, if there is one."""
+        if self.measured is None:
             return samples
-        return torch.cat([self.given.cpu().expand_as(samples[:1]), samples])
+        return torch.cat([self.measured.cpu().expand_as(samples[:1]), samples])
 
 
-def planned(checkpoint: Path, options: Namespace, of_sampler: Sequence[str]) -> Plan:
-    """What the options ask of a checkpoint.
+def run(options: Namespace, measure: Measure | None = None) -> None:
+    """Sample as the options say, from a posterior if there is a measurement."""
+    checkpoints = options.checkpoints or [default_checkpoint()]
+    if options.show_settings:
+        texts = [settings_text(checkpoint, options.trust) for checkpoint in checkpoints]
+        print("---\n".join(texts), end="")
+        return
+    if len(checkpoints) > 1 and options.kind in ("folder", "npz"):
+        raise ValueError("checkpoint: several are put side by side in one .png or .gif file alone")
+    fabric = fabric_for(options)
+    with held_output(options):
+        jobs = [job_of(checkpoint, options, measure) for checkpoint in checkpoints]
+        writers = [writer_for(fabric, job, options) for job in jobs]
+        fabric.launch()
+        for job, writer in zip(jobs, writers, strict=True):
+            write(fabric, job, writer)
+        if fabric.is_global_zero:
+            if options.kind in ("grid", "gif"):
+                samples = [w.samples(j.order) for j, w in zip(jobs, writers, strict=True)]  # type: ignore[attr-defined]
+                save(jobs, samples, options)
+            print(f"Wrote {options.out}")
+
+
+def job_of(checkpoint: Path, options: Namespace, measure: Measure | None) -> Job:
+    """Return what the options ask of a checkpoint.
 
     Raises:
-        ArgumentError, ValueError: where an option does not fit the model, or the model's examples have no picture.
+        ValueError: if an option does not fit the model.
     """
-    module = load(checkpoint, options.raw, options.trust)
-    steered = steering(module, options)
-    walks = chosen_walks(module, options, of_sampler, steered.guide, steered.finish)
-    rows = module.classes if options.label == "all" else 0
-    count = options.num_samples or (8 * rows or usual_count(module, options))
+    model = loaded(checkpoint, options)
+    measurement = measure(model, options) if measure else None
+    sampler = sampler_of(model, options.sampler)
+    sigmas = sigmas_of(model, options, sampler)
+    rows = model.classes if options.label == "all" else 0
+    count = options.num_samples or (8 * rows or default_count(model, options))
     if rows and count % rows:
         raise ValueError(
-            f"--num-samples: {count} is no multiple of the {rows} classes that --label all gives a row each"
+            f"--num-samples must be a multiple of the {rows} classes with --label all, got {count}"
         )
-    if len(module.shape) != 3:
-        refuse_pictures(module, checkpoint, options)
-    data = shown_data(module, checkpoint, options)
-    if options.walk or options.format == "gif":
-        walks.shown = shown_levels(len(walks.sigmas), options.walk or FRAMES)[:-1]
-    given = (
-        None
-        if steered.given is None
-        else to_pixels(steered.given)
-        if walks.shown
-        else steered.given
-    )
+    if len(model.shape) != 3:
+        refuse_images(model, checkpoint, options)
+    shown: Sequence[int] = ()
+    if options.trajectory or options.kind == "gif":
+        shown = shown_levels(len(sigmas), options.trajectory or FRAMES)[:-1]
     indices = range(options.start_index, options.start_index + count)
-    return Plan(checkpoint, module, walks, indices, rows, given, data)
+    request = Request(
+        batches(indices, options.batch_size or default_batch_size(model)),
+        sampler,
+        sigmas,
+        options.seed,
+        label_of(model, options.label),
+        measurement.guide if measurement else guide_of(model, options),
+        measurement.finish if measurement else None,
+        shown,
+    )
+    order = sorted(indices, key=lambda index: index % rows if rows else 0)
+    data = data_shown(model, checkpoint, options)
+    measured = measurement.shown if measurement else None
+    return Job(checkpoint, model, request, order, rows, measured, data)
 
 
-def usual_count(module: Model, options: Namespace | None = None) -> int:
-    """How many samples show what a model draws: 64 pictures, fewer where each takes more room; or a cloud of points."""
-    if len(module.shape) != 3:
+def guide_of(model: Model, options: Namespace) -> Callable[[Score], Score] | None:
+    """Return classifier-free guidance by --guidance, if it is given."""
+    if options.guidance is None:
+        return None
+    if options.label is None:
+        raise ValueError(f"--guidance: {options.guidance:g} is the weight of a class; give --label")
+    unconditional = partial(model.denoiser.score, label=None)
+    return lambda score: classifier_free(score, unconditional, options.guidance)
+
+
+def default_count(model: Model, options: Namespace) -> int:
+    """Return how many samples to draw: 64 images, fewer if each takes more room, or 4,000 points."""
+    if len(model.shape) != 3:
         return 4000
-    if options is None or options.format in ("png", "npz"):
-        return 64
-    roomy = options.nearest or options.format == "gif"
-    return 8 if options.walk and options.format == "grid" else 16 if roomy else 64
+    if options.trajectory and options.kind == "grid":
+        return 8
+    return 16 if options.nearest or options.kind == "gif" else 64
 
 
-def refuse_pictures(module: Model, checkpoint: Path, options: Namespace) -> None:
-    """Refuse what is for pictures alone, of a model of something else.
-
-    Raises:
-        ValueError: with the option.
-    """
-    if options.format == "png":
-        raise ValueError(
-            f"--out: {options.out} names a folder for pictures, but the model is of shape {module.shape}"
-        )
-    laid_out = {
-        "--nrow": options.nrow,
-        "--upscale": options.upscale,
-        "--captions": options.captions,
-    }
-    asked = {
-        **laid_out,
-        "--walk": options.walk,
-        "--nearest": options.nearest,
-        "--out": options.format != "grid",
-    }
-    for option, value in asked.items():
-        if value:
-            raise ValueError(
-                f"{option}: it is for pictures, and {checkpoint} draws examples of shape {module.shape}"
-            )
-    if len(options.checkpoints) > 1:
-        raise ValueError("checkpoint: several are put side by side of pictures alone")
+def refuse_images(model: Model, checkpoint: Path, options: Namespace) -> None:
+    """Refuse the options of images, for a model of something else."""
+    names = ("nrow", "upscale", "captions", "trajectory", "nearest")
+    given = [f"--{name}" for name in names if getattr(options, name)]
+    given += [f"--out {options.out}"] * (options.kind != "grid")
+    given += ["several checkpoints"] * (len(options.checkpoints) > 1)
+    if given:
+        raise ValueError(f"{given[0]}: needs images, and {checkpoint} has shape {model.shape}")
 
 
-def shown_data(module: Model, checkpoint: Path, options: Namespace) -> DataModule | None:
-    """What a model was trained on, where that is shown: for its nearest pictures, and with points of the plane.
+def data_shown(model: Model, checkpoint: Path, options: Namespace) -> DataModule | None:
+    """Return the data that a model was trained on, if it is shown: for --nearest, and of points.
 
     Raises:
-        ValueError: where it is not of the kind that can be.
-        OSError: where it cannot be had.
+        ValueError: if it cannot be shown.
+        OSError: if it cannot be read.
     """
-    if len(module.shape) == 3 and not options.nearest:
+    is_image = len(model.shape) == 3
+    if is_image and not options.nearest:
         return None
     data = load_data(checkpoint, options.trust)
-    if len(module.shape) == 3 and not isinstance(data, ImageData):
-        raise ValueError(f"--nearest: {checkpoint} was not trained on pictures")
-    if len(module.shape) != 3 and (module.shape != (2,) or not isinstance(data, Points)):
+    if is_image and not isinstance(data, ImageData):
+        raise ValueError(f"--nearest: {checkpoint} was not trained on images")
+    if not is_image and (model.shape != (2,) or not isinstance(data, Points)):
         raise ValueError(
-            f"checkpoint: {checkpoint} draws examples of shape {module.shape}, of which there is no picture; "
-            "ncsn.load() gives the module to Python"
+            f"checkpoint: {checkpoint} has examples of shape {model.shape}, of which there is no "
+            "image; ncsn.load() gives the model to Python"
         )
-    if data.shape != module.shape:
+    if data.shape != model.shape:
         raise ValueError(
-            f"checkpoint: {checkpoint} draws examples of shape {module.shape}, but its data is of shape {data.shape}"
+            f"checkpoint: {checkpoint} is of shape {model.shape}, but its data of {data.shape}"
         )
     data.prepare_data()
     data.setup()
     return data
 
 
-def announce(plan: Plan) -> None:
-    """Say what is drawn."""
-    walks = plan.walks
-    print(
-        f"Drawing {len(plan.indices):,} from {plan.checkpoint} by {walks.sampler} over {len(walks.sigmas)} levels"
-    )
-
-
-def draw_files(plan: Plan, options: Namespace) -> None:
-    """Draw on all of the devices, and write each sample as it comes: into a folder, or an array on the disk.
+def writer_for(fabric: Fabric, job: Job, options: Namespace) -> Writer:
+    """Return what takes the samples.
 
     Raises:
-        ValueError: where the folder has pictures of other settings.
-        FloatingPointError: where a walk diverges.
+        ValueError: if the folder has images of other settings.
     """
-    walks = plan.walks
-    if options.format == "npz":
-        writer: Files | Npz = Npz(options.out, plan.indices, plan.module.shape)
-    else:
-        writer = Files(options.out, plan.indices, drawn_with(plan, options))
-        walks.is_drawn = writer.is_drawn
-    trainer = chosen_trainer(options, writer, DrawingProgress())
-    if trainer.is_global_zero:
-        announce(plan)
-    predict(trainer, walks, plan.indices, options.batch_size)
-    if trainer.is_global_zero:
-        print(f"Wrote {options.out}")
+    if options.kind == "npz":
+        first, last = min(job.order), max(job.order)
+        return NpzWriter(fabric, options.out, range(first, last + 1), job.model.shape)
+    if options.kind == "folder":
+        return FolderWriter(fabric, options.out, job.order, drawn_with(job, options))
+    return Collector(fabric)
 
 
-def drawn_with(plan: Plan, options: Namespace) -> str:
-    """All that a sample follows from but its index: the weights, the sampler, and the options that tell on it."""
-    walked = ("seed", "steps", "sigma_max", "sigma_min", "label", "raw", "guidance")
-    steered = ("inpaint", "mask", "super_resolve", "factor", "deblur", "blur", "colourise", "noise")
-    telling = (*walked, *steered, "precision", "compile")
-    given = {
-        name: str(getattr(options, name)) for name in telling if getattr(options, name) is not None
-    }
-    return json.dumps(
-        {"weights": digest(plan.checkpoint), "sampler": str(plan.walks.sampler), **given}
+def drawn_with(job: Job, options: Namespace) -> str:
+    """Return all that a sample follows from but its index, as text."""
+    steered = ("image", "mask", "factor", "blur", "grey", "noise")
+    names = ("seed", "steps", "sigma_max", "sigma_min", "label", "raw", "guidance", *steered)
+    values = {name: vars(options).get(name) for name in (*names, "precision", "compile")}
+    given = {name: str(value) for name, value in values.items() if value is not None}
+    weights = digest(job.checkpoint)
+    return json.dumps({"weights": weights, "sampler": str(job.request.sampler), **given})
+
+
+def write(fabric: Fabric, job: Job, writer: Writer) -> None:
+    """Draw this process's share of the batches, and write them."""
+    request, model = job.request, job.model.to(fabric.device)
+    left = list(request.batches)
+    if isinstance(writer, FolderWriter):
+        left = [batch for batch in left if not writer.is_written(batch)]
+    total, missing = len(job.order), sum(map(len, left))
+    if fabric.is_global_zero:
+        print(
+            f"Sampling {total:,} from {job.checkpoint} by {request.sampler} "
+            f"over {len(request.sigmas)} levels"
+        )
+    mine = replace(request, batches=left[fabric.global_rank :: fabric.world_size])
+    unit = "images" if len(model.shape) == 3 else "samples"
+    with (
+        writer as out,
+        sampling_progress(fabric, total, total - missing, unit) as advance,
+        fabric.autocast(),
+    ):
+        for indices, x in draws(model, mine, advance):
+            out.write(indices, to_pixels(x) if request.shown else x)
+
+
+def save(jobs: list[Job], drawn: list[Tensor], options: Namespace) -> None:
+    """Write the samples (N, ...) or states (N, S, C, H, W) of all jobs as one image."""
+    laid_out = any(
+        (options.nrow, options.upscale, options.captions, options.trajectory, options.nearest)
     )
-
-
-def draw_picture(plans: list[Plan], options: Namespace) -> None:
-    """Draw on all of the devices, and write the samples of all plans as one picture, still or moving.
-
-    Raises:
-        FloatingPointError: where a walk diverges.
-    """
-    collected, drawn = Collected(), []
-    trainer = chosen_trainer(options, collected, DrawingProgress())
-    for plan in plans:
-        if trainer.is_global_zero:
-            announce(plan)
-        predict(trainer, plan.walks, plan.indices, options.batch_size)
-        drawn.append(collected.samples(plan.order()))
-    if trainer.is_global_zero:
-        write(plans, drawn, options)
-        print(f"Wrote {options.out}")
-
-
-def write(plans: list[Plan], drawn: list[Tensor], options: Namespace) -> None:
-    """Write what came of each plan, (N, ...) or (N, S, C, H, W), as one picture."""
-    laid_out = any((options.nrow, options.upscale, options.captions, options.walk, options.nearest))
-    if len(plans) == 1 and options.format == "grid" and not laid_out:
-        figure = plot(plans[0].shows_given(drawn[0]), plans[0].module.to("cpu"), plans[0].data)
+    if len(jobs) == 1 and options.kind == "grid" and not laid_out:
+        job = jobs[0]
+        figure = plot(job.with_measured(drawn[0]), job.model.to("cpu"), job.data)
         if figure is not None:
             save_figure(figure, options.out)
             return
-    blocks = [block(plan, samples, options) for plan, samples in zip(plans, drawn, strict=True)]
-    if len(plans) > 1:
-        names = [str(Path(plan.checkpoint.parent.name, plan.checkpoint.stem)) for plan in plans]
+    blocks = [frames_of(job, samples, options) for job, samples in zip(jobs, drawn, strict=True)]
+    if len(jobs) > 1:
+        names = [str(Path(job.checkpoint.parent.name, job.checkpoint.stem)) for job in jobs]
         blocks = [
             [titled(frame, name) for frame in frames]
             for frames, name in zip(blocks, names, strict=True)
         ]
-    # Where one has fewer frames than another, it stays at its last.
+    # One with fewer frames than another stays at its last.
     longest = max(map(len, blocks))
-    frames = [
-        abreast([frames[min(i, len(frames) - 1)] for frames in blocks]) for i in range(longest)
-    ]
-    if options.format == "gif":
+    frames = [abreast([block[min(i, len(block) - 1)] for block in blocks]) for i in range(longest)]
+    if options.kind == "gif":
         save_gif(frames, options.out)
     else:
         save_pixels(frames[0], options.out)
 
 
-def block(plan: Plan, samples: Tensor, options: Namespace) -> list[Tensor]:
-    """What is shown of one checkpoint: one sheet (3, H, W), or those that a GIF goes through."""
-    columns = options.nrow or (len(plan.indices) // plan.rows if plan.rows else None)
+def frames_of(job: Job, samples: Tensor, options: Namespace) -> list[Tensor]:
+    """Return what is shown of one checkpoint: one image (3, H, W), or the frames of a GIF."""
+    columns = options.nrow or (len(job.order) // job.rows if job.rows else None)
     if options.nearest:
-        return [neighbourhood(plan, samples, options)]
-    samples = plan.shows_given(samples)
-    if plan.walks.shown:
-        names = walk_names(plan.walks.sigmas, [*plan.walks.shown, len(plan.walks.sigmas)])
-        if options.format == "grid":
+        return [nearest_images(job, samples, options)]
+    shown = job.request.shown
+    if shown:
+        given = None if job.measured is None else to_pixels(job.measured)
+        samples = replace(job, measured=given).with_measured(samples)
+        names = walk_names(job.request.sigmas, [*shown, len(job.request.sigmas)])
+        if options.kind == "grid":
             return [walk_sheet(samples, names, options.upscale)]
         states = enlarged(samples, options.upscale).unbind(1)
         return [
             titled(tiled(state, columns), name) for state, name in zip(states, names, strict=True)
         ]
+    samples = job.with_measured(samples)
     if options.captions:
-        given = [] if plan.given is None else ["given"]
-        return [
-            captioned_grid(
-                to_pixels(samples),
-                [*given, *captions(plan, options.trust)],
-                columns,
-                options.upscale,
-            )
-        ]
+        words = [*([] if job.measured is None else ["given"]), *captions(job, options.trust)]
+        return [captioned_grid(to_pixels(samples), words, columns, options.upscale)]
     return [pixel_grid(samples, columns, options.upscale)]
 
 
-def neighbourhood(plan: Plan, samples: Tensor, options: Namespace) -> Tensor:
-    """Samples (N, C, H, W), each beside the training pictures that are nearest to it, with their distances."""
-    assert plan.data is not None
-    training = plan.data.splits["train"]
+def nearest_images(job: Job, samples: Tensor, options: Namespace) -> Tensor:
+    """Return samples (N, C, H, W), each next to its nearest training images and distances."""
+    assert job.data is not None
+    training = job.data.splits["train"]
     distances, found = neighbours(samples, training, options.nearest)
     copied = are_copies(nearest(samples, training)).tolist()
     others = torch.stack([training[indices][0] for indices in found.tolist()])
     words = [
         [f"{'copy' if copy else 'no.'} {index}", *(f"{distance:.2f}" for distance in row)]
-        for index, copy, row in zip(plan.order(), copied, distances.tolist(), strict=True)
+        for index, copy, row in zip(job.order, copied, distances.tolist(), strict=True)
     ]
     return nearest_sheet(to_pixels(samples), others, words, options.nrow, options.upscale)
 
 
-def captions(plan: Plan, trust: Sequence[str]) -> list[str]:
-    """The index of each sample, and its class where it has one: by its name, where the data is there to tell it."""
-    order = plan.order()
-    labels = plan.walks.label(torch.tensor(order))
+def captions(job: Job, trust: Sequence[str]) -> list[str]:
+    """Return the index of each sample, with the name of its class if it has one."""
+    labels = job.request.labels(job.order)
     if labels is None:
-        return [str(index) for index in order]
+        return [str(index) for index in job.order]
     try:
-        names = load_data(plan.checkpoint, trust).class_names
-    except ValueError:
+        names = load_data(job.checkpoint, trust).class_names
+    except ValueError:  # the data is not here
         names = []
-    if len(names) != plan.module.classes:
-        names = [str(label) for label in range(plan.module.classes)]
-    return [f"{index}: {names[label]}" for index, label in zip(order, labels.tolist(), strict=True)]
+    if len(names) != job.model.classes:
+        names = [str(label) for label in range(job.model.classes)]
+    return [f"{i}: {names[label]}" for i, label in zip(job.order, labels.tolist(), strict=True)]
 
 
 def settings_text(checkpoint: Path, trust: Sequence[str]) -> str:
-    """Return the settings in a checkpoint as YAML, for the training command, and its step.
+    """Return the settings in a checkpoint as YAML for `ncsn train`, and its step.
 
-    A configuration is code, so that the settings are checked first, as if they were to be built.
+    A configuration is code, so that the settings are checked first, as if they were to be
+    built.
 
     Raises:
-        ValueError: if the file is missing, is not a checkpoint or is damaged, or its settings are refused.
+        ValueError: if there is no such file, it is damaged, or its settings are refused.
     """
     content = contents(checkpoint)
-    settings, data = (
-        content["hyper_parameters"],
-        content.get(DataModule.CHECKPOINT_HYPER_PARAMS_KEY),
-    )
+    settings, data = content["hyper_parameters"], content.get(DATA)
     check_settings(settings, data, checkpoint, trust)
-    left_out = ("_instantiator", "shape")  # of which the data tells
+    left_out = ("_instantiator", "shape")  # the data says these
     model = {key: value for key, value in settings.items() if key not in left_out}
-    plain = json.loads(
-        json.dumps({key: value for key, value in {"data": data, "model": model}.items() if value})
-    )
-    step = (
-        f", step {content['global_step']:,}" if isinstance(content.get("global_step"), int) else ""
-    )
-    text: str = yaml.safe_dump(plain, sort_keys=False)
+    given = {name: each for name, each in (("data", data), ("model", model)) if each}
+    text: str = yaml.safe_dump(json.loads(json.dumps(given)), sort_keys=False)
+    number = content.get("global_step")
+    step = f", step {number:,}" if isinstance(number, int) else ""
     name = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(checkpoint))
     return f"# {name}{step}\n{text}"

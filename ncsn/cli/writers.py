@@ -1,173 +1,206 @@
-"""What takes samples as they are drawn: a folder of PNGs, or an array on the disk, however many there are."""
+"""What samples are written to as they are drawn: a folder of PNGs, an array, or memory."""
 
 import os
 import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
+import torch
+from lightning.fabric import Fabric
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ncsn.data import to_pixels
 from ncsn.model.files import atomic_write, temporary_file
-from ncsn.training.processes import exit_if_orphaned
+from ncsn.training.processes import exit_if_orphaned, gathered
 
-__all__ = ["Files", "Npz"]
+__all__ = ["Collector", "FolderWriter", "NpzWriter", "Writer"]
 
-NAME = "drawn_with"
-"""The name, in a PNG, of the text that says what it was drawn with."""
+KEY = "drawn_with"
+"""The key of the text in a PNG that says what the sample follows from."""
 
 
-class Files(Callback):
-    """Writes each sample as a PNG of its own, named by its index, as soon as its batch is drawn.
+class Writer:
+    """A context that takes batches of samples (B, ...) with their indices."""
 
-    Each says what it was drawn with. Those that an earlier call left, drawn with the same, stay as they are; a batch of
-    which some are missing is drawn again whole, since its numbers depend, in the last bit, on what is beside them.
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.fabric.barrier()  # the first process holds the output for the others
+            self.finish()
+
+    def write(self, indices: Sequence[int], x: Tensor) -> None:
+        """Take a batch."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Complete the output, once all processes have written."""
+
+
+class FolderWriter(Writer):
+    """A folder with a PNG for each sample, named by its index.
+
+    Each says what it was drawn with. PNGs that an earlier command drew with the same stay as
+    they are; a batch is drawn again whole if some are missing, because its last bits depend on
+    the batch.
 
     Args:
-        folder: where; it is made where it is not there.
-        indices: what will be drawn.
+        fabric: the processes that write.
+        folder: the folder; it is created.
+        indices: the samples that will be drawn.
         drawn_with: all that a sample follows from but its index, as text.
 
     Raises:
-        ValueError: where one of the files is there already, and was drawn with something else.
+        ValueError: if one of the files exists and was drawn with something else.
     """
 
-    def __init__(self, folder: Path, indices: Sequence[int], drawn_with: str) -> None:
+    def __init__(
+        self, fabric: Fabric, folder: Path, indices: Sequence[int], drawn_with: str
+    ) -> None:
+        super().__init__(fabric)
         self.folder = folder
         self.drawn_with = drawn_with
-        numbers = {int(file.stem) for file in folder.glob("*.png") if file.stem.isdecimal()}
-        self.drawn = {index for index in numbers if index in indices and self.file(index).exists()}
-        for index in sorted(self.drawn):
-            if said_of(self.file(index)) != drawn_with:
+        there = {int(file.stem) for file in folder.glob("*.png") if file.stem.isdecimal()}
+        self.written = {index for index in there & set(indices) if self.file(index).exists()}
+        for index in sorted(self.written):
+            if text_in(self.file(index)) != drawn_with:
                 raise ValueError(
-                    f"--out: {self.file(index)} is there already; choose another folder or --start-index, or the "
-                    "settings that it was drawn with"
+                    f"--out: {self.file(index)} exists; give another folder or --start-index, or "
+                    "the options that it was drawn with"
                 )
 
     def file(self, index: int) -> Path:
-        """The file of the sample `index`."""
+        """Return the file of a sample."""
         return self.folder / f"{index:06d}.png"
 
-    def is_drawn(self, indices: Tensor) -> bool:
-        """Whether all of the samples were drawn by an earlier call."""
-        return self.drawn.issuperset(indices.tolist())
+    def is_written(self, indices: Sequence[int]) -> bool:
+        """Return True if an earlier command has drawn all of these samples."""
+        return self.written.issuperset(indices)
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        *_: Any,
-    ) -> None:
-        if outputs is None:
-            return
+    def write(self, indices: Sequence[int], x: Tensor) -> None:
+        """Write the samples that are missing."""
         text = PngInfo()
-        text.add_text(NAME, self.drawn_with)
-        for index, pixels in zip(batch.tolist(), to_pixels(outputs).cpu(), strict=True):
-            picture = pixels.permute(1, 2, 0).squeeze(-1).numpy()
-            if index not in self.drawn:
-                exit_if_orphaned(trainer)
+        text.add_text(KEY, self.drawn_with)
+        for index, pixels in zip(indices, to_pixels(x).cpu(), strict=True):
+            if index not in self.written:
+                exit_if_orphaned(self.fabric.local_rank)
+                image = Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
                 with atomic_write(self.file(index)) as partial:
-                    Image.fromarray(picture).save(partial, format="PNG", pnginfo=text)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.strategy.barrier()  # the first process holds the folder for the others
+                    image.save(partial, format="PNG", pnginfo=text)
 
 
-def said_of(file: Path) -> str | None:
-    """What a picture says that it was drawn with; None where it says nothing, or is not a picture."""
+def text_in(file: Path) -> str | None:
+    """Return what a PNG says that it was drawn with, if it says so."""
     try:
-        with Image.open(file) as picture:
-            return picture.info.get(NAME)
+        with Image.open(file) as image:
+            return image.info.get(KEY)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 
-class Npz(Callback):
-    """Writes samples into `arr_0` (N, H, W, C), uint8, of a file as NumPy writes it and the FID tools read it.
+class NpzWriter(Writer):
+    """`arr_0` (N, H, W, C), uint8, in an .npz file as the tools that compute the FID read it.
 
-    The rows are in the order of the indices. All processes of the machine write them, as they are drawn, to a temporary
-    file next to `file`, and none is kept in memory; at the end that becomes the .npz. Until then `file` is as it was
-    before. The same samples give the same bytes.
+    All processes of the machine write their rows to one temporary file, so that none are kept
+    in memory. At the end it becomes the .npz. The same samples give the same bytes.
 
     Args:
+        fabric: the processes that write.
         file: a name that ends in .npz.
-        indices: what will be drawn, one after the other.
-        shape: (C, H, W) of a picture.
+        indices: the samples that will be drawn, one after the other.
+        shape: (C, H, W) of an image.
     """
 
-    def __init__(self, file: Path, indices: range, shape: tuple[int, ...]) -> None:
-        channels, height, width = shape
-        self.file, self.indices, self.shape = file, indices, (height, width, channels)
-        self.rows: Path | None = None
+    def __init__(self, fabric: Fabric, file: Path, indices: range, shape: tuple[int, ...]) -> None:
+        super().__init__(fabric)
+        self.file, self.indices, self.shape = file, indices, (*shape[1:], shape[0])
 
     def open_rows(self) -> BinaryIO:
-        """Open the temporary file for reading and writing, unless a link has taken its place."""
-        assert self.rows is not None
-        return os.fdopen(os.open(self.rows, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), "r+b")
+        """Open the temporary file, unless a link has taken its place."""
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(self.rows, flags), "r+b")
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.rows = temporary_file(self.file)
-            described = {
-                "descr": "|u1",
-                "fortran_order": False,
-                "shape": (len(self.indices), *self.shape),
-            }
-            with self.open_rows() as rows:
-                np.lib.format.write_array_header_1_0(rows, described)
-        self.rows = trainer.strategy.broadcast(self.rows)
-        with self.open_rows() as rows:
-            self.begin = rows.seek(0, os.SEEK_END)
-        trainer.strategy.barrier()
+    def __enter__(self) -> "NpzWriter":
+        rows: Any = None
+        if self.fabric.is_global_zero:
+            self.rows = rows = temporary_file(self.file)
+            header = {"descr": "|u1", "fortran_order": False}
+            with self.open_rows() as file:
+                shape = (len(self.indices), *self.shape)
+                np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
+        self.rows = self.fabric.broadcast(rows)
+        with self.open_rows() as file:
+            self.begin = file.seek(0, os.SEEK_END)
+        self.fabric.barrier()
+        return self
 
-    def on_predict_batch_end(
+    def __exit__(
         self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        *_: Any,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        pixels = to_pixels(outputs).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        exit_if_orphaned(trainer)
-        with self.open_rows() as rows:
-            for index, picture in zip(batch.tolist(), pixels, strict=True):
-                rows.seek(self.begin + self.indices.index(index) * picture.nbytes)
-                rows.write(picture.tobytes())
+        try:
+            super().__exit__(kind, error, trace)
+        finally:
+            if self.fabric.is_global_zero:
+                self.rows.unlink(missing_ok=True)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            with (
-                self.open_rows() as rows,
-                atomic_write(self.file) as partial,
-                zipfile.ZipFile(partial, "w") as archive,
-            ):
-                array = zipfile.ZipInfo("arr_0.npy")  # whose date is always the same
-                array.file_size = os.fstat(
-                    rows.fileno()
-                ).st_size  # past 2 GiB it is another kind of zip
-                with archive.open(array, "w") as content:
-                    shutil.copyfileobj(rows, content, 2**20)
-            self.remove_rows()
+    def write(self, indices: Sequence[int], x: Tensor) -> None:
+        """Write the rows of the samples."""
+        pixels = to_pixels(x).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        exit_if_orphaned(self.fabric.local_rank)
+        with self.open_rows() as file:
+            for index, image in zip(indices, pixels, strict=True):
+                file.seek(self.begin + self.indices.index(index) * image.nbytes)
+                file.write(image.tobytes())
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        if trainer.is_global_zero:
-            self.remove_rows()
+    def finish(self) -> None:
+        """Put the rows into the .npz."""
+        if not self.fabric.is_global_zero:
+            return
+        with (
+            self.open_rows() as rows,
+            atomic_write(self.file) as partial,
+            zipfile.ZipFile(partial, "w") as archive,
+        ):
+            array = zipfile.ZipInfo("arr_0.npy")  # whose date is always the same
+            array.file_size = os.fstat(rows.fileno()).st_size  # above 2 GiB the zip is another
+            with archive.open(array, "w") as content:
+                shutil.copyfileobj(rows, content, 2**20)
 
-    def remove_rows(self) -> None:
-        """Remove the temporary file, if there is one."""
-        if self.rows is not None:
-            self.rows.unlink(missing_ok=True)
+
+class Collector(Writer):
+    """What was drawn by all processes, in memory."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        super().__init__(fabric)
+        self.kept: list[tuple[Sequence[int], Tensor]] = []
+
+    def write(self, indices: Sequence[int], x: Tensor) -> None:
+        """Keep a batch."""
+        self.kept.append((indices, x.cpu()))
+
+    def finish(self) -> None:
+        """Gather the batches of all processes."""
+        self.kept = gathered(self.kept)
+
+    def samples(self, indices: Sequence[int]) -> Tensor:
+        """Return the samples (N, ...) in the order of `indices`."""
+        place = {index: row for row, index in enumerate(i for part, _ in self.kept for i in part)}
+        return torch.cat([x for _, x in self.kept])[[place[index] for index in indices]]

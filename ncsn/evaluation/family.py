@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from ncsn.evaluation.walks import Cost
+from ncsn.evaluation.report import Cost
 from ncsn.model.model import Model
 from ncsn.noise import GeometricSchedule, num_levels
 from ncsn.samplers import (
@@ -83,7 +83,7 @@ def family_table(
         floor: the distance of held-out pictures.
         name: of the distance.
     """
-    lines = Table("sampler", "levels", "network calls", "pictures/s", name, box=box.MARKDOWN)
+    lines = Table("sampler", "levels", "NFE", "images/s", name, box=box.MARKDOWN)
     for sampler, sigmas in samplers:
         seen, cost = draw(sampler, sigmas)
         calls, _, rate = cost.named().values()

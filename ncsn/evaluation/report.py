@@ -8,13 +8,54 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from ncsn.evaluation.copies import COPIES, plainly_more
-from ncsn.evaluation.walks import Cost
 from ncsn.model.files import atomic_write
 from ncsn.model.model_card import spread
+from ncsn.score import Score
 
-__all__ = ["Counts", "Report", "Samples", "is_report", "markdown", "notes", "save_report"]
+__all__ = [
+    "Cost",
+    "Counts",
+    "Report",
+    "Samples",
+    "counted",
+    "is_report",
+    "markdown",
+    "notes",
+    "save_report",
+]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of sampling: network evaluations, each counted for every image, and seconds."""
+
+    nfe: int
+    seconds: float
+    images: int
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.nfe + other.nfe, self.seconds + other.seconds, self.images + other.images)
+
+    def named(self) -> dict[str, float]:
+        """Return NFE for one image, seconds for all, and images a second."""
+        return {
+            "NFE": self.nfe / self.images,
+            "seconds": self.seconds,
+            "images/s": self.images / self.seconds,
+        }
+
+
+def counted(score: Score, nfe: list[int]) -> Score:
+    """Return a score that adds 1 to `nfe[0]` for each example that it is evaluated at."""
+
+    def counting(x: Tensor, sigma: Tensor) -> Tensor:
+        nfe[0] += len(x)
+        return score(x, sigma)
+
+    return counting
 
 
 @dataclass(frozen=True)

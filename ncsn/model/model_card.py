@@ -116,7 +116,7 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
         features = inline(re.sub(r"[^ ]*/", "", report["features"]))
         of = f"{counts['judged']:,} samples, by `{sampler}` over {index(samples['levels'])} levels "
         of += f"from {samples['sigma_max']:g} to {samples['sigma_min']:g}, in "
-        of += f"{samples['cost']['network calls']:g} calls of the network each; seeds: {seeds}. "
+        of += f"{samples['cost']['NFE']:g} calls of the network each; seeds: {seeds}. "
         of += f"Held out are {counts['floor']:,} pictures of the validation split of {data}. Both are judged "
         of += f"by {counts['reference']:,} of its training split, with {features}."
     except (KeyError, TypeError, AttributeError) as error:

@@ -6,17 +6,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
+import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import Trainer
 
 __all__ = [
     "REQUEUE",
     "check_processes",
     "exit_if_orphaned",
+    "gathered",
     "hold_outputs",
     "plugins",
     "requeue",
@@ -51,18 +53,18 @@ def plugins() -> list[ClusterEnvironment]:
     return [] if found is None else [found]
 
 
-def check_processes(trainer: Trainer) -> None:
-    """Refuse processes that torchrun or SLURM started in another number: each would take itself for the only one.
+def check_processes(processes: int, devices: int, machines: int) -> None:
+    """Refuse processes that torchrun or SLURM started in another number than there are devices.
 
     Raises:
-        ValueError: where there are not as many as the trainer has devices.
+        ValueError: with both numbers.
     """
     found = starter()
-    started = trainer.world_size if found is None else found.world_size()
-    if started != trainer.world_size:
+    started = processes if found is None else found.world_size()
+    if started != processes:
         name = "torchrun" if isinstance(found, TorchElasticEnvironment) else "SLURM"
         raise ValueError(
-            f"devices: {trainer.num_devices} on each of {trainer.num_nodes} machines, and {name} has {started} "
+            f"devices: {devices} on each of {machines} machines, and {name} has {started} "
             "processes; start one for each device, or one alone"
         )
 
@@ -88,9 +90,9 @@ def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> Iterator[
         yield
 
 
-def exit_if_orphaned(trainer: Trainer) -> None:
+def exit_if_orphaned(local_rank: int) -> None:
     """End this process if Lightning started it, and the first process, which did so and holds the output, has died."""
-    if trainer.local_rank > 0 and os.getppid() != PARENT and starter() is None:
+    if local_rank > 0 and os.getppid() != PARENT and starter() is None:
         print(
             "error: the first process has died; this one stops, and writes no more",
             file=sys.stderr,
@@ -118,3 +120,12 @@ def requeue() -> None:
     if answer.returncode:
         said = answer.stderr.strip() or f"exit status {answer.returncode}"
         raise OSError(f"{' '.join(command)}: {said}; the run goes on with --ckpt_path last")
+
+
+def gathered(parts: list[Any]) -> list[Any]:
+    """Return the parts of all processes, in the order of the processes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return parts
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, parts)
+    return [part for share in shares for part in share]

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import (
@@ -26,7 +24,7 @@ from lightning.pytorch.cli import (
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
-from ncsn.cli.errors import answered, fail, hush, reason
+from ncsn.cli.errors import exit_codes, fail, reason
 from ncsn.data import DataModule
 from ncsn.model.files import check_writable, exclusive_folder
 from ncsn.model.load import numbered
@@ -230,7 +228,8 @@ class TrainCLI(LightningCLI):
                 settings, where the data is not what it should be, or something started too many processes.
             OSError: where the data cannot be had, or the logs cannot be written.
         """
-        check_processes(self.trainer)
+        trainer = self.trainer
+        check_processes(trainer.world_size, trainer.num_devices, trainer.num_nodes)
         # By the same command that began the run, where SLURM gives it again.
         going_on = requeued() and any(numbered(self.folder))
         self.ckpt_path = checkpoint_of("last" if going_on else self.config.ckpt_path, self.folder)
@@ -430,19 +429,17 @@ def build() -> TrainCLI:
 
 def run() -> None:
     """Parse, build and train."""
-    hush()
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, where the precision is 32-true
-    wrong = {ArgumentError: 2, ValueError: 2, MisconfigurationException: 2, OSError: 1}
-    with answered(wrong), at_most_parameters(MOST_PARAMETERS):
+    with exit_codes(), at_most_parameters(MOST_PARAMETERS):
         cli = build()
     with ExitStack() as held:
-        with answered(wrong):
+        with exit_codes():
             if rank_zero_only(lambda: True)():
                 held.enter_context(exclusive_folder(cli.folder))
             cli.prepare()
         try:
-            with answered({MisconfigurationException: 2, OSError: 1, FloatingPointError: 3}):
+            with exit_codes():
                 cli.fit()
         except RuntimeError as error:
             if not str(error).startswith("DataLoader"):

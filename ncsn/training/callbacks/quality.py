@@ -11,10 +11,10 @@ from ncsn.data import DataModule, ImageData
 from ncsn.evaluation.extractors import look_at, reference_looks
 from ncsn.evaluation.features import load_features
 from ncsn.evaluation.metrics import frechet
-from ncsn.evaluation.walks import gathered
 from ncsn.model.model import Model, part_of
 from ncsn.samplers import DPMSolver, Sampler
 from ncsn.training.module import ScoreModule
+from ncsn.training.processes import gathered
 
 __all__ = ["FIGURE", "SampleScore"]
 

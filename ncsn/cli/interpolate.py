@@ -1,0 +1,35 @@
+"""`ncsn interpolate`: the images between two, by their latents of the probability flow."""
+
+from argparse import Namespace
+
+import torch
+
+from ncsn.cli.denoise import read_images
+from ncsn.cli.devices import place_of
+from ncsn.cli.from_options import default_checkpoint, loaded, sigmas_of, with_images
+from ncsn.cli.output import held_output
+from ncsn.evaluation.grids import save_grid
+from ncsn.samplers import ProbabilityFlow
+from ncsn.score.guidance import encode, slerp
+
+__all__ = ["run"]
+
+LEVELS = 40
+
+
+def run(options: Namespace) -> None:
+    """Write the images in a row."""
+    checkpoint = options.model or default_checkpoint()
+    with held_output(options):
+        model = loaded(checkpoint, options).to(place_of(options.device))
+        size = with_images(model, "interpolate")
+        sampler = ProbabilityFlow()
+        sigmas = sigmas_of(model, options, sampler, LEVELS)
+        ends = read_images(options.images, *size).to(model.device)
+        a, b = torch.split(encode(model.denoiser.score, ends, sigmas), 1)
+        count = options.num_samples
+        t = torch.linspace(0, 1, count, device=model.device).view(-1, 1, 1, 1)
+        start = slerp(a.expand(count, -1, -1, -1), b.expand(count, -1, -1, -1), t)
+        *_, x = model.trajectory(start, sampler=sampler, sigmas=sigmas)
+        save_grid(x, options.out, count, options.upscale)
+        print(f"Wrote {options.out}: {count} images from one to the other, with {checkpoint}")

@@ -1,0 +1,33 @@
+"""The output of a command, which one process writes at a time."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from ncsn.cli.options import free
+from ncsn.model.files import exclusive_file, exclusive_folder
+from ncsn.training.processes import hold_outputs
+
+__all__ = ["held_output"]
+
+
+@contextmanager
+def held_output(options: Namespace) -> Iterator[None]:
+    """Hold --out; if another command has just taken a default name, take the next.
+
+    Raises:
+        ValueError: if another command has the output that was given.
+    """
+    with ExitStack() as held:
+        while True:
+            exclusive = exclusive_folder if options.kind == "folder" else exclusive_file
+            try:
+                held.enter_context(hold_outputs("--out", exclusive(options.out)))
+                if options.default_out is None or not options.out.exists():
+                    break
+            except ValueError:
+                if options.default_out is None:
+                    raise
+            held.close()
+            options.out = free(options.default_out)
+        yield
