@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 from sidebyside import interleaved, median_ratio
 
-from ncsn.cli.errors import hush
+from ncsn.cli.errors import silence_libraries
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver
-from ncsn.training.memory import keep_freed_memory
 from ncsn.training.run import build
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +31,7 @@ def main() -> None:
     parser.add_argument("--levels", type=int, default=20, help="and calls of the network (20)")
     parser.add_argument("--rounds", type=int, default=15, help="(15)")
     options, others = parser.parse_known_args()
-    hush()
-    keep_freed_memory()
+    silence_libraries()
     sys.argv = ["train.py", "--config", str(options.config), "--trainer.logger", "false", *others]
     cli = build()
     module = cli.model.eval()

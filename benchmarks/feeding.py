@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from sidebyside import interleaved
 
-from ncsn.cli.errors import hush
+from ncsn.cli.errors import silence_libraries
 from ncsn.training.run import build
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "mnist.yaml")
     parser.add_argument("--rounds", type=int, default=5, help="epochs (5)")
     options, others = parser.parse_known_args()
-    hush()
+    silence_libraries()
     torch.set_num_threads(1)
     sys.argv = ["train.py", "--config", str(options.config), "--trainer.logger", "false", *others]
     data = build().datamodule

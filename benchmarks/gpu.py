@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncsn.cli.errors import hush
+from ncsn.cli.errors import silence_libraries
 from ncsn.training.run import build
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def main() -> None:
     elif not torch.cuda.is_available():
         sys.exit("error: there is no GPU here; --toy runs it all on a CPU, at toy size")
     options.folder = options.folder.resolve()
-    hush()
+    silence_libraries()
     options.out.mkdir(parents=True)
     speed(options)
     commands(options)
@@ -186,7 +186,7 @@ def commands(options: argparse.Namespace) -> None:
     judged = ["--num-samples", str(options.count), "--features", features]
     python = sys.executable
     for command in (
-        [python, "-m", "ncsn.cli.features", *of_data, "--data.labels", "true", *epochs],
+        [python, "-m", "ncsn", "features", *of_data, "--data.labels", "true", *epochs],
         [
             python,
             str(ROOT / "train.py"),
@@ -197,7 +197,7 @@ def commands(options: argparse.Namespace) -> None:
             f"00:{steps}",
         ],
         [python, str(ROOT / "sample.py"), "--out", "grid.png"],
-        [python, "-m", "ncsn.cli.evaluate", *judged, "--json", "figures.json"],
+        [python, "-m", "ncsn", "evaluate", *judged, "--json", "figures.json"],
     ):
         print(f"\n$ {shlex.join(command)}", flush=True)
         status = subprocess.run(command, cwd=options.out).returncode

@@ -27,7 +27,6 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncsn.networks import UNet
-from ncsn.training.memory import keep_freed_memory
 from ncsn.training.optimisers import MuonAdam
 
 SIZE = 28
@@ -144,7 +143,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="pictures in a batch (128)")
     parser.add_argument("--rounds", type=int, default=15, help="(15)")
     options = parser.parse_args()
-    keep_freed_memory()
     x = torch.rand(options.batch, 1, SIZE, SIZE)
     networks = entries()
     peaks = {dtype: peak(dtype) for dtype in (torch.float32, torch.bfloat16)}

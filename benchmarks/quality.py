@@ -16,7 +16,7 @@ from typing import Any
 
 from sidebyside import show
 
-from ncsn.cli.errors import hush
+from ncsn.cli.errors import silence_libraries
 from ncsn.evaluation.extractors import looks, real_pictures, reference_looks
 from ncsn.evaluation.measure import chosen_judge
 from ncsn.evaluation.metrics import frechet
@@ -95,7 +95,7 @@ def main() -> None:
         "--count", type=int, default=500, help="pictures that are drawn and scored (500)"
     )
     options, others = parser.parse_known_args()
-    hush()
+    silence_libraries()
     configs = {
         "recipe": ROOT / "configs" / "fashion_mnist.yaml",
         "EDM baseline": HERE / "edm_baseline.yaml",

@@ -19,7 +19,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from ncsn.cli.errors import SIGNALS, answered, fail, stop, stopped_by_signals
+from ncsn.cli.errors import SIGNALS, exit_codes, exit_on_signals, fail, stop
 from ncsn.cli.options import OneLineParser
 from ncsn.evaluation.report import markdown
 from ncsn.model.files import atomic_write, exclusive_file
@@ -30,7 +30,7 @@ from ncsn.training.processes import hold_outputs
 __all__ = ["main", "result", "results_table"]
 
 TRAIN = [sys.executable, "-c", "from ncsn.cli.main import train; train()"]
-EVALUATE = [sys.executable, "-m", "ncsn.cli.evaluate"]
+EVALUATE = [sys.executable, "-m", "ncsn", "evaluate"]
 POLL_INTERVAL = 0.05  # seconds
 
 
@@ -60,8 +60,8 @@ def main() -> None:
             fail(2, f"configs: there is no file {config}")
     locks = [exclusive_file(file) for file in dict.fromkeys(map(file_of, options.configs))]
     with (
-        stopped_by_signals(),
-        answered({ValueError: 2, OSError: 1}),
+        exit_on_signals(),
+        exit_codes(),
         hold_outputs("configs", *locks),
     ):
         table = results_table([result(config, options) for config in options.configs])

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ncsn.cli.errors import hush
+from ncsn.cli.errors import silence_libraries
 from ncsn.training.run import build
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def main() -> None:
         "--rounds", type=int, default=250, help="after a first one that does not count (250)"
     )
     options, others = parser.parse_known_args()
-    hush()
+    silence_libraries()
     alternate = Alternate(options.steps)
     total = options.steps * (options.rounds + 1)
     fixed = [

@@ -2,7 +2,7 @@
 
     python docs/advised.py PICTURES SIGMA_MAX LEVELS STEPS advised.png
 
-What `python -m ncsn.cli.advise` prints is tried without a network: the score is that of the Parzen density of 5,000
+What `ncsn advise` prints is tried without a network: the score is that of the Parzen density of 5,000
 of the pictures, whose samples are those pictures, if the walk comes from noise to data as it should.
 """
 

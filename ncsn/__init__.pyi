@@ -85,6 +85,5 @@ from .score.guidance import slerp as slerp
 from .score.likelihood import bits_per_dim as bits_per_dim
 from .score.likelihood import log_prob as log_prob
 from .training.checkpoint_io import DurableCheckpointIO as DurableCheckpointIO
-from .training.memory import keep_freed_memory as keep_freed_memory
 from .training.module import ScoreModule as ScoreModule
 from .training.optimisers import MuonAdam as MuonAdam

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from ncsn.cli.errors import stopped_by_signals
+from ncsn.cli.errors import exit_on_signals
 from ncsn.cli.main import sample, train
 from ncsn.model import checkpoint_file
 from ncsn.model.load import numbered
@@ -110,7 +110,7 @@ def ranks(folder: Path, count: int) -> str:
     return resume(folder, count, "--trainer.devices", "2", "--trainer.strategy", "ddp", config=config)
 
 
-@stopped_by_signals()  # as a fork is from its first moment on
+@exit_on_signals()  # as a fork is from its first moment on
 def signals(folder: Path, count: int) -> str:
     """SIGINT, SIGTERM and SIGHUP at random moments: whole checkpoints, the right exit status, and the same end."""
     config = CONFIG.replace("val_check_interval: 4", "val_check_interval: 2").replace("every: 1}", "every: 5}")

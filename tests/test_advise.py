@@ -1,4 +1,4 @@
-"""What `python -m ncsn.cli.advise` prints is a configuration, and its warnings are of what is far off."""
+"""What `ncsn advise` prints is a configuration, and its warnings are of what is far off."""
 
 import subprocess
 import sys
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from ncsn.cli.advise import advise, examples, main, objections, scalar
+from ncsn.cli.advise import advise, examples, objections, scalar
+from ncsn.cli.main import main
 from ncsn.data import ImageFolder
 from ncsn.noise import (
     Distance,
@@ -30,10 +31,8 @@ NCSNV2 = GeometricSchedule(50, 0.01, 232), AnnealedLangevin(6.2e-6, 5)
 
 
 def run(*options: str) -> None:
-    """`python -m ncsn.cli.advise OPTIONS` in this process and folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["advise.py", *options, "--trainer.accelerator", "cpu"])
-        main()
+    """`ncsn advise OPTIONS` in this process and folder."""
+    main(["advise", *options, "--trainer.accelerator", "cpu"])
 
 
 def built(*options: str):
@@ -114,7 +113,7 @@ def test_standard_output_of_the_command_is_yaml_alone(tmp_path):
     for i in range(8):
         Image.new("RGB", (8, 8), (30 * i, 0, 0)).save(tmp_path / f"{i}.png")
     data = ["--data.root", str(tmp_path), "--data.size", "8", "--data.batch_size", "2"]
-    command = [sys.executable, "-m", "ncsn.cli.advise", "--config", str(CONFIGS / "image_folder.yaml"), *data]
+    command = [sys.executable, "-m", "ncsn", "advise", "--config", str(CONFIGS / "image_folder.yaml"), *data]
     ran = subprocess.run([*command, "--trainer.accelerator", "cpu"], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     settings = yaml.safe_load(ran.stdout)["model"]

@@ -129,16 +129,13 @@ def test_a_resumed_run_ends_as_one_left_alone(tmp_path, monkeypatch, stop):
         assert all(torch.equal(value, resumed[weights][name]) for name, value in whole[weights].items())
 
 
-def test_without_a_config_the_digits_are_trained(tmp_path, monkeypatch, capsys):
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs/digits.yaml").write_text(SMALL)
+@pytest.mark.parametrize("options", [[], ["--config", "digits"], ["-c=digits"]])
+def test_without_a_config_or_by_its_name_the_digits_are_trained(tmp_path, monkeypatch, capsys, options):
     monkeypatch.chdir(tmp_path)
-    run_train("--trainer.max_steps", "1", "--samples.count", "0")
-    assert "Trained 1 steps." in capsys.readouterr().out
-    monkeypatch.chdir(tmp_path / "configs")
-    with pytest.raises(SystemExit, match="2"):
-        run_train()
-    assert "there is no configs/digits.yaml here" in capsys.readouterr().err
+    run_train(*options, "--trainer.max_steps", "1", "--samples.count", "0", "--trainer.accelerator", "cpu")
+    out = capsys.readouterr().out
+    assert "Training digits" in out
+    assert "Trained 1 steps." in out
 
 
 def test_labels_reach_a_network_that_is_made_for_them(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from ncsn.data import pixel_grid, to_pixels
-from ncsn.evaluation.walks import Walks
+from ncsn.model.draws import Request, draws
 from ncsn.model.load import load
 from ncsn.model.model import Model
 from ncsn.networks import UNet
@@ -133,7 +133,7 @@ def test_nothing_is_written_over(digits, capsys):
     capsys.readouterr()
     status, line = refusal(capsys, lambda: sample([digits, "--num-samples", "5", "--seed", "9", "--out", "folder"]))
     assert status == 2
-    assert "--out: folder/000000.png is there already; choose another folder or --start-index" in line
+    assert "--out: folder/000000.png exists; give another folder or --start-index" in line
     assert all(torch.equal(picture, before[name]) for name, picture in pictures("folder").items())
     assert list(pictures("folder")) == names(range(2))
 
@@ -173,13 +173,17 @@ def test_without_a_label_a_labelled_model_draws_of_no_class(labelled):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("digits", ["--label", "3"], r"--label: 3, but this model was trained without labels \(--data.labels true\)"),
-        ("digits", ["--label", "all"], "--label: all, but this model was trained without labels"),
-        ("labelled", ["--label", "10"], "--label: 10 is neither `all` nor one of the classes 0 to 9"),
-        ("labelled", ["--label", "-1"], "--label: -1 is neither|--label: expected"),
-        ("labelled", ["--label", "cat"], "--label: cat is neither"),
-        ("labelled", ["--label", "all", "--num-samples", "12"], "--num-samples: 12 is no multiple of the 10 classes"),
-        ("digits", ["--steps", "1"], "--steps: '1' is not a whole number from 2"),
+        ("digits", ["--label", "3"], r"--label: 3, but the model was trained without labels \(--data.labels true\)"),
+        ("digits", ["--label", "all"], "--label: all, but the model was trained without labels"),
+        ("labelled", ["--label", "10"], "--label: expected `all` or a class from 0 to 9, got 10"),
+        ("labelled", ["--label", "-1"], "--label: expected"),
+        ("labelled", ["--label", "cat"], "--label: expected .* got cat"),
+        (
+            "labelled",
+            ["--label", "all", "--num-samples", "12"],
+            "--num-samples must be a multiple of the 10 .* got 12",
+        ),
+        ("digits", ["--steps", "1"], "--steps: expected an integer from 2, got '1'"),
         ("digits", ["--steps", "x"], "--steps"),
         ("digits", ["--sigma-max", "0.05"], r"--sigma-max: 0.05: .* sigma_min \(0.1.*\) is above sigma_max \(0.05\)"),
         ("digits", ["--sigma-min", "0"], "--sigma-min: 0.0: .* sigma_min is 0.0, and must be a positive number"),
@@ -187,7 +191,6 @@ def test_without_a_label_a_labelled_model_draws_of_no_class(labelled):
         ("digits", ["--start-index", "-1"], "--start-index"),
         ("digits", ["--devices", "0"], "--devices"),
         ("digits", ["--out", "no/such/folder"], "--out: there is no folder no/such"),
-        ("digits", ["--denoise", "a.png", "--sigma", "1", "--label", "3"], "--label: nothing is drawn"),
         ("digits", ["--sampler", "Gibbs", "--sampler.sweeps", "1"], "takes the log-probability .* EDMDenoiser"),
         ("digits", ["--steps", "3", "--sampler=ConsistentAnnealed", "--sampler.epsilon=1e-3"], "epsilon is 0.001"),
     ],
@@ -204,9 +207,9 @@ def test_points_go_into_no_folder_and_a_model_of_one_level_knows_no_steps(tmp_pa
     binary = str(trained("ratio_matching", tmp_path_factory.mktemp("binary")))
     capsys.readouterr()
     status, line = refusal(capsys, lambda: sample([moons, "--out", "folder"]))
-    assert (status, "--out: folder names a folder for pictures, but the model is of shape (2,)" in line) == (2, True)
+    assert (status, "--out folder: needs images" in line) == (2, True)
     status, line = refusal(capsys, lambda: sample([binary, "--steps", "5"]))
-    assert (status, "--steps: 5, but the model was trained at the one noise level 0" in line) == (2, True)
+    assert (status, "--steps: 5: the model has the single noise level 0" in line) == (2, True)
     assert not list(here.iterdir())
 
 
@@ -245,7 +248,7 @@ def test_two_devices_draw_what_one_does(digits, here, out):
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.count("Wrote") == 1
-        assert ran.stdout.count("Drawing 7 from") == 1
+        assert ran.stdout.count("Sampling 7 from") == 1
     one, two = (pictures(f"{devices}/{out}" if out == "folder" else devices) for devices in ("1", "2"))
     assert_alike(one, two)
     assert list(one) == (names(range(7)) if out == "folder" else ["grid.png"])
@@ -280,42 +283,23 @@ def test_what_is_made_of_the_samples_is_not_rounded(digits):
         seen.append((x @ x.mT).dtype)
         return x
 
-    walks = Walks(module, 0, EulerMaruyama(), module.schedule.sigmas(), lambda indices: None, None, finish)
+    request = Request([[0, 1]], EulerMaruyama(), module.schedule.sigmas(), finish=finish)
     with torch.autocast("cpu", torch.bfloat16):
-        assert walks.predict_step(torch.arange(2), 0).dtype == torch.float32
+        ((_, x),) = draws(module, request)
+    assert x.dtype == torch.float32
     assert seen == [torch.float32]
 
 
-@pytest.mark.parametrize("holds", [1, 3, 5])
-def test_samples_are_drawn_in_parts_where_memory_does_not_hold_them(digits, monkeypatch, holds):
-    module = load(digits)
-    whole = module.sample(8, sampler=EulerMaruyama())
-    samples, sizes = Model.trajectories, []
-
-    def limited(self, indices, *others):
-        sizes.append(len(indices))
-        if len(indices) > holds:
-            raise torch.OutOfMemoryError
-        return samples(self, indices, *others)
-
-    monkeypatch.setattr(Model, "trajectories", limited)
-    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
-    walks = Walks(module, 0, EulerMaruyama(), module.schedule.sigmas(), lambda indices: None, None, lambda x: x)
-    torch.testing.assert_close(walks.predict_step(torch.arange(8), 0), whole)
-    tried = len(sizes)
-    torch.testing.assert_close(walks.predict_step(torch.arange(8), 1), whole)
-    assert max(sizes[tried:]) <= holds  # it has learned
-
-
-def test_one_sample_that_memory_does_not_hold_ends_it(digits, monkeypatch):
+def test_memory_that_does_not_hold_a_batch_ends_it_in_one_line(digits, monkeypatch, capsys):
     def none(*_):
-        raise torch.OutOfMemoryError
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     monkeypatch.setattr(Model, "trajectories", none)
-    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
-    walks = Walks(load(digits), 0, EulerMaruyama(), torch.ones(1), lambda indices: None, None, lambda x: x)
-    with pytest.raises(torch.OutOfMemoryError):
-        walks.predict_step(torch.arange(4), 0)
+    status, line = refusal(capsys, lambda: sample([digits, "--num-samples", "2"]))
+    assert (status, line) == (
+        1,
+        "error: CUDA out of memory. Tried to allocate 2 GiB.; lower the batch size (--batch-size)",
+    )
 
 
 def test_the_network_is_compiled_when_asked(digits, monkeypatch):

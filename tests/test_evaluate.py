@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ncsn.cli.evaluate import main
+from ncsn.cli.main import main
 from ncsn.data import Digits, to_pixels
 from ncsn.evaluation.copies import are_copies, nearest
 from ncsn.evaluation.extractors import looks, real_pictures
@@ -56,10 +56,8 @@ def here(tmp_path, monkeypatch, cache) -> Path:
 
 
 def evaluate(*options: str) -> None:
-    """`python -m ncsn.cli.evaluate OPTIONS` in this process and folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["evaluate.py", "--device", "cpu", *options])
-        main()
+    """`ncsn evaluate OPTIONS` in this process and folder."""
+    main(["evaluate", "--device", "cpu", *options])
 
 
 def reported(*options: str) -> dict:
@@ -147,7 +145,8 @@ def test_two_processes_give_the_figures_of_one(checkpoint):
     command = [
         sys.executable,
         "-m",
-        "ncsn.cli.evaluate",
+        "ncsn",
+        "evaluate",
         *options,
         "--device",
         "cpu",
@@ -230,7 +229,7 @@ def test_the_newest_checkpoint_is_what_is_evaluated_but_not_the_best(checkpoint,
 def test_the_family_is_a_row_for_each_sampler_and_the_floor(checkpoint, monkeypatch, capsys):
     monkeypatch.setattr("ncsn.evaluation.family.FAMILY", [(EulerMaruyama(), 3), (Ancestral(), 5)])
     monkeypatch.setattr("ncsn.evaluation.family.CALLS", 22)  # two at each of the 11 levels that Technique 2 finds
-    evaluate(checkpoint, "--family", "--num-samples", "80", "--likelihood", "4")
+    evaluate(checkpoint, "--samplers", "--num-samples", "80", "--likelihood", "4")
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
     assert rows[0] == ["sampler", "levels", "NFE", "images/s", "Frechet distance of 80"]
@@ -241,7 +240,7 @@ def test_the_family_is_a_row_for_each_sampler_and_the_floor(checkpoint, monkeypa
     one = reported(checkpoint, "--num-samples", "80", "--sampler", "Ancestral", "--steps", "5")
     assert float(rows[3][4]) == pytest.approx(one["figures"]["Frechet distance"][0], abs=0.02)
     assert float(rows[6][4]) == pytest.approx(one["floor"]["Frechet distance"], abs=0.006)
-    assert re.search(r"Likelihood: \d+\.\d+ \+- \d+\.\d+ bits/dim, of 4 held-out pictures", out)
+    assert re.search(r"Likelihood: \d+\.\d+ \+- \d+\.\d+ bits/dim, of 4 held-out images", out)
 
 
 def test_the_likelihood_is_a_row_of_the_same_table(checkpoint, capsys):

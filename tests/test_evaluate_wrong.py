@@ -31,10 +31,10 @@ def here(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def nothing_is_drawn(monkeypatch):
-    def walked(*_):
+    def drawn(*_):
         raise AssertionError("something was drawn")
 
-    monkeypatch.setattr("ncsn.evaluation.walks.Walks.predict_step", walked)
+    monkeypatch.setattr("ncsn.cli.evaluate.draws", drawn)
 
 
 WRONG = [
@@ -45,18 +45,21 @@ WRONG = [
     (["--features", "{checkpoint}"], "is not a safetensors file, or is damaged"),
     (["--data", "absent.yaml"], "--data: there is no file absent.yaml"),
     (["--data", "ncsn.data.Points"], "ImageData"),
-    (["--data.root", "x"], "--data.root: a setting of which data set"),
+    (["--data.root", "x"], "--data.root: needs --data CONFIG"),
     (["--sampler", "NoSuch"], "NoSuch"),
     (["--sampler.no_such", "3"], "no_such"),
     (["--steps", "1"], "--steps"),
-    (["--label", "3"], "--label: 3, but this model was trained without labels"),
+    (["--label", "3"], "--label: 3, but the model was trained without labels"),
     (["--likelihood", "200", "--num-samples", "70"], "200 of them, and the split val has 180"),
-    (["--json", "no/such/folder.json"], "--json: no/such/folder.json is not a file in a folder that is there"),
-    (["--json", "{checkpoint}"], r"--json: .*\.ckpt does not end in \.json"),
-    (["--json", "other.json"], "--json: other.json is there already and is not a report"),
+    (
+        ["--json", "no/such/folder.json"],
+        "--json: expected a .json file in a folder that exists, got no/such/folder.json",
+    ),
+    (["--json", "{checkpoint}"], r"--json: expected a \.json file .*\.ckpt"),
+    (["--json", "other.json"], "--json: other.json exists and is not a report"),
     (["--device", "tpu"], "--device"),
-    (["--family", "--steps", "5"], "--steps: --family does not heed it"),
-    (["--family", "--sampler", "Ancestral"], "--sampler: --family does not heed it"),
+    (["--samplers", "--steps", "5"], "--steps has no effect with --samplers"),
+    (["--samplers", "--sampler", "Ancestral"], "--sampler has no effect with --samplers"),
     (["--png", "empty"], "the folder of pictures is empty, which has no pictures in it"),
     (["--png", "absent"], "the folder of pictures is absent, which is not a folder"),
     (["--png", "few"], "--num-samples: 3, and 64 features take 65 pictures at least"),
@@ -64,9 +67,9 @@ WRONG = [
     (["--png", "mixed"], "mixed/9.png is of 9x8 pixels, and must be of 8x8, as the data"),
     (["--png", "large"], "large/00000.png is of 28x28 pixels, and must be of 8x8"),
     (["--png", "broken"], "cannot read broken/1.png as a picture"),
-    (["--png", "few", "--seeds", "2"], "--seeds: --png does not heed it"),
-    (["--png", "few", "--family"], "--family"),
-    (["--png", "few", "--likelihood", "5"], "--likelihood: --png does not heed it"),
+    (["--png", "few", "--seeds", "2"], "--seeds has no effect with --png"),
+    (["--png", "few", "--samplers"], "--samplers"),
+    (["--png", "few", "--likelihood", "5"], "--likelihood has no effect with --png"),
 ]
 
 
@@ -107,9 +110,7 @@ def test_data_without_features_of_its_own_says_how_to_train_them(capsys, nothing
     options += ["--data.batch_size", "8"]
     status, line = refusal(capsys, lambda: evaluate("--png", "grey", *options))
     assert status == 2
-    assert (
-        "there is no checkpoints/features_image_folder.safetensors; `python -m ncsn.cli.features --data CONFIG`" in line
-    )
+    assert "there is no checkpoints/features_image_folder.safetensors; `ncsn features --data CONFIG`" in line
     # Others' features will do, where they are asked for and take such pictures.
     evaluate("--png", "grey", *options, "--features", "checkpoints/features_digits.safetensors")
     assert "(a classifier of Digits, 99.44% right)" in capsys.readouterr().out

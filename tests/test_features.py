@@ -3,14 +3,14 @@
 import math
 import os
 import signal
-import sys
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 from ncsn.cli.data_option import data_section
-from ncsn.cli.features import Classifier, main, train_features
+from ncsn.cli.features import Classifier, train_features
+from ncsn.cli.main import main
 from ncsn.data import MNIST, Digits, FashionMNIST, to_unit
 from ncsn.evaluation.features import Features, load_features, save_features
 from safetensors.torch import load_file, save_file
@@ -23,10 +23,8 @@ SHIPPED = {"digits": (Digits, 0.98), "mnist": (MNIST, 0.99), "fashion_mnist": (F
 
 
 def run(*options: str) -> None:
-    """`python -m ncsn.cli.features OPTIONS` in this process and folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["features.py", *options, "--accelerator", "cpu"])
-        main()
+    """`ncsn features OPTIONS` in this process and folder."""
+    main(["features", *options, "--accelerator", "cpu"])
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ def test_digits_are_learned_by_the_command_and_kept_with_what_is_known_of_them(t
     assert not any(parameter.requires_grad for parameter in features.parameters())
     assert features.trained_on == "Digits"
     assert features.accuracy > 0.95
-    assert f"Digits: {features.accuracy:.2%} of the validation pictures" in out
+    assert f"Digits: accuracy {features.accuracy:.2%} on the validation images" in out
     data = Digits(labels=True)
     data.setup()
     held_out = data.splits["val"]
@@ -159,9 +157,12 @@ def test_halves_are_read_as_whole_numbers_of_32_bits(saved):
         (["--data", "ncsn.data.Digits", "--epochs", "0"], "epochs"),
         (["--data", "ncsn.data.Digits", "--lr", "-1"], "lr"),
         (["--data", "ncsn.data.Digits", "--seed", "-1"], "seed"),
-        (["--data", "ncsn.data.Digits", "--out", "step=1.ckpt"], "--out: step=1.ckpt does not end in .safetensors"),
-        (["--data", "ncsn.data.Digits", "--out", "a.safetensors"], "a.safetensors is there already and does not hold"),
-        (["--data", "ncsn.data.Digits", "--out", "dir.safetensors"], "dir.safetensors is there already"),
+        (
+            ["--data", "ncsn.data.Digits", "--out", "step=1.ckpt"],
+            "--out: expected a name with .safetensors, got step=1.ckpt",
+        ),
+        (["--data", "ncsn.data.Digits", "--out", "a.safetensors"], "a.safetensors exists and does not hold"),
+        (["--data", "ncsn.data.Digits", "--out", "dir.safetensors"], "dir.safetensors exists"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_line(options, reason, tmp_path, monkeypatch, capsys):
@@ -220,7 +221,7 @@ def test_the_shipped_files_are_small_and_listed_with_their_sums(name):
     assert features.accuracy >= SHIPPED[name][1]
     assert f"{100 * features.accuracy:.2f} %" in row
     assert sha256(file.read_bytes()).hexdigest() in row
-    assert f"python -m ncsn.cli.features --data configs/{name}.yaml" in row
+    assert f"ncsn features --data configs/{name}.yaml" in row
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -70,7 +70,7 @@ def test_each_is_trained_and_drawn_from_among_parts_of_the_package(mine, tmp_pat
     run_train("--config", "own.yaml", *SHORT)
     trust, draw = [f"mine.{name}"], ["--num-samples", "2", "--device", "cpu"]
     sample([*draw, "--trust", *trust])
-    assert "Drawing 2 from checkpoints/small/step=2.ckpt" in capsys.readouterr().out
+    assert "Sampling 2 from checkpoints/small/step=2.ckpt" in capsys.readouterr().out
     module = load("checkpoints/small/step=2.ckpt", trust=trust)
     if name == "Stripes":
         with pytest.raises(ValueError, match=r"data: mine\.Stripes is not a class of this package; if it is yours"):

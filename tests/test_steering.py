@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ncsn.cli.main import main
 from ncsn.data import Digits, pixel_grid, to_unit
 from ncsn.model.load import load
 from ncsn.samplers import ProbabilityFlow
@@ -59,7 +60,7 @@ def drawn_by(checkpoint: Path, guide, given: torch.Tensor, finish=lambda x: x) -
 
 
 def test_a_hole_is_filled_and_the_rest_left_as_it_was(digits, here, picture):
-    sample([str(digits), "--inpaint", "digit.png", "--mask", "mask.png", *FLOW])
+    main(["restore", "digit.png", "--mask", "mask.png", "--model", str(digits), *FLOW])
     known = torch.ones(1, 1, 8, 8)
     known[..., :4, :] = 0
     expected = drawn_by(
@@ -74,12 +75,12 @@ def test_a_hole_is_filled_and_the_rest_left_as_it_was(digits, here, picture):
 @pytest.mark.parametrize(
     ("options", "operator", "file"),
     [
-        (["--super-resolve", "coarse.png", "--factor", "2"], AveragePooling(2), "coarse.png"),
-        (["--deblur", "digit.png", "--blur", "1.5"], GaussianBlur(1.5), "digit.png"),
+        (["coarse.png", "--factor", "2"], AveragePooling(2), "coarse.png"),
+        (["digit.png", "--blur", "1.5"], GaussianBlur(1.5), "digit.png"),
     ],
 )
 def test_a_measurement_steers_the_samples(digits, here, options, operator, file):
-    sample([str(digits), *options, "--noise", "0.05", *FLOW])
+    main(["restore", *options, "--model", str(digits), "--noise", "0.05", *FLOW])
     y = to_unit(pixels(file)[None])
     scale = 8 // y.shape[-1]
     shown = y.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
@@ -100,8 +101,8 @@ def test_guidance_weighs_the_class(labelled, here):
 
 
 def test_the_way_between_two_pictures_begins_and_ends_with_them(digits, here, picture):
-    sample([str(digits), "--interpolate", "digit.png", "other.png", "--steps", "60", "--num-samples", "5"])
-    grid = pixels("samples.png").float() / 255
+    main(["interpolate", "digit.png", "other.png", "--model", str(digits), "--steps", "60", "--num-samples", "5"])
+    grid = pixels("interpolated.png").float() / 255
     assert grid.shape == (3, 36, 5 * 34 + 2)
     first, last = grid[0, 2:34:4, 2:34:4], grid[0, 2:34:4, 2 + 4 * 34 : 34 + 4 * 34 : 4]
     assert (first - picture[0, 0]).abs().mean() < 0.05
@@ -112,27 +113,27 @@ def test_the_way_between_two_pictures_begins_and_ends_with_them(digits, here, pi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--inpaint", "digit.png"], "--inpaint and --mask go together"),
-        (["--mask", "mask.png"], "--inpaint and --mask go together"),
-        (["--super-resolve", "digit.png"], "--super-resolve and --factor go together"),
-        (["--super-resolve", "digit.png", "--factor", "3"], "--factor: 3 does not divide the 8 pixels"),
-        (["--super-resolve", "digit.png", "--factor", "1"], "--factor"),
-        (["--deblur", "digit.png", "--blur", "-1"], "width is -1"),
-        (["--deblur", "no.png", "--blur", "1"], r"cannot read no\.png"),
-        (["--colourise", "digit.png"], "this model's pictures are grey"),
-        (["--inpaint", "digit.png", "--mask", "mask.png", "--noise", "0"], "noise is 0"),
-        (["--guidance", "2"], "--guidance: 2 is a weight for a class; give it with --label"),
-        (["--label", "3", "--guidance", "2"], "--label: 3, but this model was trained without labels"),
-        (["--inpaint", "digit.png", "--mask", "mask.png", "--colourise", "digit.png"], "not allowed with"),
-        (["--interpolate", "digit.png"], "--interpolate: expected 2 arguments"),
-        (["--interpolate", "digit.png", "no.png"], r"cannot read no\.png"),
-        (["--interpolate", "digit.png", "other.png", "--out", "folder"], "--out: folder is not the name of a .png"),
-        (["--interpolate", "digit.png", "other.png", "--sampler.steps", "3"], "--interpolate has a sampler of its own"),
+        (["restore", "digit.png"], "one of the arguments --mask --factor --blur --grey is required"),
+        (["restore", "--mask", "mask.png"], "arguments are required: IMAGE"),
+        (["restore", "digit.png", "--factor", "3"], "--factor: expected a divisor of 8"),
+        (["restore", "digit.png", "--factor", "1"], "--factor"),
+        (["restore", "digit.png", "--blur", "-1"], "-1"),
+        (["restore", "no.png", "--blur", "1"], r"cannot read no\.png"),
+        (["restore", "digit.png", "--grey"], "--grey: the model's images are grey"),
+        (["restore", "digit.png", "--mask", "mask.png", "--noise", "0"], "noise"),
+        (["restore", "digit.png", "--mask", "mask.png", "--grey"], "not allowed with"),
+        (["sample", "--guidance", "2"], "--guidance: 2 is the weight of a class; give --label"),
+        (["sample", "--label", "3", "--guidance", "2"], "--label: 3, but the model was trained without labels"),
+        (["interpolate", "digit.png"], "IMAGE"),
+        (["interpolate", "digit.png", "no.png"], r"cannot read no\.png"),
+        (["interpolate", "digit.png", "other.png", "--out", "folder"], "--out: expected a .png file, got folder"),
+        (["interpolate", "digit.png", "other.png", "--sampler.steps", "3"], "unrecognized arguments: --sampler"),
     ],
 )
 def test_a_wrong_wish_is_answered_in_one_line_and_leaves_nothing(digits, here, capsys, options, message):
     before = sorted(file.name for file in here.iterdir())
-    status, line = refusal(capsys, lambda: sample([str(digits), *options, "--num-samples", "2"]))
+    model = [str(digits)] if options[0] == "sample" else ["--model", str(digits)]
+    status, line = refusal(capsys, lambda: main([*options, *model, "--num-samples", "2"]))
     assert status == 2
     assert re.search(message, line), line
     assert sorted(file.name for file in here.iterdir()) == before

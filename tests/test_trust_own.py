@@ -9,11 +9,9 @@ import ncsn
 import pytest
 import torch
 import yaml
-from ncsn.cli.evaluate import main as evaluate
-from ncsn.cli.export import main as export
-from ncsn.cli.from_options import chosen_sampler
-from ncsn.cli.main import sample
-from ncsn.cli.options import sample_options
+from ncsn.cli.from_options import sampler_of
+from ncsn.cli.main import main, sample
+from ncsn.cli.options import parse
 from ncsn.model.load import load, load_data
 from ncsn.model.model_card import card, measured
 from ncsn.model.plans import plan_class
@@ -218,10 +216,10 @@ def test_a_class_that_is_declared_takes_its_subclasses_alone():
 
 
 def test_the_option_is_repeated_or_has_commas_and_leaves_the_checkpoints_alone():
-    options, _ = sample_options(["--trust", "a.B", "--trust", "c.D, e.F ", "x.ckpt", "y.ckpt"])
+    options = parse("sample", ["--trust", "a.B", "--trust", "c.D, e.F ", "x.ckpt", "y.ckpt"])
     assert options.trust == ["a.B", "c.D", "e.F"]
     assert options.checkpoints == [Path("x.ckpt"), Path("y.ckpt")]
-    assert sample_options(["x.ckpt"])[0].trust == []
+    assert parse("sample", ["x.ckpt"]).trust == []
 
 
 def test_the_commands_take_the_option(capsys, monkeypatch):
@@ -235,8 +233,7 @@ def test_the_commands_take_the_option(capsys, monkeypatch):
     assert yaml.safe_load(capsys.readouterr().out)["data"]["class_path"] == "own.Data"
     status, line = refusal(capsys, lambda: sample([str(file), "--show-settings", "--trust", "own.Net"]))
     assert (status, "data: own.Data is not a class" in line) == (2, True)
-    monkeypatch.setattr(sys, "argv", ["export", str(file), "--to", "folder", "--out", "out", "--trust", "own.Net"])
-    export()
+    main(["export", str(file), "--to", "folder", "--out", "out", "--trust", "own.Net"])
     assert "trained on `own.Data`" in Path("out/README.md").read_text()
 
 
@@ -331,8 +328,7 @@ def test_a_file_does_not_choose_what_reading_its_data_costs(capsys, monkeypatch)
         load_data(file_of(data=named("ncsn.data.ImageFolder", **(folder | {"root": "/"}))))
     file = file_of(data=named("ncsn.data.ImageFolder", **folder))
     monkeypatch.setattr(ncsn.data.ImageFolder, "setup", lambda *_: pytest.fail("it was read"))
-    monkeypatch.setattr(sys, "argv", ["evaluate", str(file)])
-    status, line = refusal(capsys, evaluate)
+    status, line = refusal(capsys, lambda: main(["evaluate", str(file)]))
     assert (status, "of shape (1, 9, 9), but a.ckpt draws examples of shape (1, 8, 8)" in line) == (2, True)
 
 
@@ -383,26 +379,17 @@ def test_the_parser_gets_the_sampler_and_not_its_text():
     settings = named("ncsn.samplers.AnnealedLangevin", epsilon=1e-3, steps=1)
     settings = {"hyper_parameters": {"sampler": settings | {"x.y": "this.s"}}}
     module = SimpleNamespace(sampler=AnnealedLangevin(1e-3, 5), settings=settings)
-    assert chosen_sampler(module, []) is module.sampler
-    assert chosen_sampler(module, ["--sampler.steps", "3"]) == AnnealedLangevin(1e-3, 3)
-    assert chosen_sampler(module, ["--sampler", "DPMSolver"]) == DPMSolver()
+    assert sampler_of(module, []) is module.sampler
+    assert sampler_of(module, ["--sampler.steps", "3"]) == AnnealedLangevin(1e-3, 3)
+    assert sampler_of(module, ["--sampler", "DPMSolver"]) == DPMSolver()
 
 
-def test_what_a_sampler_keeps_under_another_name_is_kept():
-    settings = named("own.Order", order=3, more=[1, 2], act="torch.relu")
-    module = load(file_of(sampler=settings), trust=["own.Order"])
-    sampler = chosen_sampler(module, ["--sampler.scale", "0.5"])
-    assert (sampler._order, sampler._more, sampler._act, sampler._scale) == (3, [1, 2], torch.relu, 0.5)
-    del module.settings["hyper_parameters"]["sampler"]
-    with pytest.raises(ValueError, match=r"^--sampler: the order of the checkpoint's Order cannot be read back"):
-        chosen_sampler(module, ["--sampler.scale", "0.5"])
-    assert chosen_sampler(module, ["--sampler", "DPMSolver"]) == DPMSolver()
-
-
-def test_the_parser_gets_no_text_that_it_might_import():
-    module = load(file_of(sampler=named("own.Order", more="os.system")), trust=["own.Order"])
-    with pytest.raises(ValueError, match=r"^--sampler: the more of the checkpoint's Order cannot be read back"):
-        chosen_sampler(module, ["--sampler.scale", "0.5"])
+def test_a_sampler_that_is_not_a_dataclass_is_named_with_all_of_its_settings():
+    module = load(file_of(sampler=named("own.Order", order=3, more=[1, 2])), trust=["own.Order"])
+    with pytest.raises(ValueError, match=r"^--sampler.scale: name the class too"):
+        sampler_of(module, ["--sampler.scale", "0.5"])
+    assert sampler_of(module, ["--sampler", "own.Order", "--sampler.order", "2"])._order == 2
+    assert sampler_of(module, ["--sampler", "DPMSolver"]) == DPMSolver()
 
 
 def test_text_of_a_file_stays_in_its_place_on_the_model_card():

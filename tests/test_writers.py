@@ -3,21 +3,18 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import benchmarks.results
-import ncsn.cli.evaluate
 import ncsn.cli.export
-import ncsn.cli.features
 import pytest
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import LightningModule
 from ncsn.cli import main as cli
-from ncsn.cli.writers import Files, Npz
+from ncsn.cli.writers import FolderWriter, NpzWriter
 from ncsn.model.files import exclusive_file, lock_of, temporary_file
 from ncsn.training.processes import hold_outputs
 
@@ -46,27 +43,29 @@ def held(path: str, kind: str = "exclusive_file") -> Iterator[int]:
         process.kill()
 
 
-def called(command: Callable[[], None], *options: str) -> None:
+def called(command: str, *options: str) -> None:
+    if command != "results":
+        return cli.main([command, *options])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["command", *options])
-        command()
+        patch.setattr(sys, "argv", ["results.py", *options])
+        benchmarks.results.main()
 
 
 COMMANDS = [
-    (cli.sample, ["{}", "--out", "a.png"], "--out: a.png"),
-    (cli.sample, ["{}", "--out", "a.gif"], "--out: a.gif"),
-    (cli.sample, ["{}", "--out", "a.npz"], "--out: a.npz"),
-    (cli.sample, ["{}", "--denoise", "absent.png", "--sigma", "1", "--out", "a.png"], "--out: a.png"),
-    (cli.sample, ["{}", "--interpolate", "absent.png", "absent.png", "--out", "a.png"], "--out: a.png"),
-    (ncsn.cli.evaluate.main, ["{}", "--json", "a.json"], "--json: a.json"),
-    (ncsn.cli.features.main, ["--data", "ncsn.data.Digits", "--out", "a.safetensors"], "--out: a.safetensors"),
-    (ncsn.cli.features.main, ["--data", "ncsn.data.Digits"], "--out: checkpoints/features_digits.safetensors"),
-    (ncsn.cli.export.main, ["{}", "--to", "safetensors", "--out", "a.safetensors"], "--out: a.safetensors"),
-    (ncsn.cli.export.main, ["{}", "--to", "safetensors", "--out", "a.safetensors"], "--out: a.md"),
-    (ncsn.cli.export.main, ["{}", "--to", "program", "--out", "a.pt2"], "--out: a.pt2"),
-    (ncsn.cli.export.main, ["{}", "--to", "folder", "--out", "a"], "--out: a"),
-    (ncsn.cli.export.main, ["{}", "--to", "folder"], "--out: small"),
-    (benchmarks.results.main, ["small.yaml"], "configs: checkpoints/small_results/result.json"),
+    ("sample", ["{}", "--out", "a.png"], "--out: a.png"),
+    ("sample", ["{}", "--out", "a.gif"], "--out: a.gif"),
+    ("sample", ["{}", "--out", "a.npz"], "--out: a.npz"),
+    ("denoise", ["absent.png", "--sigma", "1", "--out", "a.png"], "--out: a.png"),
+    ("interpolate", ["absent.png", "absent.png", "--out", "a.png"], "--out: a.png"),
+    ("evaluate", ["{}", "--json", "a.json"], "--json: a.json"),
+    ("features", ["--data", "ncsn.data.Digits", "--out", "a.safetensors"], "--out: a.safetensors"),
+    ("features", ["--data", "ncsn.data.Digits"], "--out: checkpoints/features_digits.safetensors"),
+    ("export", ["{}", "--to", "safetensors", "--out", "a.safetensors"], "--out: a.safetensors"),
+    ("export", ["{}", "--to", "safetensors", "--out", "a.safetensors"], "--out: a.md"),
+    ("export", ["{}", "--to", "program", "--out", "a.pt2"], "--out: a.pt2"),
+    ("export", ["{}", "--to", "folder", "--out", "a"], "--out: a"),
+    ("export", ["{}", "--to", "folder"], "--out: small"),
+    ("results", ["small.yaml"], "configs: checkpoints/small_results/result.json"),
 ]
 
 
@@ -93,12 +92,10 @@ def test_the_second_writer_of_a_folder_is_refused_and_no_lock_stays_in_it(digits
 
 
 def test_an_export_and_samples_do_not_share_a_folder(digits, here, capsys):
-    for kind, said in (("exclusive_file", "in use by process"), ("exclusive_folder", "there already")):
+    for kind, said in (("exclusive_file", "in use by process"), ("exclusive_folder", "exists")):
         with held("model", kind):
             before = set(here.rglob("*"))
-            status, line = refusal(
-                capsys, lambda: called(ncsn.cli.export.main, digits, "--to", "folder", "--out", "model")
-            )
+            status, line = refusal(capsys, lambda: called("export", digits, "--to", "folder", "--out", "model"))
             assert (status, said in line) == (2, True), line
             status, line = refusal(capsys, lambda: cli.sample([digits, "--num-samples", "1", "--out", "model/"]))
             assert (status, "in use by process" in line) == (2, True), line
@@ -140,13 +137,14 @@ def test_a_process_whose_first_has_died_writes_no_more(here, monkeypatch, capsys
     monkeypatch.setattr(os, "_exit", sys.exit)
     if torchrun:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    writer = Files(here, range(1), "") if kind == "png" else Npz(here / "a.npz", range(1), (1, 2, 2))
-    trainer = SimpleNamespace(local_rank=rank)
-    if isinstance(writer, Npz):
+    fabric = SimpleNamespace(local_rank=rank)
+    writer = FolderWriter(fabric, here, range(1), "")
+    if kind == "npz":
+        writer = NpzWriter(fabric, here / "a.npz", range(1), (1, 2, 2))
         writer.rows, writer.begin = temporary_file(writer.file), 0
     before = [path.read_bytes() for path in here.iterdir()]
     with pytest.raises(SystemExit, match="1") if stops else nullcontext():
-        writer.on_predict_batch_end(trainer, LightningModule(), torch.zeros(1, 1, 2, 2), torch.tensor([0]), 0)
+        writer.write([0], torch.zeros(1, 1, 2, 2))
     assert ([path.read_bytes() for path in here.iterdir()] == before) == stops
     assert capsys.readouterr().err.startswith("error: the first process has died") == stops
 
@@ -160,6 +158,6 @@ def test_what_is_exported_meanwhile_is_not_written_over(digits, monkeypatch, cap
         files[0].write_text("another's")
 
     monkeypatch.setattr("ncsn.cli.export.refuse_existing", just_before)
-    status, line = refusal(capsys, lambda: called(ncsn.cli.export.main, digits, "--to", "program", "--out", "a.pt2"))
-    assert (status, "--out: a.pt2 is there already" in line) == (2, True), line
+    status, line = refusal(capsys, lambda: called("export", digits, "--to", "program", "--out", "a.pt2"))
+    assert (status, "--out: a.pt2 exists" in line) == (2, True), line
     assert Path("a.pt2").read_text() == "another's"

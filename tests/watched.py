@@ -13,9 +13,7 @@ from typing import Any
 
 import ncsn
 import torch
-from ncsn.cli.evaluate import main as evaluate
-from ncsn.cli.export import main as export
-from ncsn.cli.main import sample
+from ncsn.cli.main import main, sample
 from ncsn.model.load import load, load_data
 from ncsn.training.module import ScoreModule
 from PIL import Image
@@ -119,16 +117,12 @@ def by_command(file: Path) -> dict[str, Callable[[], object]]:
         "sample": lambda: sample([str(file), *device, "--num-samples", "1", "--out", "drawn.png"]),
         "nearest": lambda: sample([str(file), *device, "--num-samples", "1", "--nearest", "1", "--out", "near.png"]),
         "show": lambda: sample([str(file), "--show-settings"]),
-        "denoise": lambda: sample([str(file), *device, "--denoise", "a.png", "--sigma", "0.5", "--out", "clean.png"]),
-        "export": lambda: called(export, "export", str(file), "--to", "safetensors", "--out", out),
-        "evaluate": lambda: called(evaluate, "evaluate", str(file), *device, *judge),
+        "denoise": lambda: main(
+            ["denoise", "a.png", "--model", str(file), *device, "--sigma", "0.5", "--out", "clean.png"]
+        ),
+        "export": lambda: main(["export", str(file), "--to", "safetensors", "--out", out]),
+        "evaluate": lambda: main(["evaluate", str(file), *device, *judge]),
     }
-
-
-def called(main: Callable[[], None], *arguments: str) -> None:
-    """Call a command with arguments."""
-    sys.argv = list(arguments)
-    main()
 
 
 def refusals(way: Callable[[], object]) -> list[str]:

@@ -3,17 +3,24 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ncsn.cli.evaluate import main as evaluate
-from ncsn.cli.main import sample
+from ncsn.cli.main import main, sample
 
 from runs import Folder, ended
 
 SLOW = ["--num-samples", "128", "--batch-size", "32", "--sampler.steps", "12"]
 """More than a second, in which the other of two has long looked whether it may write."""
 QUICK = ["--num-samples", "70", "--sampler.steps", "1"]
+
+
+def evaluate() -> None:
+    """Run `ncsn evaluate`."""
+    main(["evaluate", *sys.argv[1:]])
+
+
 KINDS: dict[str, tuple[Callable[[], None], list[str], str]] = {
     "a.npz": (sample, SLOW, "--out"),
     "folder": (sample, SLOW, "--out"),
@@ -107,7 +114,7 @@ def followed(folder: Path, run: Folder, checkpoint: str, kind: str) -> int:
         if place.endswith(".lock"):
             said = f": {link} is in the place of a lock and cannot be used (it is a link); remove it\n"
         elif place in ("a.json", "folder/000000.png"):  # neither a report nor one of the samples is there
-            said = " is there already"
+            said = " exists"
         assert (status, said in run.errors()) == (2 if said else 0, True), f"{place}: {status}, {run.errors()}"
         assert mine.read_text() == "mine", f"{place} was followed"
         if place.endswith(".partial"):

@@ -23,7 +23,6 @@ from ncsn.cli.data_option import given_data
 from ncsn.data import ImageData
 from ncsn.evaluation.features import Features, default_file, holds_features, save_features
 from ncsn.model.files import exclusive_file
-from ncsn.training.memory import keep_freed_memory
 from ncsn.training.processes import hold_outputs
 
 __all__ = ["run", "train_features"]
@@ -39,10 +38,6 @@ class Classifier(LightningModule):
         self.features = features
         self.lr = lr
         self.right = MulticlassAccuracy(features.classes, average="micro")
-
-    def on_fit_start(self) -> None:
-        if self.device.type == "cpu":
-            keep_freed_memory()
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, label = batch

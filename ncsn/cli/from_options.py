@@ -135,9 +135,11 @@ def sampler_of(model: Model, arguments: Sequence[str]) -> Sampler:
             raise ValueError(
                 f"--sampler.{key}: {kind.__name__} has no such setting; it has {', '.join(accepted)}"
             )
-        settings[key] = fitted(
-            number(text), declared_argument(kind, key)[0], f"--sampler.{key}", ()
-        )
+        declared, _ = declared_argument(kind, key)
+        try:
+            settings[key] = fitted(number(text), declared, f"--sampler.{key}", ())
+        except ValueError as error:
+            raise ValueError(str(error).partition(";")[0]) from error
     if name is not None:
         try:
             return kind(**settings)

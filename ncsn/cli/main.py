@@ -44,6 +44,6 @@ def train() -> None:
     main(["train", *sys.argv[1:]])
 
 
-def sample() -> None:
+def sample(arguments: Sequence[str] | None = None) -> None:
     """Run `ncsn sample`, for sample.py."""
-    main(["sample", *sys.argv[1:]])
+    main(["sample", *(sys.argv[1:] if arguments is None else arguments)])

@@ -19,7 +19,7 @@ NO_EFFECT = {
     "folder": ("nrow", "upscale", "captions", "nearest", "trajectory"),
     "npz": ("nrow", "upscale", "captions", "nearest", "trajectory"),
     "gif": ("nearest", "captions"),
-    "trajectory": ("nrow", "captions"),
+    "trajectory": ("nrow", "captions", "nearest"),
     "nearest": ("captions",),
     "png": ("label", "steps", "sigma_max", "sigma_min", "likelihood", "samplers", "sampler"),
     "samplers": ("label", "steps", "sigma_max", "sigma_min", "json", "sampler"),
@@ -71,10 +71,12 @@ def parse(command: str, arguments: Sequence[str]) -> Namespace:
         allow_abbrev=False,
     )
     ADDERS[command](parser)
-    others, sampler = split_options(arguments, "--sampler")
-    others, data = split_options(others, "--data") if command == "evaluate" else (others, [])
+    others, split = list(arguments), {}
+    for name in ("sampler", "data"):
+        if f"--{name}" in parser._option_string_actions:
+            others, split[name] = split_options(others, f"--{name}")
     options = parser.parse_args(others)
-    options.sampler, options.data = sampler, data
+    vars(options).update(split)
     if "out" in options and command != "export":
         settle_output(options)
     refuse_without_effect(options)

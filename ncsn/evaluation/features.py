@@ -1,7 +1,7 @@
 """What a small classifier sees in a picture, and its file of weights.
 
 Small pictures in grey have no Inception network to be judged by. A classifier that is trained on the data's own labels
-(`python -m ncsn.cli.features`) takes its place: a few convolutions, averaged over the picture, and of that 64 numbers,
+(`ncsn features`) takes its place: a few convolutions, averaged over the picture, and of that 64 numbers,
 the features, from which one linear layer names the class. Two sets of pictures are compared by the features of each
 (`ncsn.evaluation.metrics`). Figures are comparable where the file of weights is the same, and only there.
 
@@ -142,9 +142,7 @@ def load_features(path: str | Path) -> Features:
             f"features: {path} is not a safetensors file, or is damaged ({error})"
         ) from error
     if about.get("kind") != Features.__name__:
-        raise ValueError(
-            f"features: {path} holds other weights than those of `python -m ncsn.cli.features`"
-        )
+        raise ValueError(f"features: {path} holds other weights than those of `ncsn features`")
     try:
         with torch.device(
             "meta"

@@ -62,7 +62,7 @@ class Inception(Judge):
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(
                 f"Inception: pictures have shape {tuple(x.shape[1:])}, and must be in colour (3, H, W); "
-                "for grey ones `python -m ncsn.cli.features` trains other features"
+                "for grey ones `ncsn features` trains other features"
             )
         features, logits = self.network(to_pixels(x))
         return features, logits

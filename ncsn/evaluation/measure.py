@@ -44,7 +44,7 @@ def chosen_judge(given: str | None, data: ImageData) -> Judge:
     else:
         raise ValueError(
             f"--features: Inception is for pictures in colour, those of {name} are of shape {data.shape}, and there is "
-            f"no {own}; `python -m ncsn.cli.features --data CONFIG` trains it, of a data set with labels"
+            f"no {own}; `ncsn features --data CONFIG` trains it, of a data set with labels"
         )
     look_at(judge, torch.zeros(1, *data.shape))
     return judge

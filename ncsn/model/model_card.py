@@ -1,6 +1,6 @@
 """The model card: what a shared model is, what it was measured to reach, and how it is drawn from, in Markdown.
 
-A figure on it comes from a report of `python -m ncsn.cli.evaluate --json` of these very weights, or there is none.
+A figure on it comes from a report of `ncsn evaluate --json` of these very weights, or there is none.
 """
 
 import json
@@ -47,7 +47,7 @@ x = model.sample(64, seed=0)  # (64, {dimensions}); of pictures, [0, 1] is the v
 {settings}
 {fence}
 """
-NONE = "None was measured. `python -m ncsn.cli.evaluate` measures the models of pictures."
+NONE = "None was measured. `ncsn evaluate` measures the models of pictures."
 
 
 def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = None) -> str:
@@ -121,7 +121,7 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
         of += f"by {counts['reference']:,} of its training split, with {features}."
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            "figures: not a report of this version of `python -m ncsn.cli.evaluate --json`"
+            "figures: not a report of this version of `ncsn evaluate --json`"
         ) from error
     return "\n".join([*lines, "", fill(of, 120)])
 

@@ -25,7 +25,6 @@ from ncsn.noise.streams import mixed_seed
 from ncsn.objectives import Objective, of_gaussian_noise
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, ScoreModel
-from ncsn.training.memory import keep_freed_memory
 
 __all__ = ["ScoreModule"]
 
@@ -145,8 +144,6 @@ class ScoreModule(LightningModule):
         return self.objective(function, x, sigma)
 
     def on_fit_start(self) -> None:
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.seed = torch.initial_seed()
         if self.compiled:
             self.model.compile_network()

@@ -26,10 +26,10 @@ class SampleScore(Callback):
     """The Frechet distance of samples to the training pictures, at each validation; the same samples every time.
 
     It draws with the averaged weights, which `EMA` puts in place for the time of a validation: list it before `EMA`.
-    Cheap by default, it is for comparing the states of one run. `python -m ncsn.cli.evaluate` gives figures to report.
+    Cheap by default, it is for comparing the states of one run. `ncsn evaluate` gives figures to report.
 
     Args:
-        features: weights of `python -m ncsn.cli.features`, by which it is on.
+        features: weights of `ncsn features`, by which it is on.
         count: how many samples, shared out among the devices.
         sampler: how they are drawn; `DPMSolver(eta=1)` where none is given.
         levels: of the ladder between the ends of the schedule, down which they are.
