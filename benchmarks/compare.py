@@ -22,7 +22,6 @@ from ncsn.cli.errors import fail
 from ncsn.networks import MLP
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import (
-    Annealed,
     DenoisingScoreMatching,
     EDMScoreMatching,
     ExplicitScoreMatching,
@@ -30,6 +29,7 @@ from ncsn.objectives import (
     ImplicitScoreMatching,
     Objective,
     SlicedScoreMatching,
+    Weighted,
 )
 from ncsn.score import EDMDenoiser, Score
 from ncsn.score.densities import Density, GaussianMixture
@@ -45,12 +45,12 @@ DATA_STD = 1.3
 SCHEDULE = GeometricSchedule(sigma_max=4, sigma_min=0.1, levels=20)
 LEVELS = (0.1, 0.3, 1.0, 4.0)
 OBJECTIVES: dict[str, Objective] = {
-    "explicit": Annealed(ExplicitScoreMatching(TARGET)),
-    "implicit, exact trace": Annealed(ImplicitScoreMatching()),
-    "implicit, Hutchinson's trace": Annealed(ImplicitScoreMatching(probes=1)),
-    "sliced": Annealed(SlicedScoreMatching(1, "gaussian", variance_reduced=False)),
-    "sliced, variance reduced": Annealed(SlicedScoreMatching(1, "gaussian")),
-    "sliced, finite differences": Annealed(FiniteDifferenceSlicedScoreMatching(1, "gaussian")),
+    "explicit": Weighted(ExplicitScoreMatching(TARGET)),
+    "implicit, exact trace": Weighted(ImplicitScoreMatching()),
+    "implicit, Hutchinson's trace": Weighted(ImplicitScoreMatching(probes=1)),
+    "sliced": Weighted(SlicedScoreMatching(1, "gaussian", variance_reduced=False)),
+    "sliced, variance reduced": Weighted(SlicedScoreMatching(1, "gaussian")),
+    "sliced, finite differences": Weighted(FiniteDifferenceSlicedScoreMatching(1, "gaussian")),
     "denoising": DenoisingScoreMatching(),
     "denoising, EDM's weight": EDMScoreMatching(DATA_STD),
 }

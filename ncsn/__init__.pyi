@@ -36,7 +36,7 @@ from .noise import LogNormalSchedule as LogNormalSchedule
 from .noise import NoiseSchedule as NoiseSchedule
 from .noise import NoNoise as NoNoise
 from .noise.streams import Streams as Streams
-from .objectives import Annealed as Annealed
+from .objectives import CorruptionScoreMatching as CorruptionScoreMatching
 from .objectives import DenoisingScoreMatching as DenoisingScoreMatching
 from .objectives import EDMScoreMatching as EDMScoreMatching
 from .objectives import ExplicitScoreMatching as ExplicitScoreMatching
@@ -48,6 +48,7 @@ from .objectives import Objective as Objective
 from .objectives import PseudoLikelihood as PseudoLikelihood
 from .objectives import RatioMatching as RatioMatching
 from .objectives import SlicedScoreMatching as SlicedScoreMatching
+from .objectives import Weighted as Weighted
 from .samplers import Ancestral as Ancestral
 from .samplers import AnnealedLangevin as AnnealedLangevin
 from .samplers import ConsistentAnnealed as ConsistentAnnealed

@@ -131,7 +131,7 @@ def evil_settings(marker: Path) -> Iterator[Evil]:
         laughs = [laughs, laughs]
     deep: Any = named("ncsn.GaussianNoise")
     for _ in range(100):
-        deep = named("ncsn.objectives.Annealed", objective=deep)
+        deep = named("ncsn.objectives.Weighted", objective=deep)
     for kind, place in PLACES.items():
         good = at(place)
         for path in NAMES if kind in ("network", "sampler", "data") else FEW:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from benchmarks.compare import LEVELS, OBJECTIVES, TARGET, divergence, learn, main
-from ncsn.objectives import Annealed, ExplicitScoreMatching, Objective
+from ncsn.objectives import ExplicitScoreMatching, Objective, Weighted
 from ncsn.score.densities import GaussianMixture
 
 from test_cli import refusal
@@ -59,7 +59,7 @@ def test_a_few_steps_of_the_objective_that_is_given_go_most_of_the_way(name):
 def test_another_objective_learns_another_score():
     # Told to go to the wrong places, it does.
     elsewhere = GaussianMixture(TARGET.log_weights.exp(), -TARGET.means, TARGET.stds)
-    score = learn(Annealed(ExplicitScoreMatching(elsewhere)), steps=100)
+    score = learn(Weighted(ExplicitScoreMatching(elsewhere)), steps=100)
     for sigma in (0.3, 1.0):
         assert divergence(score, TARGET, sigma) > 2 * divergence(score, elsewhere, sigma)
 

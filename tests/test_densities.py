@@ -5,7 +5,7 @@ import pytest
 import torch
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import tweedie
-from ncsn.score.densities import Density, Gaussian, GaussianMixture, HyperCubeWindow, ParzenWindow
+from ncsn.score.densities import Gaussian, GaussianMixture, HyperCubeWindow, ParzenWindow
 
 SHAPES = [(1,), (2,), (2, 3, 2)]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -135,7 +135,7 @@ def test_a_cube_counts_the_data_in_reach_and_has_no_score():
     window, x = HyperCubeWindow(data), torch.tensor([[0.1, 0.1], [2.2, 1.8], [9.0, 9.0]])
     expected = torch.tensor([2 / 3 / 0.25, 1 / 3 / 0.25, 0.0]).log()
     torch.testing.assert_close(window.log_prob(x, torch.tensor(0.5)), expected)
-    with pytest.raises(NotImplementedError, match="constant in pieces"):
+    with pytest.raises(NotImplementedError, match="piecewise constant"):
         window.score(x, torch.tensor(0.5))
 
 
@@ -144,58 +144,3 @@ def test_a_cube_estimates_the_density_of_the_data():
     estimate = HyperCubeWindow(torch.randn(200_000, 1)).log_prob(x, torch.tensor(0.2))
     exact = Gaussian(torch.zeros(1), torch.tensor(1.0)).log_prob(x, torch.tensor(0.0))
     torch.testing.assert_close(estimate, exact, atol=0.03, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: GaussianMixture(torch.ones(2), torch.zeros(3, 1), torch.tensor(1.0)), r"weights is \(2,\)"),
-        (lambda: GaussianMixture(torch.tensor([1.0, 0.0]), torch.zeros(2, 1), torch.tensor(1.0)), "must be positive"),
-        (lambda: Gaussian(torch.zeros(1), torch.tensor(-1.0)), "Gaussian: stds is .* must be finite and not negative"),
-        (lambda: ParzenWindow(torch.zeros(0, 2)), "data is empty"),
-        (lambda: ParzenWindow(torch.zeros(1, 2), chunk=0), "chunk is 0"),
-        (lambda: ParzenWindow(torch.zeros(1, 2)).score(torch.zeros(1, 2), torch.tensor(0.0)), "must be positive"),
-        (lambda: mixture((1,)).score(torch.zeros(1, 1), torch.tensor(-1.0)), "sigma is -1, and must be at least 0"),
-        (lambda: mixture((1,)).log_prob(torch.zeros(1, 1, dtype=torch.long), torch.tensor(1.0)), "floating-point"),
-        (lambda: mixture((1,)).log_prob(torch.zeros(1, 1), torch.tensor(math.nan)), "sigma is nan"),
-        (lambda: HyperCubeWindow(torch.zeros(0, 2)), "data is empty"),
-        *[
-            (lambda kind=kind, bad=bad: kind(bad), f"{name} {message}")
-            for kind, name in [
-                (ParzenWindow, "ParzenWindow: data"),
-                (HyperCubeWindow, "HyperCubeWindow: data"),
-                (lambda means: GaussianMixture(torch.ones(2), means, torch.tensor(1.0)), "GaussianMixture: means"),
-            ]
-            for bad, message in [
-                (torch.tensor([[0.0], [math.nan]]), "has numbers that are NaN or infinite"),
-                (torch.tensor([[0.0], [math.inf]]), "has numbers that are NaN or infinite"),
-                (torch.tensor([[0], [1]]), "is of torch.int64, and must be floating-point"),
-            ]
-        ],
-        (lambda: GaussianMixture(torch.tensor([math.nan]), torch.zeros(1, 1), torch.tensor(1.0)), "weights is .*nan"),
-        (lambda: Gaussian(torch.zeros(1), torch.tensor(math.nan)), "Gaussian: stds is .*nan"),
-        (lambda: Gaussian(torch.zeros(1), torch.tensor(math.inf)), "Gaussian: stds is .*inf"),
-        (lambda: Gaussian(torch.zeros(1), torch.tensor(0.0)).score(torch.zeros(1, 1), 0.0), "sigma is 0 where a std"),
-        (lambda: HyperCubeWindow(torch.zeros(1, 2)).log_prob(torch.zeros(1, 2), 0.0), "must be positive"),
-        *[
-            (lambda draw=draw, sigma=sigma: draw(2, sigma), f"sigma is {sigma}, and must be at least 0 and finite")
-            for draw in (mixture((1,)).sample, ParzenWindow(torch.zeros(1, 2)).sample)
-            for sigma in (-1.0, math.nan, math.inf)
-        ],
-        *[
-            (lambda ask=ask, x=x: ask(x, torch.tensor(0.5)), message)
-            for density in (*densities((2, 3)), HyperCubeWindow(torch.zeros(1, 2, 3)))
-            for ask in (density.log_prob, *([density.score] if isinstance(density, Density) else []))
-            for x, message in [
-                (torch.full((4, 2, 3), math.nan), "x has 24 numbers that are NaN or infinite"),
-                (torch.zeros(4, 3, 2), r"x is of shape \(4, 3, 2\), but this density is of examples \(2, 3\)"),
-                (torch.zeros(4, 6), r"x is of shape \(4, 6\), but this density is of examples \(2, 3\)"),
-                (torch.zeros(4), r"x is of shape \(4,\), and must be \(B, ...\)"),
-            ]
-        ],
-    ],
-)
-def test_impossible_densities_are_refused_in_one_line(call, message):
-    with pytest.raises(ValueError, match=message) as refused:
-        call()
-    assert "\n" not in str(refused.value)

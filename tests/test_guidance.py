@@ -11,7 +11,6 @@ from ncsn.samplers import AnnealedLangevin, Langevin
 from ncsn.score.guidance import (
     AveragePooling,
     GaussianBlur,
-    Mask,
     classifier_free,
     encode,
     grey,
@@ -82,7 +81,7 @@ def test_guided_gaussians_are_drawn_at_their_product():
 
 
 def test_inpainting_keeps_the_known_pixels_and_draws_the_rest_from_the_conditional_law():
-    data, mask = Correlated.trajectory((1, 2, 2)), torch.tensor([[1, 0], [0, 1]])
+    data, mask = Correlated.draw((1, 2, 2)), torch.tensor([[1, 0], [0, 1]])
     known = data.sample(1)
     # What is known is a measurement without noise; where the mask is 0, it must not matter.
     truth = data.given(lambda x: x[:, :, [0, 1], [0, 1]], known[0, 0, [0, 1], [0, 1]], 1e-9)
@@ -144,7 +143,7 @@ def test_restoring_changes_nothing_but_the_known_pixels():
 
 
 def test_encoding_and_decoding_returns_the_picture():
-    data = Correlated.trajectory((3, 2, 2))
+    data = Correlated.draw((3, 2, 2))
     x = data.sample(16)
     errors = []
     for levels in (30, 60):
@@ -198,35 +197,21 @@ def test_an_arc_between_vectors_on_one_line_is_that_line():
 # Refusals
 
 X = torch.rand(2, 3, 4, 4)
-ONE = torch.tensor(1.0)
 
 
 @pytest.mark.parametrize(
     ("refused", "words"),
     [
-        (lambda: classifier_free(torch.add, torch.add, math.nan), "weight is nan"),
-        (lambda: classifier_free(torch.add, torch.add, math.inf), "weight is inf"),
-        (lambda: classifier_free(torch.add, torch.add, 2.0, (2.0, 1.0)), r"interval is \(2.0, 1.0\)"),
-        (lambda: classifier_free(torch.add, torch.add, 2.0, (-1.0, 1.0)), "interval is"),
-        (lambda: classifier_free(torch.add, torch.add, 2.0, (0.0, math.nan)), "interval is"),
-        (lambda: posterior(torch.add, grey, X, 0.0), "noise is 0.0"),
-        (lambda: posterior(torch.add, grey, X, math.nan), "noise is nan"),
-        (lambda: posterior(torch.add, grey, X, 0.1, iterations=0), "iterations is 0"),
-        (lambda: posterior(torch.add, grey, X, 0.1)(X, ONE), r"measurement is of shape \(2, 3, 4, 4\)"),
-        (lambda: Mask(torch.tensor([0.0, 0.5])), "mask has a 0.5"),
-        (lambda: Mask(torch.ones(3))(X), r"mask is of shape \(3,\)"),
-        (lambda: AveragePooling(0), "factor is 0"),
-        (lambda: AveragePooling(3)(X), "factor is 3, and must divide the sides of x, 4 x 4"),
-        (lambda: GaussianBlur(0.0), "width is 0.0"),
-        (lambda: inpaint(torch.add, X, 2 * X), "mask has a"),
-        (lambda: inpaint(torch.add, torch.ones(3), torch.ones(4))(X, ONE), r"known is of shape \(3,\)"),
-        (lambda: inpaint(torch.add, X, torch.ones(4))(X, 0 * ONE), "sigma is 0"),
-        (lambda: restore_known(X, X, torch.ones(3)), r"mask is of shape \(3,\)"),
-        (lambda: encode(torch.add, X, torch.tensor([1.0])), r"sigmas is \[1.0\]"),
-        (lambda: encode(torch.add, X, torch.tensor([0.5, 1.0])), "sigmas is"),
-        (lambda: encode(torch.add, X, torch.tensor([1.0, 0.0])), "sigmas is"),
-        (lambda: slerp(X, X[:1], 0.5), r"a is of shape \(2, 3, 4, 4\)"),
-        (lambda: slerp(X, X, 1.5), "t is from 1.5 to 1.5"),
+        (lambda: classifier_free(torch.add, torch.add, math.nan), "weight=nan"),
+        (lambda: classifier_free(torch.add, torch.add, math.inf), "weight=inf"),
+        (lambda: classifier_free(torch.add, torch.add, 2.0, (2.0, 1.0)), r"interval=\(2.0, 1.0\)"),
+        (lambda: classifier_free(torch.add, torch.add, 2.0, (-1.0, 1.0)), "interval="),
+        (lambda: classifier_free(torch.add, torch.add, 2.0, (0.0, math.nan)), "interval="),
+        (lambda: posterior(torch.add, grey, X, 0.0), "noise=0.0"),
+        (lambda: posterior(torch.add, grey, X, math.nan), "noise=nan"),
+        (lambda: posterior(torch.add, grey, X, 0.1, iterations=0), "iterations=0"),
+        (lambda: AveragePooling(0), "factor=0"),
+        (lambda: GaussianBlur(0.0), "width=0.0"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(refused, words):

@@ -34,7 +34,7 @@ def measured(operator, x, noise):
 @pytest.mark.parametrize("noise", [0.1, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_posterior_score_of_gaussian_data_is_exact(operator, noise, dtype):
-    data = Correlated.trajectory(SHAPE)
+    data = Correlated.draw(SHAPE)
     y = measured(operator, data.sample(1), noise)
     truth = data.given(operator, y, noise)
     guided = posterior(data.score, operator, y.to(dtype), noise, iterations=14)
@@ -51,14 +51,14 @@ def test_the_posterior_score_of_gaussian_data_is_exact(operator, noise, dtype):
 
 @each_operator
 def test_the_flow_draws_the_exact_posterior(operator):
-    data, noise, sigmas = Correlated.trajectory(SHAPE), 0.3, KarrasSchedule(80, 0.05, 60).sigmas()
+    data, noise, sigmas = Correlated.draw(SHAPE), 0.3, KarrasSchedule(80, 0.05, 60).sigmas()
     y = measured(operator, data.sample(1), noise)
     x = flow(posterior(data.score, operator, y, noise, iterations=8), 80 * torch.randn(2000, *SHAPE).double(), sigmas)
     data.given(operator, y, noise).assert_law(x, sigma=0.05, bias=0.02)
 
 
 def test_annealed_langevin_draws_the_exact_posterior():
-    data, operator, noise = Correlated.trajectory((1, 2, 2)), GaussianBlur(0.6), 0.3
+    data, operator, noise = Correlated.draw((1, 2, 2)), GaussianBlur(0.6), 0.3
     y = measured(operator, data.sample(1), noise)
     sigmas = GeometricSchedule(8, 0.05, 30).sigmas()
     guided = posterior(data.score, operator, y, noise, iterations=4)
@@ -67,7 +67,7 @@ def test_annealed_langevin_draws_the_exact_posterior():
 
 
 def test_few_iterations_come_near_and_more_come_nearer():
-    data, operator, noise = Correlated.trajectory(SHAPE), GaussianBlur(0.6), 0.3
+    data, operator, noise = Correlated.draw(SHAPE), GaussianBlur(0.6), 0.3
     x, y, sigma = data.sample(50), measured(operator, data.sample(1), noise), torch.tensor(0.1)
     truth = data.given(operator, y, noise).score(x, sigma)
     errors = [
@@ -94,7 +94,7 @@ def test_the_posterior_of_a_network_keeps_no_graph_without_gradients():
 
 
 def test_each_example_is_steered_by_its_own_measurement_alone():
-    data, noise = Correlated.trajectory(SHAPE), 0.3
+    data, noise = Correlated.draw(SHAPE), 0.3
     x, y = data.sample(4), measured(grey, data.sample(4), noise)
     sigma = torch.tensor([0.1, 0.5, 1.0, 3.0], dtype=torch.float64).view(4, 1, 1, 1)
     together = posterior(data.score, grey, y, noise)(x, sigma)

@@ -243,41 +243,10 @@ def test_bits_per_dim_hands_on_its_settings():
     assert (exact - other).abs().max() > 0.02
 
 
-def refusals():
-    x = torch.zeros(2, 3)
-    good = {"x": x, "sigma_min": MIN, "sigma_max": MAX}
-    yield {**good, "x": torch.full((2, 3), math.nan)}, "x has 6 numbers that are NaN"
-    yield {**good, "x": x.long()}, "x is of torch.int64"
-    yield {**good, "x": x.half()}, "x is of torch.float16"
-    yield {**good, "x": torch.tensor(0.0)}, "a batch"
-    yield {**good, "sigma_min": MAX}, "sigma_min .1000.0. is not below sigma_max .1000.0."
-    yield {**good, "sigma_min": 2 * MAX}, "swap"
-    yield {**good, "sigma_min": 0.0}, "sigma_min is 0.0"
-    yield {**good, "sigma_max": math.inf}, "sigma_max is inf"
-    yield {**good, "sigma_min": math.nan}, "sigma_min is nan"
-    yield {**good, "probes": -1}, "probes is -1"
-    yield {**good, "probes": 0.5}, "probes is 0.5"
-    yield {**good, "rtol": 0.0}, "rtol is 0.0"
-    yield {**good, "atol": -1.0}, "atol is -1.0"
-    yield {**good, "prior": (math.nan, 1.0)}, "prior is"
-    yield {**good, "prior": (0.0, -1.0)}, "prior is"
-
-
-@pytest.mark.parametrize("function", [log_prob, bits_per_dim])
-@pytest.mark.parametrize(("arguments", "message"), list(refusals()))
-def test_refusals_are_one_line(function, arguments, message):
-    with pytest.raises(ValueError, match=message) as error:
-        function(gaussian((3,)).score, **arguments)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.tensor([[0.0, 1.1]]), r"x goes from 0 to 1.1, and must be pictures in \[0, 1\]"),
-        (torch.tensor([[-0.5, 1.0]]), "x goes from -0.5"),
-        (torch.tensor([[0.5, 1.0]]), "x has the value 0.5, and must be of 8-bit values"),
-        (torch.zeros(0, 2), "must have pixels"),
+        (torch.tensor([[0.5, 1.0]]), r"expected 8-bit values k/255, not dequantised, got 0.5 \(x\)"),
     ],
 )
 def test_bits_per_dim_refuses_what_is_no_picture(x, message):
@@ -287,7 +256,7 @@ def test_bits_per_dim_refuses_what_is_no_picture(x, message):
 
 
 def test_a_score_that_is_not_finite_is_named(monkeypatch):
-    with pytest.raises(RuntimeError, match=r"NaN or infinite at sigma 0.01; mend the score"):
+    with pytest.raises(RuntimeError, match=r"NaN or infinite at sigma 0.01; check the score"):
         log_prob(lambda x, sigma: x / 0, torch.ones(2, 2), MIN, MAX)
     monkeypatch.setattr(likelihood, "MAX_EVALUATIONS", 20)
     with pytest.raises(RuntimeError, match=r"after 20 evaluations of the score; raise rtol .1e-05."):

@@ -96,13 +96,16 @@ def test_a_level_has_the_dtype_of_the_data(schedule, dtype):
 @pytest.mark.parametrize(
     ("settings", "field"),
     [
-        ({"sigma_max": 0.01, "sigma_min": 1, "levels": 10}, "sigma_min .* is above sigma_max"),
-        ({"sigma_max": 1, "sigma_min": 0, "levels": 10}, "sigma_min is 0"),
-        ({"sigma_max": math.inf, "sigma_min": 0.1, "levels": 10}, "sigma_max is inf"),
-        ({"sigma_max": math.nan, "sigma_min": 0.1, "levels": 10}, "sigma_max is nan"),
-        ({"sigma_max": 1, "sigma_min": -0.1, "levels": 10}, "sigma_min is -0.1"),
-        ({"sigma_max": 1, "sigma_min": 0.1, "levels": 0}, "levels is 0"),
-        ({"sigma_max": 1, "sigma_min": 0.1, "levels": 10**9}, "levels is 1000000000"),
+        (
+            {"sigma_max": 0.01, "sigma_min": 1, "levels": 10},
+            "0 < sigma_min <= sigma_max, got sigma_min=1",
+        ),
+        ({"sigma_max": 1, "sigma_min": 0, "levels": 10}, "sigma_min=0"),
+        ({"sigma_max": math.inf, "sigma_min": 0.1, "levels": 10}, "sigma_max=inf"),
+        ({"sigma_max": math.nan, "sigma_min": 0.1, "levels": 10}, "sigma_max=nan"),
+        ({"sigma_max": 1, "sigma_min": -0.1, "levels": 10}, "sigma_min=-0.1"),
+        ({"sigma_max": 1, "sigma_min": 0.1, "levels": 0}, "levels=0"),
+        ({"sigma_max": 1, "sigma_min": 0.1, "levels": 10**9}, "levels=1000000000"),
         ({"sigma_max": 1, "sigma_min": 0.1, "levels": 1}, "one level"),
         ({"sigma_max": 1, "sigma_min": 1, "levels": 2}, "one level"),
     ],
@@ -114,11 +117,11 @@ def test_impossible_ladders_are_refused(kind, settings, field):
 
 
 def test_impossible_distributions_are_refused():
-    with pytest.raises(ValueError, match="std is 0"):
+    with pytest.raises(ValueError, match="std > 0, got std=0"):
         LogNormalSchedule(std=0)
-    with pytest.raises(ValueError, match="mean is nan"):
+    with pytest.raises(ValueError, match="mean=nan"):
         LogNormalSchedule(mean=math.nan)
-    with pytest.raises(ValueError, match="rho is 0"):
+    with pytest.raises(ValueError, match="rho=0"):
         KarrasSchedule(1, 0.1, 5, rho=0)
 
 
@@ -169,10 +172,10 @@ def test_distances_of_pixels_and_of_few_examples():
 
 
 def test_data_without_a_distance_is_refused():
-    with pytest.raises(ValueError, match="data is empty"):
+    with pytest.raises(ValueError, match="at least one example"):
         max_pairwise_distance(torch.zeros(0, 2))
     for value in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="not finite"):
+        with pytest.raises(ValueError, match="expected finite data"):
             max_pairwise_distance(torch.tensor([[1.0, value], [2.0, 3.0]]))
 
 
@@ -210,11 +213,10 @@ def test_in_few_dimensions_the_ratio_of_levels_is_that_of_the_first_ladder():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ((0.01, 1, 3), "sigma_max is 0.01 and sigma_min 1"),
-        ((1, 0, 3), "sigma_min 0"),
-        ((math.inf, 1, 3), "sigma_max is inf"),
-        ((1, 0.1, 0), "dimension is 0"),
-        ((1, 0.1, 3, 1.0), "overlap is 1.0"),
+        ((0.01, 1, 3), "sigma_min=1, sigma_max=0.01"),
+        ((1, 0, 3), "sigma_min=0"),
+        ((math.inf, 1, 3), "sigma_max=inf"),
+        ((1, 0.1, 3, 1.0), "overlap=1.0"),
     ],
 )
 def test_impossible_numbers_of_levels_are_refused(settings, message):
@@ -260,11 +262,3 @@ def test_the_variance_ratio_is_that_of_a_walk():
     assert variance_ratio(sigmas, steps, epsilon).item() == pytest.approx(torch.stack(ratios).mean().item())
     ncsn = variance_ratio(GeometricSchedule(1, 0.01, 10).sigmas(), 100, 2e-5)
     assert ncsn.item() == pytest.approx(1.111, abs=1e-3)
-
-
-def test_step_sizes_of_impossible_ladders_are_refused():
-    for sigmas in (torch.ones(1), torch.zeros(0), torch.tensor([1.0, 0.0]), torch.tensor([0.1, 1.0])):
-        with pytest.raises(ValueError, match="sigmas must be two levels or more"):
-            langevin_step_size(sigmas, 5)
-    with pytest.raises(ValueError, match="steps is 0"):
-        langevin_step_size(torch.tensor([1.0, 0.1]), 0)

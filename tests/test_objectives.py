@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from ncsn.noise import GeometricSchedule
-from ncsn.objectives import DenoisingScoreMatching, EDMScoreMatching
+from ncsn.objectives import DenoisingScoreMatching, EDMScoreMatching, Weighted
 
 from conftest import gaussian_score
 
@@ -51,7 +51,7 @@ def test_the_exact_score_costs_what_it_must_and_others_cost_more():
 def test_anneal_power_is_the_power_of_sigma_in_the_weight(power):
     x, sigma = data(16), GeometricSchedule(1, 0.01, 10).sample(data(16))
     torch.manual_seed(1)
-    loss = DenoisingScoreMatching(power)(gaussian_score(MEAN, STD), x, sigma)
+    loss = Weighted(DenoisingScoreMatching(), power - 2)(gaussian_score(MEAN, STD), x, sigma)
     torch.manual_seed(1)
     z = torch.randn_like(x)
     residual = gaussian_score(MEAN, STD)(x + sigma * z, sigma) + z / sigma
@@ -71,7 +71,7 @@ def test_edm_weight_is_table_1_on_the_denoiser():
 
 
 def test_impossible_weights_are_refused():
-    with pytest.raises(ValueError, match="anneal_power is inf"):
-        DenoisingScoreMatching(math.inf)
-    with pytest.raises(ValueError, match="data_std is -1"):
+    with pytest.raises(ValueError, match="expected a finite power, got power=inf"):
+        Weighted(DenoisingScoreMatching(), math.inf)
+    with pytest.raises(ValueError, match="expected data_std > 0, got data_std=-1"):
         EDMScoreMatching(-1)

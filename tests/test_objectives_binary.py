@@ -92,20 +92,6 @@ def test_pictures_and_a_level_for_each_example(objective):
     assert seen == [((5, 1, 3, 4), (5, 1, 1, 1)), ((60, 1, 3, 4), (60, 1, 1, 1))]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [
-        (torch.tensor([[0.0, 0.5]]), "x is not binary: it has 0.5, and must be of zeros and ones"),
-        (torch.tensor([[0, 1]]), "x is of torch.int64, and must be floating-point"),
-        (torch.tensor([[0.0, math.nan]]), "x has 1 numbers that are NaN"),
-    ],
-)
-def test_what_is_not_binary_is_refused(objective, x, message):
-    with pytest.raises(ValueError, match=message):
-        objective(RBM(2, 2), x, torch.tensor(0.0))
-
-
 def test_the_energy_is_the_sum_over_all_states_of_the_hidden_units():
     rbm, _ = machine()
     hidden = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=torch.float64)

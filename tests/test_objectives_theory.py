@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from ncsn.objectives import (
-    Annealed,
     ExplicitScoreMatching,
     FiniteDifferenceSlicedScoreMatching,
     ImplicitScoreMatching,
     SlicedScoreMatching,
+    Weighted,
 )
 from ncsn.objectives.directions import PROJECTIONS, rademacher
 from ncsn.score import EnergyScore
@@ -55,7 +55,7 @@ def test_the_annealed_weight_is_a_power_of_sigma():
     torch.manual_seed(0)
     losses = plain(lambda x, sigma: -x, X, sigma)
     torch.manual_seed(0)
-    weighted = Annealed(plain, power=3)(lambda x, sigma: -x, X, sigma)
+    weighted = Weighted(plain, power=3)(lambda x, sigma: -x, X, sigma)
     torch.testing.assert_close(weighted, sigma.flatten() ** 3 * losses)
 
 
@@ -188,11 +188,14 @@ def test_signs_are_of_length_one_each_and_the_sphere_is_of_radius_sqrt_d(shape, 
 @pytest.mark.parametrize(
     ("make", "field"),
     [
-        (lambda: ImplicitScoreMatching(probes=-1), "ImplicitScoreMatching: probes is -1"),
-        (lambda: Annealed(ImplicitScoreMatching(), power=math.inf), "Annealed: power is inf"),
-        (lambda: SlicedScoreMatching(slices=0), "SlicedScoreMatching: slices is 0"),
-        (lambda: SlicedScoreMatching(projection="cube"), "projection is cube, .* rademacher, gaussian, sphere"),
-        (lambda: FiniteDifferenceSlicedScoreMatching(epsilon=0), "epsilon is 0"),
+        (lambda: ImplicitScoreMatching(probes=-1), r"expected probes >= 0 .* got probes=-1 \(ImplicitScoreMatching\)"),
+        (lambda: Weighted(ImplicitScoreMatching(), power=math.inf), r"got power=inf \(Weighted\)"),
+        (lambda: SlicedScoreMatching(slices=0), r"got slices=0 \(SlicedScoreMatching\)"),
+        (
+            lambda: SlicedScoreMatching(projection="cube"),
+            "expected rademacher, gaussian, sphere, got projection='cube'",
+        ),
+        (lambda: FiniteDifferenceSlicedScoreMatching(epsilon=0), "got epsilon=0"),
     ],
 )
 def test_impossible_settings_are_refused(make, field):

@@ -68,7 +68,7 @@ noisy = pytest.mark.parametrize("sampler", NOISY, ids=named)
 
 
 def walk(sampler, x, sigmas=LADDER):
-    return sampler(GIVEN[sampler.takes], x, sigmas)
+    return sampler(GIVEN["log_prob" if isinstance(sampler, Gibbs) else "score"], x, sigmas)
 
 
 def drawn(sampler, x, indices, seed=0):
@@ -92,7 +92,7 @@ def test_a_state_a_level_like_the_start_and_the_score_is_asked_like_it(sampler, 
 
     def asked(x, sigma):
         seen.add((x.shape, x.dtype, x.device, sigma.shape, sigma.dtype, sigma.device))
-        return GIVEN[sampler.takes](x, sigma)
+        return GIVEN["log_prob" if isinstance(sampler, Gibbs) else "score"](x, sigma)
 
     states = list(sampler(asked, start, LADDER.to(ladder)))
     assert len(states) == len(LADDER)
@@ -126,7 +126,9 @@ def test_the_precision_of_the_ladder_is_no_more_than_that_of_its_numbers(sampler
 def test_no_graph_is_kept_and_gradients_are_as_they_were(sampler):
     weight = nn.Parameter(torch.tensor(1.0))
     start = torch.randn(5, 2, 3, requires_grad=True)
-    for x in sampler(lambda x, sigma: weight * GIVEN[sampler.takes](x, sigma), start, LADDER):
+    for x in sampler(
+        lambda x, sigma: weight * GIVEN["log_prob" if isinstance(sampler, Gibbs) else "score"](x, sigma), start, LADDER
+    ):
         assert not x.requires_grad
         assert torch.is_grad_enabled()
 

@@ -108,7 +108,7 @@ def plane():
 @pytest.fixture(scope="module")
 def space():
     torch.manual_seed(0)
-    return Truth(Correlated.trajectory((64,)))
+    return Truth(Correlated.draw((64,)))
 
 
 def test_the_distance_tells_a_wrong_density(plane, space):

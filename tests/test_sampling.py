@@ -14,12 +14,13 @@ from ncsn.model.load import load, load_data
 from ncsn.networks import MLP, RBM
 from ncsn.noise import GeometricSchedule, NoNoise
 from ncsn.objectives import (
-    Annealed,
+    CorruptionScoreMatching,
     DenoisingScoreMatching,
     EDMScoreMatching,
     ImplicitScoreMatching,
     LaplaceNoise,
     RatioMatching,
+    Weighted,
 )
 from ncsn.samplers import AnnealedLangevin, Gibbs
 from ncsn.score import EDMDenoiser, EnergyScore, tweedie
@@ -192,9 +193,9 @@ def test_other_noise_than_gaussian_is_not_undone_by_tweedie(tmp_path, noisy_digi
     ("objective", "gaussian"),
     [
         (DenoisingScoreMatching(), True),
-        (DenoisingScoreMatching(corruption=LaplaceNoise()), False),
-        (Annealed(Annealed(DenoisingScoreMatching(corruption=LaplaceNoise()))), False),
-        (Annealed(ImplicitScoreMatching()), True),
+        (CorruptionScoreMatching(LaplaceNoise()), False),
+        (Weighted(Weighted(CorruptionScoreMatching(LaplaceNoise()))), False),
+        (Weighted(ImplicitScoreMatching()), True),
         (EDMScoreMatching(), True),
     ],
 )

@@ -16,7 +16,7 @@ from ncsn.model import checkpoint_file
 from ncsn.model.classes import ALL_ROOMS, classes
 from ncsn.model.load import load, load_data, save_safetensors
 from ncsn.model.plans import Plan, build, check_plain, fitted, plan_class
-from ncsn.objectives import Annealed
+from ncsn.objectives import Weighted
 from ncsn.training.run import build as build_run
 from PIL import Image
 from torch import Tensor, nn
@@ -175,7 +175,7 @@ def test_a_plan_is_made_without_building(monkeypatch):
 
 
 def test_a_plan_describes_nested_objects():
-    settings = named("ncsn.Annealed", objective=named("ncsn.ImplicitScoreMatching", probes=2), power=1)
-    plan = plan_class(settings, (Annealed,), "objective", ())
+    settings = named("ncsn.Weighted", objective=named("ncsn.ImplicitScoreMatching", probes=2), power=1)
+    plan = plan_class(settings, (Weighted,), "objective", ())
     assert isinstance(plan.arguments["objective"], Plan)
-    assert build(plan) == Annealed(build(plan.arguments["objective"]), 1)
+    assert build(plan) == Weighted(build(plan.arguments["objective"]), 1)

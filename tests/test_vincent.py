@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ncsn.networks import AutoencoderEnergy
-from ncsn.objectives import DenoisingScoreMatching, ExplicitScoreMatching, ImplicitScoreMatching
+from ncsn.objectives import DenoisingScoreMatching, ExplicitScoreMatching, ImplicitScoreMatching, Weighted
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import EnergyScore
 from ncsn.score.densities import ParzenWindow
@@ -49,7 +49,7 @@ def energy_of_an_autoencoder():
 def objectives(sigma):
     yield "explicit", ExplicitScoreMatching(ParzenWindow(DATA).score)
     yield "implicit", ImplicitScoreMatching()
-    yield "denoising", DenoisingScoreMatching(anneal_power=0)
+    yield "denoising", Weighted(DenoisingScoreMatching(), -2)
 
 
 @pytest.mark.parametrize("sigma", [0.4, 1.0])
@@ -84,7 +84,7 @@ def test_the_autoencoder_error_is_denoising_score_matching_times_2_sigma_4(quadr
         return (autoencoder.reconstruct(x + sigma * torch.randn_like(x)) - x).square().sum(1)
 
     error = quadrature(squared_error, None, sigma)
-    matching = quadrature(DenoisingScoreMatching(anneal_power=0), EnergyScore(autoencoder), sigma)
+    matching = quadrature(Weighted(DenoisingScoreMatching(), -2), EnergyScore(autoencoder), sigma)
     torch.testing.assert_close(error, 2 * sigma**4 * matching)
     for one, other in zip(
         *(torch.autograd.grad(loss, autoencoder.parameters()) for loss in (error, matching)), strict=True

@@ -34,6 +34,7 @@ from ncsn.model.checkpoint_file import digest
 from ncsn.model.draws import Request, batches, default_batch_size, draws
 from ncsn.model.load import contents, load_data
 from ncsn.model.model import DATA, Model
+from ncsn.model.renamed import updated
 from ncsn.model.settings import check_settings
 from ncsn.score import Score
 from ncsn.score.guidance import classifier_free
@@ -344,6 +345,7 @@ def settings_text(checkpoint: Path, trust: Sequence[str]) -> str:
     content = contents(checkpoint)
     settings, data = content["hyper_parameters"], content.get(DATA)
     check_settings(settings, data, checkpoint, trust)
+    settings = updated(settings)
     left_out = ("_instantiator", "shape")  # the data says these
     model = {key: value for key, value in settings.items() if key not in left_out}
     given = {name: each for name, each in (("data", data), ("model", model)) if each}

@@ -25,7 +25,8 @@ from ncsn.model.plans import (
     plan_arguments,
     plan_class,
 )
-from ncsn.objectives import Objective, of_gaussian_noise
+from ncsn.model.renamed import updated
+from ncsn.objectives import Objective
 
 if TYPE_CHECKING:
     from ncsn.data import DataModule
@@ -58,12 +59,13 @@ def rebuilt_model(content: dict[str, Any], path: str | Path, trust: Collection[s
     """
     settings = without(content["hyper_parameters"], NOT_BUILT)
     with settings_errors("model", path), all_unknown(settings, trust):
+        check_plain(settings, "model")
+        settings = updated(settings)
         objective, plans = model_plans(settings, trust)
     with settings_errors("data", path):
         check_plain(content.get(DATA), "data")
     known = {"hyper_parameters": settings} | ({DATA: content[DATA]} if content.get(DATA) else {})
-    gaussian = of_gaussian_noise(build(objective))
-    given = {"gaussian_noise": gaussian, "settings": known}
+    given = {"gaussian_noise": build(objective).gaussian_noise, "settings": known}
     return built(Model, plans, content["state_dict"], path, **given)
 
 
@@ -82,7 +84,9 @@ def rebuilt_module(
     settings = without(content["hyper_parameters"], {*NOT_BUILT, *parts})
     with settings_errors("model", path), all_unknown(settings, trust):
         check_plain(settings, "model")
-        plans = plan_arguments(kind, settings, "", trust, given_elsewhere={*NOT_BUILT, *parts})
+        plans = plan_arguments(
+            kind, updated(settings), "", trust, given_elsewhere={*NOT_BUILT, *parts}
+        )
     return built(kind, plans, content["state_dict"], path, **parts)
 
 
@@ -149,7 +153,9 @@ def check_settings(
     with settings_errors("model", path), all_unknown([settings, data], trust):
         if not isinstance(settings, dict):
             raise ValueError("the settings are not a dictionary")
-        model_plans(without(settings, NOT_BUILT), trust)
+        built = without(settings, NOT_BUILT)
+        check_plain(built, "model")
+        model_plans(updated(built), trust)
         if "optimizer" in settings:
             check_plain(settings["optimizer"], "optimizer")
             plan_class(settings["optimizer"], (Optimizer,), "optimizer", trust, ("params",))
@@ -160,7 +166,6 @@ def check_settings(
 
 def model_plans(settings: dict[str, Any], trust: Collection[str]) -> tuple[Plan, dict[str, Any]]:
     """Plan the objective that a model was trained by, and the arguments of `Model`."""
-    check_plain(settings, "model")
     objective = plan_class(settings.get("objective"), (Objective,), "objective", trust)
     arguments = without(settings, OF_TRAINING)
     given = ("gaussian_noise", "settings")

@@ -1,10 +1,9 @@
-"""How the noise levels are chosen for a data set (Song & Ermon, 2020): what a recommended ladder follows from.
+"""How to choose the noise levels for a data set (Song & Ermon, 2020).
 
-The largest level is the largest distance between two examples, so that noise leads from any of them to any other
-(Technique 1). The levels fall by a ratio gamma so small that neighbouring ones overlap (Technique 2). The Langevin step
-keeps the variance of the walk as near to that of each level as it can be kept (Technique 4).
-
-Distances and levels are in the unit of the data.
+The highest level is the largest distance between two examples, so that noise leads from any of
+them to any other (Technique 1). Neighbouring levels have a ratio gamma so small that they overlap
+(Technique 2). The Langevin step keeps the variance as near as possible to that of each level
+(Technique 4). Distances and levels are in the unit of the data.
 """
 
 import math
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ncsn.noise.checks import expect
 
 __all__ = [
     "Distance",
@@ -24,20 +25,19 @@ __all__ = [
 ]
 
 PUBLISHED_OVERLAP = 0.5669
-"""C of Technique 2 at which 232 levels of CIFAR-10, 500 of CelebA and 2311 of FFHQ were published."""
+"""C of Technique 2 for the published 232 levels of CIFAR-10, 500 of CelebA and 2311 of FFHQ."""
 WIDEST_RATIO = 100 ** (1 / 9)
-"""From one level to the next, of the 10 levels from 1 to 0.01 of Song & Ermon (2019)."""
-CHUNK = 2**24
-"""Values that are worked on at once: 64 MiB in float32."""
+"""The ratio of the 10 levels from 1 to 0.01 of Song & Ermon (2019)."""
+CHUNK = 2**24  # numbers at once: 64 MiB in float32
 
 
 @dataclass(frozen=True)
 class Distance:
-    """What is known of the largest distance between two examples: it is reached by a pair, or lies above up to a bound.
+    """Bounds of the largest distance between two examples.
 
     Args:
         lower: the distance of two examples.
-        upper: no two examples are farther apart than this.
+        upper: no two examples are farther apart.
     """
 
     lower: float
@@ -45,23 +45,21 @@ class Distance:
 
     @property
     def exact(self) -> bool:
-        """Whether no pair is left that could be farther apart, to the rounding of float32 (five digits)."""
+        """True if the bounds meet, to the rounding of float32 (five digits)."""
         return self.upper <= self.lower
 
 
 def max_pairwise_distance(data: Tensor, operations: float = 6e12) -> Distance:
-    """The largest Euclidean distance between two examples of `data` (N, ...), in its own unit (Technique 1).
-
-    It is exact where that takes at most so many multiplications: two minutes of two cores for the default, which is
-    enough for every pair of 60,000 pictures of 32x32 in colour. Beyond, it is bounded from both sides. Real pictures
-    take far less, since of most pairs it is known that they are not the farthest (see `distance_bounds`).
+    """Return the largest Euclidean distance between two examples of `data` (Technique 1).
 
     Args:
-        data: floating-point, or whole numbers such as uint8, which are converted a chunk at a time.
-        operations: multiplications to spend.
+        data: (N, ...), floating-point, or integers such as uint8.
+        operations: multiplications to spend. The default takes two minutes on two cores, which
+            is enough for all pairs of 60,000 colour images of 32x32; it takes far fewer for real
+            images (see `distance_bounds`). If it is not enough, the result is a pair of bounds.
 
     Raises:
-        ValueError: where `data` is empty, or has a value that is not finite.
+        ValueError: if `data` is empty, or has a value that is not finite.
     """
     *_, distance = distance_bounds(data, operations)
     return distance
@@ -69,24 +67,25 @@ def max_pairwise_distance(data: Tensor, operations: float = 6e12) -> Distance:
 
 @torch.no_grad()
 def distance_bounds(data: Tensor, operations: float = math.inf) -> Iterator[Distance]:
-    """Ever narrower bounds of the largest distance between two examples of `data` (N, ...), until they meet.
+    """Yield ever narrower bounds of the largest distance between two examples, until they meet.
 
-    With r_i the distance of example i from the mean, no pair is farther apart than
+    If r_i is the distance of example i from the mean, no pair is farther apart than
 
         |x_i - x_j| <= r_i + r_j.
 
-    So pairs are gone through from the outermost examples inwards, until r_i + r_j falls below a distance that was
-    found. A good one to begin with is found by walking from an outermost example to the one farthest from it, and on.
+    So the pairs are visited from the outermost examples inwards, until r_i + r_j falls below a
+    distance that was found. The first is found from an outermost example, by going to the
+    example farthest from it, and on.
 
     Args:
         data: as for `max_pairwise_distance`.
-        operations: it ends after so many multiplications, if not before.
+        operations: the end, after so many multiplications.
 
     Raises:
-        ValueError: as `max_pairwise_distance` does.
+        ValueError: as `max_pairwise_distance`.
     """
     if not len(data):
-        raise ValueError("data is empty, and there is no distance in it")
+        raise ValueError("expected at least one example, got none (data)")
     data = data.flatten(1) if data.ndim > 1 else data.unsqueeze(1)
     count, dimension = data.shape
     block = min(max(1, CHUNK // dimension), 2048)
@@ -100,7 +99,7 @@ def distance_bounds(data: Tensor, operations: float = math.inf) -> Iterator[Dist
 
     radius, order = radii(centre).sort(descending=True)
     if not radius.isfinite().all():
-        raise ValueError("data has values that are not finite, or too large to be squared")
+        raise ValueError("expected finite data, got NaN, infinity, or too large values")
     r, inwards = [*radius.tolist(), 0.0, 0.0], order.tolist()
 
     def apart(i: int, j: int) -> float:
@@ -118,7 +117,7 @@ def distance_bounds(data: Tensor, operations: float = math.inf) -> Iterator[Dist
     for i in range(0, count, block):
         if r[i] + r[i + 1] <= lower or spent >= operations:
             return
-        # Centred, so that nothing cancels in |a - b|^2 = |a|^2 - 2 a.b + |b|^2 that is not small beside the largest.
+        # Centred: what cancels in |a - b|^2 = |a|^2 - 2 a.b + |b|^2 is small next to the largest.
         a = (data[order[i : i + block]].to(dtype) - centre).float()
         for j in range(i, count, block):
             if r[i] + r[j] <= lower:
@@ -134,34 +133,30 @@ def distance_bounds(data: Tensor, operations: float = math.inf) -> Iterator[Dist
 def num_levels(
     sigma_max: float, sigma_min: float, dimension: int, overlap: float = PUBLISHED_OVERLAP
 ) -> int:
-    """How many levels a geometric ladder needs for neighbouring ones to overlap (Technique 2).
+    """Return how many geometric levels are needed for neighbours to overlap (Technique 2).
 
-    In `dimension` = d dimensions, noise of level sigma lies in a shell of radius N(sqrt(d) sigma, sigma^2 / 2). The
-    share of one level's shell within three deviations of the next larger one's is, where their ratio is gamma,
+    In d dimensions, noise of level sigma lies in a shell of radius N(sqrt(d) sigma, sigma^2 / 2).
+    The share of one level's shell within three deviations of the next larger one's is
 
-        C = Phi(sqrt(2d) (gamma - 1) + 3 gamma) - Phi(sqrt(2d) (gamma - 1) - 3 gamma).
+        C = Phi(sqrt(2d) (gamma - 1) + 3 gamma) - Phi(sqrt(2d) (gamma - 1) - 3 gamma),
 
-    The ladder is the one with C nearest to `overlap`. In few dimensions levels overlap in any ratio: below 27 it is
-    the 100^(1/9) of the first ladder published.
+    where gamma is their ratio. The result is the number of levels with C nearest to `overlap`.
+    In few dimensions levels overlap in any ratio: below 27 it is the 100^(1/9) of the first
+    published levels.
 
     Args:
-        sigma_max: the largest level.
-        sigma_min: the smallest level.
-        dimension: numbers in an example.
-        overlap: C. The paper asks for about 0.5; all of its ladders have the default.
+        sigma_max: the highest level.
+        sigma_min: the lowest level.
+        dimension: d, the numbers in an example.
+        overlap: C. The paper asks for about 0.5; all of its levels have the default.
 
     Raises:
-        ValueError: where not 0 < sigma_min <= sigma_max < inf, `dimension` is not positive, or `overlap` is not between
-            0 and 0.99.
+        ValueError: if not 0 < sigma_min <= sigma_max, or not 0 < overlap < 0.99.
     """
-    if not 0 < sigma_min <= sigma_max < math.inf:
-        raise ValueError(
-            f"sigma_max is {sigma_max} and sigma_min {sigma_min}, and must be positive, the first larger"
-        )
-    if dimension < 1:
-        raise ValueError(f"dimension is {dimension}, and must be at least 1")
-    if not 0 < overlap < 0.99:
-        raise ValueError(f"overlap is {overlap}, and must be between 0 and 0.99")
+    ends = {"sigma_min": sigma_min, "sigma_max": sigma_max}
+    holds = 0 < sigma_min <= sigma_max < math.inf
+    expect("0 < sigma_min <= sigma_max", holds, "num_levels", **ends)
+    expect("0 < overlap < 0.99", 0 < overlap < 0.99, "num_levels", overlap=overlap)
     low, high = 1.0, WIDEST_RATIO
     for _ in range(100):
         gamma = (low + high) / 2
@@ -175,36 +170,28 @@ def num_levels(
 
 
 def normal_cdf(x: float) -> float:
-    """Phi(x), the probability that a standard normal variable is below x."""
+    """Return Phi(x), the probability that a standard normal variable is below x."""
     return math.erfc(-x / math.sqrt(2)) / 2
 
 
 def variance_ratio(sigmas: Tensor, steps: int, epsilon: float | Tensor) -> Tensor:
-    """The variance of the walk after each level, over that of the level: its mean over the ladder (Proposition 3).
+    """Return the variance after each level over that of the level, averaged (Proposition 3).
 
     With eta = epsilon / sigma_L^2, q = 1 - eta and K = 2 eta / (1 - q^2) = 2 / (2 - eta),
 
         r = q^(2T) (gamma^2 - K) + K.
 
-    It is a mean of gamma^2, where the walk comes from, and K, where it would settle: never below 1, and 1 for no
-    `epsilon`. Being linear in gamma^2, its mean over the levels is r at the mean of gamma^2.
+    It is a mean of gamma^2, the variance at the start of a level, and K, the stationary one: it
+    is above 1 for every `epsilon`. Because it is linear in gamma^2, its mean over the levels is
+    r at the mean of gamma^2.
 
     Args:
-        sigmas: the ladder (L,), from large to small.
+        sigmas: at least two noise levels (L,), from high to low, above 0.
         steps: Langevin steps at each level, T.
-        epsilon: the step size at the lowest level, of any shape; the result has the same, in float64.
-
-    Raises:
-        ValueError: where the ladder has fewer than two levels, one that is not positive, or does not fall, or `steps`
-            is not positive.
+        epsilon: the step size at the lowest level, of any shape; the result has the same, in
+            float64.
     """
     sigmas = sigmas.detach().cpu().double()
-    if sigmas.ndim != 1 or len(sigmas) < 2 or not (sigmas > 0).all() or not sigmas[0] > sigmas[-1]:
-        raise ValueError(
-            "sigmas must be two levels or more, positive, and fall: there is no ratio between levels else"
-        )
-    if steps < 1:
-        raise ValueError(f"steps is {steps}, and must be at least 1")
     gamma_squared = (sigmas[:-1] / sigmas[1:]).square().mean()
     eta = torch.as_tensor(epsilon, dtype=torch.float64) / sigmas[-1] ** 2
     settled = 2 / (2 - eta)
@@ -212,21 +199,15 @@ def variance_ratio(sigmas: Tensor, steps: int, epsilon: float | Tensor) -> Tenso
 
 
 def langevin_step_size(sigmas: Tensor, steps: int) -> float:
-    """The `epsilon` of `AnnealedLangevin` that keeps the variance of the walk nearest to its levels' (Technique 4).
-
-    That is the `epsilon` at which `variance_ratio`, which 1 is a lower bound of, is least. Of a ladder that is not
-    geometric, it is the mean over its levels that is.
+    """Return the `epsilon` of `AnnealedLangevin` whose `variance_ratio` is least (Technique 4).
 
     Args:
-        sigmas: the ladder (L,), from large to small.
+        sigmas: at least two noise levels (L,), from high to low, above 0.
         steps: Langevin steps at each level.
-
-    Raises:
-        ValueError: as `variance_ratio` does.
     """
-    unit = float(sigmas[-1]) ** 2 if len(sigmas) else 0.0
+    unit = float(sigmas[-1]) ** 2
     low, high = -12.0, 0.0
-    for _ in range(4):  # each time between the neighbours of the best: it is found to 1e-8
+    for _ in range(4):  # each time between the neighbours of the best, to 1e-8
         grid = torch.logspace(low, high, 1001, dtype=torch.float64)
         best = int(variance_ratio(sigmas, steps, unit * grid).argmin())
         low, high = (grid[max(0, min(best + side, 1000))].log10().item() for side in (-1, 1))

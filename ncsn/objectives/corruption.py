@@ -1,4 +1,4 @@
-"""Corruptions: how clean data becomes noisy, by laws whose score given the clean data is known."""
+"""Corruptions: how clean data becomes noisy, by distributions whose score is known."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,16 +11,16 @@ __all__ = ["Corruption", "GaussianNoise", "LaplaceNoise"]
 
 
 class Corruption(ABC):
-    """A law q(x~ given x) that can be drawn from, and whose score is known. Subclass it to bring your own."""
+    """A distribution q(x~ given x) with a known score. Subclass it to add your own."""
 
     @abstractmethod
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """A draw x~ of q(x~ given x) at the width `sigma`, and grad_x~ log q(x~ given x) there, both of x's shape."""
+        """Return x~ ~ q(x~ given x) of width `sigma`, and grad_x~ log q, both of x's shape."""
 
 
 @dataclass(frozen=True)
 class GaussianNoise(Corruption):
-    """x~ = x + sigma z with z ~ N(0, I): the score given x is (x - x~) / sigma^2 = -z / sigma."""
+    """x~ = x + sigma z with z ~ N(0, I), whose score given x is (x - x~) / sigma^2."""
 
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         z = torch.randn_like(x)
@@ -29,10 +29,10 @@ class GaussianNoise(Corruption):
 
 @dataclass(frozen=True)
 class LaplaceNoise(Corruption):
-    """x~ = x + sigma z with Laplace's z, of density exp(-sqrt(2) |z|) / sqrt(2) and unit variance.
+    """x~ = x + sigma z with Laplace's z, of density exp(-sqrt(2) |z|) / sqrt(2), variance 1.
 
-    What is learned is the score of the data blurred by it; Tweedie's formula and the `denoise` of samplers, which
-    suppose Gaussian noise, do not hold of it.
+    The learned score is that of data blurred by it. Tweedie's formula, and the `denoise` of
+    samplers, assume Gaussian noise and do not hold.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,5 +40,5 @@ class LaplaceNoise(Corruption):
         return x + sigma * z, -math.sqrt(2) * z.sign() / sigma
 
     def draw(self, x: Tensor) -> Tensor:
-        """z, of the shape of `x`: a Gaussian whose variance has the exponential law."""
+        """Return z, of the shape of `x`: a Gaussian whose variance is exponential."""
         return torch.empty_like(x).exponential_().sqrt() * torch.randn_like(x)

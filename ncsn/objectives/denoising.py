@@ -1,81 +1,76 @@
-"""Denoising score matching: the score of noisy data is the mean of the scores of the noise that made it."""
+"""Denoising score matching: the score of noisy data is the mean score of the noise on it."""
 
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from ncsn.noise import positive
+from ncsn.noise.checks import expect
+from ncsn.noise.shapes import sum_per_example
 from ncsn.objectives.corruption import Corruption, GaussianNoise
 from ncsn.objectives.objective import Objective
 from ncsn.score import Score
 
-__all__ = ["DenoisingScoreMatching", "EDMScoreMatching"]
-
-GAUSSIAN = GaussianNoise()
+__all__ = ["CorruptionScoreMatching", "DenoisingScoreMatching", "EDMScoreMatching"]
 
 
 @dataclass(frozen=True)
 class DenoisingScoreMatching(Objective):
-    """Multi-sigma denoising score matching (Vincent, 2011, equation 9; Song & Ermon, 2019, equations 5 and 6).
+    """Denoising score matching (Vincent, 2011, eq. 9), with the weight sigma^2.
 
-    Args:
-        anneal_power: lambda(sigma) = sigma^anneal_power; 2, as in the paper, makes every level count alike.
-        corruption: how the data is made noisy. The score that is learned is that of data made noisy so.
-
-    Raises:
-        ValueError: where `anneal_power` is not finite; when called, as every objective, and where a sigma is 0.
+    1/2 ||sigma score(x + sigma z, sigma) + z||^2 is the loss of Song & Ermon (2019, equations
+    5 and 6): a zero score has a loss of d/2 at every level, where d is the dimension.
     """
 
-    anneal_power: float = 2.0
-    corruption: Corruption = GAUSSIAN
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.anneal_power):
-            raise ValueError(
-                f"DenoisingScoreMatching: anneal_power is {self.anneal_power}, and must be finite"
-            )
-
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = positive(sigma, x)
-        weight = sigma ** (self.anneal_power - 2)
-        return (weight * denoising_error(score, x, sigma, self.corruption) ** 2).flatten(1).sum(
-            1
-        ) / 2
+        z = torch.randn_like(x)
+        error = sigma * score(x + sigma * z, sigma) + z
+        return sum_per_example(error**2) / 2
 
 
 @dataclass(frozen=True)
 class EDMScoreMatching(Objective):
     """Denoising score matching with EDM's weight (Karras et al., 2022, Table 1).
 
-    (sigma^2 + data_std^2) / (sigma data_std)^2 on the denoiser's squared error ||D - x||^2 = sigma^2 ||sigma score
-    + z||^2 makes the loss of EDMDenoiser's network F equal at every level: d/2 for a fresh one.
+    The weight (sigma^2 + data_std^2) / (sigma data_std)^2 on the denoiser's squared error
+    ||D - x||^2 = sigma^2 ||sigma score + z||^2 makes the loss of EDMDenoiser's network F equal
+    at every level: d/2 for one that has learned nothing.
 
     Args:
         data_std: the standard deviation of the data, as given to `EDMDenoiser`.
 
     Raises:
-        ValueError: where `data_std` is not positive.
+        ValueError: if `data_std` is not positive.
     """
 
     data_std: float = 0.25
 
     def __post_init__(self) -> None:
-        if not 0 < self.data_std < math.inf:
-            raise ValueError(
-                f"EDMScoreMatching: data_std is {self.data_std}, and must be a positive number"
-            )
+        expect("data_std > 0", 0 < self.data_std < math.inf, self, data_std=self.data_std)
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = positive(sigma, x)
+        z = torch.randn_like(x)
+        error = sigma * score(x + sigma * z, sigma) + z
         weight = (sigma / self.data_std) ** 2 + 1
-        return (weight * denoising_error(score, x, sigma) ** 2).flatten(1).sum(1) / 2
+        return sum_per_example(weight * error**2) / 2
 
 
-def denoising_error(
-    score: Score, x: Tensor, sigma: Tensor, corruption: Corruption = GAUSSIAN
-) -> Tensor:
-    """sigma (score - target) for one draw of noise, whose target is its score given x: -z / sigma for x + sigma z."""
-    noisy, target = corruption(x, sigma)
-    error = sigma * (score(noisy, sigma) - target)
-    return error
+@dataclass(frozen=True)
+class CorruptionScoreMatching(DenoisingScoreMatching):
+    """Denoising score matching with another corruption, and the weight sigma^2.
+
+    Args:
+        corruption: how data becomes noisy. The score that is learned is that of such data.
+    """
+
+    corruption: Corruption
+
+    def __post_init__(self) -> None:
+        is_gaussian = isinstance(self.corruption, GaussianNoise)
+        object.__setattr__(self, "gaussian_noise", is_gaussian)
+
+    def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
+        noisy, target = self.corruption(x, sigma)
+        error = sigma * (score(noisy, sigma) - target)
+        return sum_per_example(error**2) / 2

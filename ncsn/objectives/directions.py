@@ -1,4 +1,4 @@
-"""Random directions v with E v v^T = I, which makes E v^T A v the trace of A (Hutchinson, 1989)."""
+"""Random directions v with E v v^T = I: the mean of v^T A v is the trace (Hutchinson, 1989)."""
 
 import math
 from collections.abc import Callable
@@ -7,23 +7,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncsn.noise.shapes import norm_per_example
+
 __all__ = ["PROJECTIONS", "Projection", "rademacher"]
 
 Projection = Literal["rademacher", "gaussian", "sphere"]
 
 
 def rademacher(x: Tensor) -> Tensor:
-    """Directions of independent signs."""
-    # In float32 one number in ten million is drawn as 0, of which `sign` would be 0, too.
+    """Return directions of independent signs, of the shape of `x`."""
+    # In float32 one normal number in ten million is 0, and `sign` of it would be 0.
     return torch.ones_like(x).copysign(torch.randn_like(x))
 
 
 def sphere(x: Tensor) -> Tensor:
-    """Directions evenly on the sphere of radius sqrt(d)."""
+    """Return directions uniform on the sphere of radius sqrt(d), of the shape of `x`."""
     v = torch.randn_like(x)
-    length = v.flatten(1).norm(dim=1).view(-1, *[1] * (x.ndim - 1))
-    direction: Tensor = math.sqrt(x[0].numel()) * v / length
-    return direction
+    return math.sqrt(x[0].numel()) * v / norm_per_example(v)
 
 
 PROJECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -31,4 +31,4 @@ PROJECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gaussian": torch.randn_like,
     "sphere": sphere,
 }
-"""How to draw one direction for each example of x, of its shape."""
+"""The functions that draw one direction for each example of x, of its shape."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ncsn.noise import checked
+from ncsn.noise.shapes import sum_per_example
 from ncsn.objectives.objective import Objective, noisy
 from ncsn.score import Score
 from ncsn.score.densities import Density
@@ -17,17 +17,13 @@ class ExplicitScoreMatching(Objective):
     """The Fisher divergence 1/2 E ||score - target||^2 itself (Hyvarinen, 2005, equation 2).
 
     Args:
-        target: the score that is known, or the density that it is of: an exact one, or a Parzen window over the data
+        target: the known score, or its density: an exact one, or a Parzen window over the data
             (Vincent, 2011).
-
-    Raises:
-        ValueError: when called, where x or sigma is not what it should be.
     """
 
     target: Density | Score
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = checked(sigma, x)
         x = noisy(x, sigma)
         target = self.target.score if isinstance(self.target, Density) else self.target
-        return (score(x, sigma) - target(x, sigma)).square().flatten(1).sum(1) / 2
+        return sum_per_example((score(x, sigma) - target(x, sigma)).square()) / 2

@@ -1,37 +1,35 @@
-"""What every objective is."""
+"""An objective, and what every objective needs."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ncsn.objectives.corruption import GaussianNoise
-from ncsn.score import Score
+from ncsn.score import Score, ScoreModel
 
-__all__ = ["Objective", "noisy", "of_gaussian_noise"]
+__all__ = ["Objective", "noisy"]
 
 
 class Objective(ABC):
-    """How the score is learned. Subclass it to bring your own.
+    """How the score is learned. Subclass it to add your own."""
 
-    `takes` says what it is given: the score of a model, or its log-probability (x, sigma) -> (B,).
-    """
-
-    takes: ClassVar[Literal["score", "log_prob"]] = "score"
+    gaussian_noise = True
+    """True if the score that is learned is that of data with Gaussian noise."""
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        """The loss (B,) of `score` on clean data `x` (B, ...) at noise level `sigma` () or (B, 1, ..., 1)."""
+        """Return the loss (B,) of `score` on clean `x` (B, ...) at `sigma` () or (B, 1, ..., 1)."""
 
+    def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
+        """Return the function of a model that the objective takes: its score, given the label.
 
-def of_gaussian_noise(objective: Objective) -> bool:
-    """Return True if what is learned is the score of data with Gaussian noise."""
-    while isinstance(inner := getattr(objective, "objective", None), Objective):
-        objective = inner
-    return isinstance(getattr(objective, "corruption", GaussianNoise()), GaussianNoise)
+        Raises:
+            ValueError: if the model does not have it.
+        """
+        return partial(model.score, label=label)
 
 
 def noisy(x: Tensor, sigma: Tensor) -> Tensor:
-    """x + sigma z, z ~ N(0, I): a draw from p_sigma, or from the data itself where sigma is 0."""
+    """Return x + sigma z with z ~ N(0, I), a draw from p_sigma; the data itself at sigma = 0."""
     return x + sigma * torch.randn_like(x)

@@ -6,27 +6,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncsn.noise import checked
+from ncsn.noise.checks import expect
+from ncsn.noise.shapes import sum_per_example
 from ncsn.objectives.directions import PROJECTIONS, Projection
 from ncsn.objectives.objective import Objective, noisy
-from ncsn.score import Score, curvature
+from ncsn.score import Score, jacobian_quadratic_forms
 
 __all__ = ["FiniteDifferenceSlicedScoreMatching", "SlicedScoreMatching"]
 
 
 @dataclass(frozen=True)
 class SlicedScoreMatching(Objective):
-    """v . grad(v . score) + 1/2 (v . score)^2 over random directions v (Song et al., 2019, equation 8).
+    """v . grad(v . score) + 1/2 (v . score)^2 over random v (Song et al., 2019, equation 8).
 
     Args:
         slices: directions for each example, one backward pass each.
-        projection: how they are drawn: "rademacher", "gaussian" or "sphere".
-        variance_reduced: 1/2 ||score||^2 in place of the square (equation 9), which is its mean over v. With Rademacher
-            directions this is implicit score matching with Hutchinson's estimate of the trace.
+        projection: their distribution: "rademacher", "gaussian" or "sphere".
+        variance_reduced: use 1/2 ||score||^2 in place of the square (equation 9), which is its
+            mean over v. With Rademacher directions this is implicit score matching with
+            Hutchinson's estimate of the trace.
 
     Raises:
-        ValueError: where `slices` is not positive or there is no such projection; when called, where x or sigma is not
-            what it should be.
+        ValueError: if `slices` is not positive, or there is no such projection.
     """
 
     slices: int = 1
@@ -34,54 +35,47 @@ class SlicedScoreMatching(Objective):
     variance_reduced: bool = True
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        if self.slices < 1:
-            raise ValueError(f"{name}: slices is {self.slices}, and must be at least 1")
-        if self.projection not in PROJECTIONS:
-            raise ValueError(
-                f"{name}: projection is {self.projection}, and must be among {', '.join(PROJECTIONS)}"
-            )
+        known = ", ".join(PROJECTIONS)
+        expect("slices >= 1", self.slices >= 1, self, slices=self.slices)
+        expect(known, self.projection in PROJECTIONS, self, projection=self.projection)
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = checked(sigma, x)
         x = noisy(x, sigma)
         directions = torch.stack([PROJECTIONS[self.projection](x) for _ in range(self.slices)])
-        psi, curvatures = self.along(score, x, sigma, directions)
+        psi, forms = self.along(score, x, sigma, directions)
         if self.variance_reduced:
-            squares = psi.square().flatten(1).sum(1)
+            squares = sum_per_example(psi.square())
         else:
             squares = (directions * psi).flatten(2).sum(2).square()
-        return (curvatures + squares / 2).mean(0)
+        return (forms + squares / 2).mean(0)
 
     def along(
         self, score: Score, x: Tensor, sigma: Tensor, directions: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The score at `x`, and v . grad(v . score) along each v of `directions` (K, B, ...), shape (K, B)."""
-        return curvature(score, x, sigma, directions)
+        """Return the score at `x`, and v . grad(v . score) for each direction (K, B, ...): (K, B)."""
+        return jacobian_quadratic_forms(score, x, sigma, directions)
 
 
 @dataclass(frozen=True)
 class FiniteDifferenceSlicedScoreMatching(SlicedScoreMatching):
     """Sliced score matching without a second derivative (Pang et al., 2020).
 
-    The score's change along v is taken from its values at x + epsilon v and x - epsilon v, right to epsilon^2.
+    The change of the score along v comes from its values at x + epsilon v and x - epsilon v,
+    with an error of order epsilon^2.
 
     Args:
         slices, projection, variance_reduced: as for `SlicedScoreMatching`.
         epsilon: the step, in the unit of x.
 
     Raises:
-        ValueError: as `SlicedScoreMatching` does, and where `epsilon` is not positive.
+        ValueError: as `SlicedScoreMatching`, and if `epsilon` is not positive.
     """
 
     epsilon: float = 1e-2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(
-                f"{type(self).__name__}: epsilon is {self.epsilon}, and must be a positive number"
-            )
+        expect("epsilon > 0", 0 < self.epsilon < math.inf, self, epsilon=self.epsilon)
 
     def along(
         self, score: Score, x: Tensor, sigma: Tensor, directions: Tensor
@@ -90,4 +84,4 @@ class FiniteDifferenceSlicedScoreMatching(SlicedScoreMatching):
             ahead, behind = score(x + self.epsilon * v, sigma), score(x - self.epsilon * v, sigma)
             return (ahead - behind) / (2 * self.epsilon)
 
-        return score(x, sigma), torch.stack([(v * change(v)).flatten(1).sum(1) for v in directions])
+        return score(x, sigma), torch.stack([sum_per_example(v * change(v)) for v in directions])

@@ -1,4 +1,4 @@
-"""Denoisers: a network between four scalings, and the score that Tweedie's formula reads off it."""
+"""Denoisers: a network between four scalings, and the score that Tweedie's formula gives."""
 
 import math
 from abc import abstractmethod
@@ -6,6 +6,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from ncsn.noise.checks import expect
 from ncsn.score.score import ScoreModel
 
 __all__ = ["Denoiser", "EDMDenoiser", "NCSNDenoiser"]
@@ -15,7 +16,7 @@ Scalings = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Denoiser(ScoreModel):
-    """D(x, sigma), and the score that Tweedie's formula reads off it. A subclass gives the four scalings.
+    """The denoiser D(x, sigma), and its score. A subclass gives the four scalings.
 
     Args:
         network: F, a module (x, c_noise, label) -> tensor of the shape of x.
@@ -27,24 +28,27 @@ class Denoiser(ScoreModel):
 
     @abstractmethod
     def scalings(self, sigma: Tensor) -> Scalings:
-        """c_skip, c_out, c_in and c_noise at noise level `sigma`, each of its shape."""
+        """Return c_skip, c_out, c_in and c_noise at noise level `sigma`, each of its shape."""
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """The denoised picture D(x, sigma), of the shape and dtype of `x`."""
+        """Return the denoised example D(x, sigma), of the shape and dtype of `x`."""
         sigma = torch.as_tensor(sigma).to(x)
         c_skip, c_out, c_in, c_noise = self.scalings(sigma)
         denoised: Tensor = c_skip * x + c_out * self.network(c_in * x, c_noise, label).to(x.dtype)
         return denoised
 
     def score(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """grad_x log p_sigma(x), by Tweedie's formula."""
+        """Return grad_x log p_sigma(x) by Tweedie's formula, of the shape of `x`."""
         sigma = torch.as_tensor(sigma).to(x)
         score: Tensor = (self(x, sigma, label) - x) / sigma**2
         return score
 
 
 class NCSNDenoiser(Denoiser):
-    """score = F / sigma (Song & Ermon, 2020, Technique 3): D = x + sigma F(x, log sigma)."""
+    """The parametrisation score = F / sigma (Song & Ermon, 2020, Technique 3).
+
+    So D = x + sigma F(x, log sigma).
+    """
 
     def scalings(self, sigma: Tensor) -> Scalings:
         one = torch.ones_like(sigma)
@@ -52,36 +56,31 @@ class NCSNDenoiser(Denoiser):
 
 
 class EDMDenoiser(Denoiser):
-    """EDM's preconditioning (Karras et al., 2022, Table 1), round the mean of the data.
+    """EDM's preconditioning (Karras et al., 2022, Table 1), centred on the mean of the data.
 
-    F's input and its target have unit variance at every noise level where the data has the stated moments.
+    If the data has the stated moments, F's input and its target have unit variance at every
+    noise level.
 
     Args:
         network: F, a module (x, c_noise, label) -> tensor of the shape of x.
-        data_mean: the mean of a pixel; 0.5 is the middle of the range [0, 1].
-        data_std: the standard deviation of a pixel round it; EDM's 0.5 for [-1, 1] is 0.25 here.
+        data_mean: the mean of the data; 0.5 is the centre of the range [0, 1] of images.
+        data_std: the standard deviation; EDM's 0.5 for [-1, 1] is 0.25 for [0, 1].
 
     Raises:
-        ValueError: where `data_std` is not positive or `data_mean` is not finite.
+        ValueError: if `data_std` is not positive, or `data_mean` is not finite.
     """
 
     def __init__(self, network: nn.Module, data_mean: float = 0.5, data_std: float = 0.25) -> None:
         super().__init__(network)
-        if not math.isfinite(data_mean):
-            raise ValueError(f"EDMDenoiser: data_mean is {data_mean}, and must be finite")
-        if not 0 < data_std < math.inf:
-            raise ValueError(f"EDMDenoiser: data_std is {data_std}, and must be a positive number")
+        expect("a finite data_mean", math.isfinite(data_mean), self, data_mean=data_mean)
+        expect("data_std > 0", 0 < data_std < math.inf, self, data_std=data_std)
         self.data_mean = data_mean
         self.data_std = data_std
 
     def scalings(self, sigma: Tensor) -> Scalings:
         total = (sigma**2 + self.data_std**2).sqrt()
-        return (
-            (self.data_std / total) ** 2,
-            sigma * self.data_std / total,
-            1 / total,
-            sigma.log() / 4,
-        )
+        c_skip = (self.data_std / total) ** 2
+        return c_skip, sigma * self.data_std / total, 1 / total, sigma.log() / 4
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         return super().forward(x - self.data_mean, sigma, label) + self.data_mean

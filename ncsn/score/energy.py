@@ -11,13 +11,13 @@ __all__ = ["EnergyScore"]
 
 
 class EnergyScore(ScoreModel):
-    """The score -grad_x energy(x, sigma) of p_sigma(x) ~ exp(-energy(x, sigma)), a `Score` by its call.
+    """The score -grad_x energy(x, sigma) of p_sigma(x) ~ exp(-energy(x, sigma)).
 
-    It is differentiable once more, in x and in the energy's parameters, so that every objective trains it. In a
-    `ScoreModule` it takes the place of a denoiser.
+    It can be differentiated once more, in x and in the energy's parameters, so that every
+    objective trains it. A model takes it in place of a denoiser.
 
     Args:
-        energy: (x, sigma) -> (B,), a module, where its parameters are to be trained with this one, or any function.
+        energy: (x, sigma) -> (B,); a module, if it has parameters to train, or a function.
     """
 
     def __init__(self, energy: nn.Module | Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -25,15 +25,15 @@ class EnergyScore(ScoreModel):
         self.energy = energy
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The score at `x` (B, ...), of its shape."""
+        """Return the score at `x` (B, ...), of its shape."""
         gradient: Tensor = torch.func.grad(lambda x: self.energy(x, sigma).sum())(x)
         return -gradient
 
     def score(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """The same, where a denoiser may be asked for the score given a label.
+        """Return the score at `x` (B, ...), of its shape.
 
         Raises:
-            ValueError: where there is a label, of which an energy knows nothing.
+            ValueError: if there is a label, which an energy does not take.
         """
         if label is not None:
             raise ValueError("an energy takes no label")
@@ -41,5 +41,5 @@ class EnergyScore(ScoreModel):
         return score
 
     def log_prob(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """log p_sigma(x) up to a constant, shape (B,), of `x` (B, ...)."""
+        """Return log p_sigma(x) up to a constant, shape (B,), of `x` (B, ...)."""
         return -self.energy(x, sigma)

@@ -1,26 +1,36 @@
-"""Quadratic forms of the score's Jacobian, of which its divergence is made."""
+"""Quadratic forms of the score's Jacobian, which add up to its divergence."""
 
 import torch
 from torch import Tensor
 
+from ncsn.noise.shapes import sum_per_example
 from ncsn.score.score import Score
 
-__all__ = ["basis", "curvature"]
+__all__ = ["jacobian_quadratic_forms", "unit_vectors"]
 
 
-def curvature(score: Score, x: Tensor, sigma: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """The score at `x` (B, ...), and v . (d score / d x) v along each v of `directions` (K, B, ...), shape (K, B).
+def jacobian_quadratic_forms(
+    score: Score, x: Tensor, sigma: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the score at `x` (B, ...), and v . (d score / d x) v for each direction v, (K, B).
 
-    Over the unit vectors of `basis` it adds up to the divergence of the score, and over random v with E v v^T = I that
-    is its mean (Hutchinson, 1989). An example's score must not depend on the others of its batch.
+    Over `unit_vectors` the forms add up to the divergence of the score. Over random v with
+    E v v^T = I their mean is the divergence (Hutchinson, 1989). The score of an example must
+    not depend on the others of its batch.
+
+    Args:
+        score: a function that `torch.func.vjp` can differentiate.
+        x: the points.
+        sigma: their noise level, () or (B, 1, ..., 1).
+        directions: (K, B, ...).
     """
     psi, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
-    # One after the other: torch.vmap gets wrong what goes through torch.cdist, as Parzen windows do.
-    along = [(v * pull_back(v)[0]).reshape(len(x), -1).sum(1) for v in directions]
-    return psi, torch.stack(along)
+    # In a loop: torch.vmap gets the derivative of torch.cdist wrong, which Parzen windows use.
+    forms = [sum_per_example(v * pull_back(v)[0]) for v in directions]
+    return psi, torch.stack(forms)
 
 
-def basis(x: Tensor) -> Tensor:
-    """The d unit vectors of an example's space, each for every example of `x` (B, ...): (d, B, ...)."""
+def unit_vectors(x: Tensor) -> Tensor:
+    """Return the d unit vectors of an example's space, for each example of `x`: (d, B, ...)."""
     dimension = x[0].numel()
     return torch.eye(dimension).to(x).view(dimension, 1, *x.shape[1:]).expand(-1, *x.shape)

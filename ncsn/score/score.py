@@ -1,24 +1,39 @@
-"""What a score is: the type, the module that has one, and the posterior mean that it gives."""
+"""A score: the type, the module that has one, and the posterior mean that it gives."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-__all__ = ["Score", "ScoreModel", "tweedie"]
+__all__ = ["Score", "ScoreModel", "log_prob_of", "tweedie"]
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(x, sigma) -> grad_x log p_sigma(x), of the shape of x."""
 
 
 def tweedie(score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-    """The posterior mean E[clean | x] = x + sigma^2 score(x, sigma) (Efron, 2011, equation 1.4)."""
+    """Return E[clean | x] = x + sigma^2 score(x, sigma), of x's shape (Efron, 2011, eq. 1.4)."""
     return x + sigma**2 * score(x, sigma)
 
 
 class ScoreModel(nn.Module, ABC):
-    """A module that knows a score: what a `ScoreModule` trains and draws from."""
+    """A module that has a score: a denoiser, or an energy."""
 
     @abstractmethod
     def score(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """grad_x log p_sigma(x), of the shape of `x`, for the classes `label` (B,) where they are given."""
+        """Return grad_x log p_sigma(x), of the shape of `x`, given the classes `label` (B,)."""
+
+
+def log_prob_of(model: ScoreModel) -> Score:
+    """Return the log-probability (x, sigma) -> (B,) of a model that has one.
+
+    Raises:
+        ValueError: if it has none, as a denoiser.
+    """
+    log_prob: Score | None = getattr(model, "log_prob", None)
+    if log_prob is None:
+        raise ValueError(
+            f"expected a model with a log-probability, for binary data, got {type(model).__name__}; "
+            "make the denoiser an EnergyScore (model.denoiser)"
+        )
+    return log_prob

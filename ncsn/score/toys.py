@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from ncsn.noise.checks import expect
 from ncsn.score.densities import GaussianMixture
 
 __all__ = ["Checkerboard", "EightGaussians", "Pinwheel", "Rings", "Toy", "TwoMoons", "TwoSpirals"]
@@ -19,12 +20,11 @@ class Toy(GaussianMixture):
     """Equal Gaussians of width `std` round `centres` (K, 2), each with its weight (K,), or all alike.
 
     Raises:
-        ValueError: where `std` is not positive.
+        ValueError: if `std` is not positive.
     """
 
     def __init__(self, centres: Tensor, std: float, weights: Tensor | None = None) -> None:
-        if not 0 < std < math.inf:
-            raise ValueError(f"{type(self).__name__}: std is {std}, and must be a positive number")
+        expect("std > 0", 0 < std < math.inf, self, std=std)
         weights = torch.ones(len(centres)) if weights is None else weights
         super().__init__(weights, centres, torch.tensor(std))
 

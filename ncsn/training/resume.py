@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ncsn.data import DataModule
 from ncsn.model.checkpoint_file import local_file, read
 from ncsn.model.load import newest_whole, numbered
+from ncsn.model.renamed import updated
 
 __all__ = [
     "Record",
@@ -266,7 +267,7 @@ def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) ->
         ValueError: with the first setting that differs and its two values.
     """
     before = checkpoint["run"]
-    ours, theirs = dict(fixed(run["config"])), dict(fixed(before["config"]))
+    ours, theirs = dict(fixed(run["config"])), dict(fixed(updated(before["config"])))
     ours |= {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
     theirs |= {"trainer.devices": before["devices"], "examples": before["fingerprint"][:12]}
     for key in ours:

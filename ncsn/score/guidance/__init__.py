@@ -1,18 +1,18 @@
 """Guidance: how is the score steered, without training it again?
 
-Guidance is a function from a score to a score, so what it gives goes wherever a score goes, into every sampler:
+Guidance is a function from a score to a score, so that every sampler takes its result:
 
-    classifier_free    unconditional + w (conditional - unconditional)          more of a class
-    posterior          score + grad_x log p(y | x)                              what a measurement y = A x + noise saw
-    inpaint            (known - x) / sigma^2 where x is known                   fill in the rest
+    classifier_free    unconditional + w (conditional - unconditional)   more of a class
+    posterior          score + grad_x log p(y | x)                       given y = A x + noise
+    inpaint            (known - x) / sigma^2 for the known pixels        fill in the rest
 
-`posterior` is given A as any linear function of pictures, such as `Mask`, `AveragePooling`, `GaussianBlur` or `grey`;
-its transpose is found by differentiation. `inpaint` is the replacement of the papers, and `restore_known` its last
-step. Between two pictures there are others: `encode` carries them up to noise, and `slerp` goes from one noise to the
-other.
+`posterior` takes A as any linear function of images, such as `Mask`, `AveragePooling`,
+`GaussianBlur` or `grey`, and finds its transpose by differentiation. `inpaint` is the replacement
+method of the papers, and `restore_known` its last step. To interpolate between two images,
+`encode` takes them to noise, and `slerp` goes from one noise to the other.
 
-Shapes: x (B, ...), sigma () or (B, 1, ..., 1); pictures are (B, channels, height, width). A guided score asks the
-score that it steers for the same x and sigma, so nothing is assumed of it but its type.
+Shapes: x (B, ...), sigma () or (B, 1, ..., 1); images are (B, channels, height, width). A guided
+score evaluates the score that it steers at the same x and sigma.
 """
 
 from ncsn.score.guidance.classifier import classifier_free

@@ -1,10 +1,11 @@
-"""Classifier-free guidance: away from the score of everything, towards and beyond that of a class."""
+"""Classifier-free guidance: from the score of all classes towards, and beyond, that of one."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from ncsn.noise.checks import expect
 from ncsn.score import Score
 
 __all__ = ["classifier_free"]
@@ -16,32 +17,27 @@ def classifier_free(
     weight: float,
     interval: tuple[float, float] = (0.0, math.inf),
 ) -> Score:
-    """Classifier-free guidance (Ho & Salimans, 2022, equation 6) between two noise levels.
+    """Return the guided score (Ho & Salimans, 2022, equation 6),
 
-        score = unconditional + w (conditional - unconditional)
+        score = unconditional + w (conditional - unconditional),
 
-    where sigma is inside the interval, both ends belonging to it, and the conditional score elsewhere (Kynkaanniemi et
-    al., 2024): high levels lose variety by guidance, low ones gain nothing.
+    for sigma inside the interval, and the conditional score elsewhere (Kynkaanniemi et al.,
+    2024): guidance at high levels loses variety, and at low levels it gains nothing.
 
     Args:
         conditional: the score given a class.
-        unconditional: the score of all classes. It is not asked where no example needs it.
-        weight: w; 0 is the unconditional score, 1 the conditional one, more than 1 exaggerates the class. The paper's
-            own w is this one less 1.
-        interval: the lowest and the highest sigma with guidance.
+        unconditional: the score of all classes; it is evaluated only inside the
+            interval, and if w is not 1.
+        weight: w; 0 is the unconditional score, 1 the conditional one, and more exaggerates the
+            class. The paper's own w is this one less 1.
+        interval: the lowest and the highest sigma with guidance, inclusive.
 
     Raises:
-        ValueError: where `weight` is not finite, or `interval` is not 0 <= low < high.
+        ValueError: if `weight` is not finite, or not 0 <= low < high.
     """
     low, high = interval
-    if not math.isfinite(weight):
-        raise ValueError(
-            f"classifier_free: weight is {weight}, and must be finite; 1 is the conditional score"
-        )
-    if not 0 <= low < high:
-        raise ValueError(
-            f"classifier_free: interval is ({low}, {high}), and must be (low, high) with 0 <= low < high"
-        )
+    expect("a finite weight", math.isfinite(weight), "classifier_free", weight=weight)
+    expect("0 <= low < high", 0 <= low < high, "classifier_free", interval=interval)
 
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma).to(x)
@@ -49,7 +45,7 @@ def classifier_free(
         wanted = conditional(x, sigma)
         if weight == 1 or not inside.any():
             return wanted
-        # The same sum, written so that what is added to the conditional score vanishes at w = 1.
+        # The same sum, exact at w = 1.
         steered = wanted + (weight - 1) * (wanted - unconditional(x, sigma))
         return torch.where(inside, steered, wanted)
 

@@ -1,55 +1,42 @@
-"""Inpainting by replacement: the known pixels are put back at every step, as noisy as the rest."""
+"""Inpainting by replacement: at every step the known pixels are put back, as noisy as the rest."""
 
 import torch
 from torch import Tensor
 
-from ncsn.noise import positive
 from ncsn.noise.streams import normal
 from ncsn.score import Score
-from ncsn.score.guidance.operators import expanded, known_pixels
 
 __all__ = ["inpaint", "restore_known"]
 
 
 def inpaint(score: Score, known: Tensor, mask: Tensor) -> Score:
-    """The score of x whose pixels under `mask` are known (Song & Ermon, 2019, appendix B.3, Algorithm 2).
+    """Return the score of x given its pixels under `mask` (Song & Ermon, 2019, Algorithm 2).
 
-    `score` is asked for the unknown pixels at an x whose known ones are known + sigma z, with fresh noise: what it was
-    trained on, where clean pixels in a noisy picture are not. The known ones have the score (known - x) / sigma^2 of
-    N(known, sigma^2), so that every sampler brings them down to `known`; `restore_known` then makes them exact.
+    `score` is evaluated at the unknown pixels and known + sigma z, with fresh noise: clean
+    pixels in a noisy image would be unlike its training data. The known pixels have the score
+    (known - x) / sigma^2 of N(known, sigma^2), so that every sampler leads them to `known`, and
+    `restore_known` makes them exact.
 
-    The unknown ones follow their law given noisy neighbours, which becomes the law given the known ones as sigma
-    falls: so it needs a sampler that settles at each level, as Langevin dynamics does. `posterior` with a `Mask` needs
-    none.
+    The unknown pixels follow their distribution given noisy neighbours. It becomes that given
+    the known pixels as sigma falls, for a sampler that rests at each level, as Langevin dynamics
+    does. `posterior` with a `Mask` works with every sampler.
 
     Args:
         score: the score of the data.
-        known: what broadcasts to x; its values where the mask is 0 do not matter.
-        mask: what broadcasts to x: 1 or True where a pixel is known, 0 or False where it is not.
-
-    Raises:
-        ValueError: where `mask` has other numbers; when called, where `known` or `mask` does not broadcast to x, or
-            sigma is not positive.
+        known: broadcasts to x; its values outside the mask do not matter.
+        mask: broadcasts to x; 1 or True if a pixel is known, 0 or False if it is not.
     """
-    given = known_pixels(mask)
 
     def inpainted(x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = positive(sigma, x)
-        clean = expanded("known", known.to(x), x)
-        replaced = expanded("mask", given.to(x.device), x)
+        sigma = torch.as_tensor(sigma).to(x)
+        clean, is_known = known.to(x).expand_as(x), mask.to(x.device).bool().expand_as(x)
         noisy = clean + sigma * normal(x)
-        return torch.where(
-            replaced, (clean - x) / sigma**2, score(torch.where(replaced, noisy, x), sigma)
-        )
+        unknown_score = score(torch.where(is_known, noisy, x), sigma)
+        return torch.where(is_known, (clean - x) / sigma**2, unknown_score)
 
     return inpainted
 
 
 def restore_known(x: Tensor, known: Tensor, mask: Tensor) -> Tensor:
-    """`x` with the pixels under `mask` exactly as in `known`, of the shape and dtype of `x`.
-
-    Raises:
-        ValueError: where `mask` has other numbers than 0 and 1, or `known` or `mask` does not broadcast to x.
-    """
-    given = expanded("mask", known_pixels(mask).to(x.device), x)
-    return torch.where(given, expanded("known", known.to(x), x), x)
+    """Return `x` with the pixels under `mask` exactly as in `known`."""
+    return torch.where(mask.to(x.device).bool(), known.to(x), x)

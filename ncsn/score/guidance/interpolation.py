@@ -1,7 +1,6 @@
-"""Between two pictures: up to noise along the probability flow, across, and down again.
+"""Interpolation: up to noise along the probability flow, across, and down again.
 
-The flow dx/dsigma = -sigma score(x, sigma) (Song et al., 2021, equation 13; Karras et al., 2022, equation 1) carries
-p_sigma along without adding noise, so it goes both ways: a picture has one latent, and a latent one picture.
+The flow adds no noise, so it goes both ways: an image has one latent, and a latent one image.
 """
 
 from itertools import pairwise
@@ -9,72 +8,48 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ncsn.score import Score
+from ncsn.noise.shapes import norm_per_example
+from ncsn.score import Score, heun_step
 
 __all__ = ["encode", "slerp"]
 
 
 @torch.no_grad()
 def encode(score: Score, x: Tensor, sigmas: Tensor) -> Tensor:
-    """The latent of `x`: the flow from the lowest level up to the highest, by Heun's method, in the shape of `x`.
+    """Return the latent of `x`: the flow from the lowest to the highest level, in x's shape.
 
-    It costs two scores a level. A sampler of the flow on the same ladder takes the latent back to `x`.
+    Heun's method takes two score evaluations a level. A sampler of the flow at the same levels
+    takes the latent back to `x`.
 
     Args:
         score: the score of the data.
-        x: (B, ...) data, taken for a draw at the lowest level.
-        sigmas: the ladder (L,), large to small, as samplers take it.
-
-    Raises:
-        ValueError: where the ladder does not fall strictly, from at least two levels, to a positive number.
+        x: data (B, ...), taken as a sample at the lowest level.
+        sigmas: noise levels (L,), from high to low, above 0.
     """
-    sigmas = sigmas.to(x)
-    if sigmas.ndim != 1 or len(sigmas) < 2 or not (sigmas.diff() < 0).all() or not sigmas[-1] > 0:
-        raise ValueError(
-            f"encode: sigmas is {sigmas.tolist()}, and must fall strictly, over two or more levels, to a positive one"
-        )
-    for sigma, above in pairwise(sigmas.flip(0)):
-        slope = -sigma * score(x, sigma)
-        ahead = x + (above - sigma) * slope
-        x = x + (above - sigma) * (slope - above * score(ahead, above)) / 2
+    for sigma, above in pairwise(sigmas.to(x).flip(0)):
+        x = heun_step(score, x, sigma, above)
     return x
 
 
 def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
-    """From `a` (B, ...) to `b` on the arc between them (Shoemake, 1985), in the shape of `a`.
+    """Return the point at `t` on the arc from `a` to `b` (Shoemake, 1985), in the shape of `a`.
 
-    Its direction turns evenly, and its length goes straight from that of `a` to that of `b`: noise in many dimensions
-    lies near a sphere, and the straight line between two draws leaves it. Where `a` and `b` point the same way, or
-    opposite ways, there is no one arc, and the straight line is taken.
+    The direction turns evenly, and the length goes straight from that of `a` to that of `b`:
+    noise in many dimensions lies near a sphere, which the straight line between two samples
+    leaves. If `a` and `b` are parallel there is no unique arc, and the line is taken.
 
     Args:
-        a: at t = 0.
-        b: at t = 1, of the shape of `a`.
+        a: the start (B, ...), at t = 0.
+        b: the end, of the shape of `a`, at t = 1.
         t: () or (B, 1, ..., 1), in [0, 1].
-
-    Raises:
-        ValueError: where the shapes of `a` and `b` differ, or `t` is outside [0, 1].
     """
-    if a.shape != b.shape:
-        raise ValueError(
-            f"slerp: a is of shape {tuple(a.shape)} and b of {tuple(b.shape)}, and they must be the same"
-        )
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)
-    if not ((t >= 0) & (t <= 1)).all():
-        raise ValueError(
-            f"slerp: t is from {t.min().item():g} to {t.max().item():g}, and must be in [0, 1]"
-        )
-    length_a, length_b = length(a), length(b)
+    length_a, length_b = norm_per_example(a), norm_per_example(b)
     to_a, to_b = a / length_a, b / length_b
-    # Well conditioned at every angle, where the arc cosine is not.
-    angle = 2 * torch.atan2(length(to_a - to_b), length(to_a + to_b))
+    # Accurate at every angle, unlike the arc cosine.
+    angle = 2 * torch.atan2(norm_per_example(to_a - to_b), norm_per_example(to_a + to_b))
     radius = (1 - t) * length_a + t * length_b
     share_a, share_b = ((1 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin()
-    # In this order the ends come out exactly as they were given.
+    # In this order the ends are exact.
     arc = radius / length_a * share_a * a + radius / length_b * share_b * b
     return torch.where(angle.sin() > 1e-4, arc, (1 - t) * a + t * b)
-
-
-def length(x: Tensor) -> Tensor:
-    """The norm of each example, shape (B, 1, ..., 1)."""
-    return x.square().flatten(1).sum(1).sqrt().view(-1, *[1] * (x.ndim - 1))

@@ -1,17 +1,17 @@
-"""The score given a measurement y = A x + noise: what the picture was, to all that is known of it.
+"""The score given a measurement y = A x + noise.
 
-By Bayes' rule the score of p_sigma(x | y) is score(x, sigma) + grad_x log p_sigma(y | x). What the noisy x says of the
-clean picture is, to second order, a Gaussian whose moments the score knows (Efron, 2011): Tweedie's mean and variance
+By Bayes' rule the score of p_sigma(x | y) is score(x, sigma) + grad_x log p_sigma(y | x). To second
+order, the clean image given the noisy x is a Gaussian whose moments the score knows (Efron, 2011),
 
     D = x + sigma^2 score(x, sigma),    V = sigma^2 dD/dx.
 
-So p_sigma(y | x) is about N(A D, noise^2 I + A V A^T), and with V taken as constant in x its gradient is
+So p_sigma(y | x) is about N(A D, noise^2 I + A V A^T), and with V constant in x its gradient is
 
     J^T A^T (noise^2 I + A V A^T)^-1 (y - A D),    J = dD/dx.
 
-It is exact where the data is Gaussian; elsewhere it follows the measurement, and weighs far modes of the data roughly.
-Nothing is larger than a picture: J^T A^T v is two vector-Jacobian products, V is symmetric, and the system is solved by
-conjugate gradients.
+It is exact for Gaussian data. For other data it follows the measurement, and the weights of
+distant modes are rough. J^T A^T v takes two vector-Jacobian products, V is symmetric, and
+conjugate gradients solve the system, so that no matrix is formed.
 """
 
 import math
@@ -20,8 +20,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ncsn.noise.checks import expect
+from ncsn.noise.shapes import per_example, sum_per_example
 from ncsn.score import Score
-from ncsn.score.guidance.operators import LinearOperator, expanded
+from ncsn.score.guidance.operators import LinearOperator
 
 __all__ = ["adjoint", "conjugate_gradients", "posterior"]
 
@@ -29,45 +31,41 @@ __all__ = ["adjoint", "conjugate_gradients", "posterior"]
 def posterior(
     score: Score, operator: LinearOperator, measurement: Tensor, noise: float, iterations: int = 3
 ) -> Score:
-    """The score given that `operator(x) + noise * z` was measured (Boys et al., 2023; Rozet et al., 2024, section 4).
+    """Return the score given that `operator(x) + noise * z` was measured.
 
-    A call costs one score and `iterations` + 1 of its vector-Jacobian products.
+    The method is that of Boys et al. (2023) and Rozet et al. (2024, section 4). An evaluation
+    takes one of the score and `iterations` + 1 of its vector-Jacobian products.
 
     Args:
         score: the score of the data, differentiable in x.
         operator: A, linear.
-        measurement: y, of the shape of A x or what broadcasts to it.
-        noise: the standard deviation of the measurement's noise.
-        iterations: steps of conjugate gradients. As many as numbers were measured solve the system. Far fewer do,
-            since what one level leaves the next one mends; a slight blur with little noise gains from more, about 10.
+        measurement: y, which broadcasts to A x.
+        noise: the standard deviation of the noise of the measurement.
+        iterations: steps of conjugate gradients. As many as there are measured numbers solve
+            the system exactly; far fewer do, because the next noise level corrects the rest. A
+            slight blur with little noise needs about 10.
 
     Raises:
-        ValueError: where `noise` is not positive or `iterations` is not a whole number from 1; when called, where
-            `measurement` does not broadcast to A x.
+        ValueError: if `noise` is not positive, or `iterations` is not an integer from 1.
     """
-    if not 0 < noise < math.inf:
-        raise ValueError(
-            f"posterior: noise is {noise}, and must be a positive number; pixels are exact to about 0.002"
-        )
-    if iterations != int(iterations) or iterations < 1:
-        raise ValueError(
-            f"posterior: iterations is {iterations}, and must be a whole number from 1"
-        )
+    expect("noise > 0", 0 < noise < math.inf, "posterior", noise=noise)
+    holds = iterations == int(iterations) and iterations >= 1
+    expect("an integer iterations >= 1", holds, "posterior", iterations=iterations)
 
     def given_measurement(x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma).to(x)
         prior, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
         predicted, transpose = torch.func.vjp(operator, x + sigma**2 * prior)[:2]
-        residual = expanded("measurement", measurement.to(x), predicted) - predicted
+        residual = measurement.to(x) - predicted
 
         def gradient(v: Tensor) -> Tensor:
-            """J^T A^T v."""
+            """Return J^T A^T v."""
             u = transpose(v)[0]
             product: Tensor = u + sigma**2 * pull_back(u)[0]
             return product
 
         def covariance(v: Tensor) -> Tensor:
-            """(noise^2 I + A V A^T) v."""
+            """Return (noise^2 I + A V A^T) v."""
             return noise**2 * v + operator(sigma**2 * gradient(v))
 
         guided: Tensor = prior + gradient(conjugate_gradients(covariance, residual, iterations))
@@ -77,26 +75,26 @@ def posterior(
 
 
 def adjoint(operator: LinearOperator, y: Tensor, x: Tensor) -> Tensor:
-    """A^T y, of the shape of `x`, for a linear `operator` A that takes `x` to the shape of `y`."""
+    """Return A^T y, of the shape of `x`, for a linear operator A from `x` to the shape of `y`."""
     transpose = torch.func.vjp(operator, x)[1]
     pulled: Tensor = transpose(y)[0]
     return pulled
 
 
 def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """What solves matrix(v) = b for each example of `b` (B, ...) by itself (Hestenes & Stiefel, 1952).
+    """Solve matrix(v) = b for each example of `b` (B, ...) (Hestenes & Stiefel, 1952).
 
-    An example is left where it is once its residual vanishes, or where the matrix turns out not to be positive
-    definite, as that of a network's Jacobian may.
+    An example stops once its residual vanishes, or if the matrix is not positive definite, as
+    that of a network may not be.
     """
     solution, residual, direction = torch.zeros_like(b), b, b
     square = inner(b, b)
     going = torch.ones_like(square, dtype=torch.bool)
     for _ in range(iterations):
         image = matrix(direction)
-        curvature = inner(direction, image)
-        going = going & (curvature > 0)
-        step = torch.where(going, square / torch.where(going, curvature, 1), 0)
+        slope = inner(direction, image)
+        going = going & (slope > 0)
+        step = torch.where(going, square / torch.where(going, slope, 1), 0)
         solution = solution + step * direction
         residual = residual - step * image
         previous, square = square, inner(residual, residual)
@@ -105,5 +103,5 @@ def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iteration
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of each example, shape (B, 1, ..., 1)."""
-    return (a * b).reshape(len(a), -1).sum(1).view(-1, *[1] * (a.ndim - 1))
+    """Return the inner product of each example, shape (B, 1, ..., 1)."""
+    return sum_per_example(a * b).view(per_example(a))

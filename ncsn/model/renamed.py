@@ -1,0 +1,48 @@
+"""Settings of earlier versions: classes that were renamed, and arguments that moved."""
+
+from typing import Any
+
+__all__ = ["updated"]
+
+Settings = dict[str, Any]
+
+
+def updated(settings: Any) -> Any:
+    """Return plain settings with each class and its arguments as this version has them."""
+    if isinstance(settings, list | tuple):
+        return type(settings)(updated(value) for value in settings)
+    if not isinstance(settings, dict):
+        return settings
+    settings = {key: updated(value) for key, value in settings.items()}
+    path = settings.get("class_path")
+    room, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    if name in CHANGES and room.split(".")[0] == "ncsn":
+        arguments = settings.get("init_args")
+        return CHANGES[name](dict(arguments) if isinstance(arguments, dict) else {})
+    return settings
+
+
+def made(name: str, arguments: Settings) -> Settings:
+    """Return the settings of a class of this package."""
+    return {"class_path": f"ncsn.{name}", "init_args": arguments}
+
+
+def denoising(arguments: Settings) -> Settings:
+    """Return the settings of `DenoisingScoreMatching(anneal_power, corruption)`."""
+    power = arguments.pop("anneal_power", 2.0)
+    corruption = arguments.get("corruption")
+    kind = corruption.get("class_path", "") if isinstance(corruption, dict) else ""
+    if isinstance(kind, str) and kind.endswith("GaussianNoise"):
+        del arguments["corruption"]
+    name = "CorruptionScoreMatching" if "corruption" in arguments else "DenoisingScoreMatching"
+    objective = made(name, arguments)
+    if isinstance(power, int | float) and power != 2:
+        return made("Weighted", {"objective": objective, "power": power - 2})
+    return objective
+
+
+CHANGES = {
+    "Annealed": lambda arguments: made("Weighted", arguments),
+    "DenoisingScoreMatching": denoising,
+}
+"""A class of an earlier version, and the function that makes the settings of today."""

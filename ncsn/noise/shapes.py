@@ -1,0 +1,22 @@
+"""One number for each example of a batch."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["norm_per_example", "per_example", "sum_per_example"]
+
+
+def per_example(x: Tensor) -> tuple[int, ...]:
+    """Return (B, 1, ..., 1), the shape of one number for each example of `x` (B, ...)."""
+    return (len(x), *[1] * (x.ndim - 1))
+
+
+def sum_per_example(x: Tensor) -> Tensor:
+    """Return the sum over each example of `x` (B, ...), shape (B,)."""
+    return x.reshape(len(x), -1).sum(1)
+
+
+def norm_per_example(x: Tensor) -> Tensor:
+    """Return the Euclidean norm of each example of `x` (B, ...), shape (B, 1, ..., 1)."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
+    return length
