@@ -440,7 +440,7 @@ def test_ranks_end_together_at_the_next_step_at_which_they_ask(mine, theirs, bot
 )
 def test_a_ladder_of_one_level_is_one_curve_named_by_it(tmp_path, schedule, objective, energy, tag):
     logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
-    sampler = Gibbs(1) if objective.takes == "log_prob" else AnnealedLangevin(1e-3, 1)
+    sampler = Gibbs(1) if isinstance(objective, RatioMatching) else AnnealedLangevin(1e-3, 1)
     module = ScoreModule(EnergyScore(energy), schedule, objective, sampler, shape=(1, 8, 8))
     settings = {"max_steps": 4, "logger": logger, "log_every_n_steps": 2, "limit_val_batches": 0}
     small_trainer(tmp_path, callbacks=[LossPerLevel()], **settings).fit(module, BinaryDigits(batch_size=64))

@@ -296,7 +296,7 @@ class Ising(ScoreModel):
     ],
 )
 def test_a_log_probability_of_ones_own_trains_and_draws(objective, schedule, tmp_path):
-    assert objective.takes == "log_prob"
+    assert objective.of(model := Ising()) == model.log_prob
     module = ScoreModule(Ising(), schedule, objective, Gibbs(2), (1, 8, 8), partial(torch.optim.Adam, lr=0.05))
     data, trainer = BinaryDigits(batch_size=128), small_trainer(tmp_path, max_steps=30)
     data.setup()

@@ -16,6 +16,7 @@ from ncsn.objectives import (
     PseudoLikelihood,
     RatioMatching,
 )
+from ncsn.objectives.binary import BinaryObjective
 from ncsn.objectives.directions import PROJECTIONS
 from torch import nn
 
@@ -45,15 +46,19 @@ class WrongDensity(Wrong):
         return super().forward(x, sigma).flatten(1).sum(1)
 
 
+def of_bits(objective):
+    return isinstance(getattr(objective, "objective", objective), BinaryObjective)
+
+
 def model(objective, dtype=torch.float64):
     """What the objective takes: a score, or a log-probability."""
-    return (Wrong if objective.takes == "score" else WrongDensity)(dtype=dtype)
+    return (WrongDensity if of_bits(objective) else Wrong)(dtype=dtype)
 
 
 def examples(objective, *shape, dtype=torch.float64):
     """What it takes to be data: any numbers, or zeros and ones."""
     x = torch.randn(*shape, dtype=dtype)
-    return x if objective.takes == "score" else (x > 0).to(dtype)
+    return (x > 0).to(dtype) if of_bits(objective) else x
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=named)

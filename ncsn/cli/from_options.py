@@ -16,7 +16,7 @@ from torch import Tensor
 import ncsn.samplers
 from ncsn.cli.shipped import SHIPPED_MODEL
 from ncsn.model.load import load, newest_checkpoint
-from ncsn.model.model import Model, part_of
+from ncsn.model.model import Model
 from ncsn.model.plans import declared_argument, fitted
 from ncsn.samplers import Sampler
 
@@ -92,7 +92,7 @@ def sigmas_of(
         except ValueError as error:
             raise ValueError(f"{asked}: {error}") from error
     sampler.check(sigmas)
-    part_of(model.denoiser, sampler)
+    sampler.of(model.denoiser)
     return sigmas
 
 

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from ncsn.noise import KarrasSchedule, NoiseSchedule
 from ncsn.noise.streams import Streams, normal, uniform
-from ncsn.objectives import Objective
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, Score, ScoreModel, tweedie
 
-__all__ = ["DATA", "Model", "part_of"]
+__all__ = ["DATA", "Model"]
 
 DATA = "datamodule_hyper_parameters"
 """The key of the data's settings in a file, as Lightning names it."""
@@ -61,7 +60,7 @@ class Model(nn.Module):
                 f"expected sides of at least 1 and at most {MOST_NUMBERS:,} numbers, got shape={shape}"
             )
         sampler.check(schedule.sigmas())
-        part_of(denoiser, sampler)
+        sampler.of(denoiser)
         self.denoiser = denoiser
         self.schedule = schedule
         self.sampler = sampler
@@ -173,8 +172,7 @@ class Model(nn.Module):
         sampler = self.sampler if sampler is None else sampler
         sigmas = self.schedule.sigmas() if sigmas is None else sigmas
         sampler.check(sigmas)
-        score = part_of(self.denoiser, sampler)
-        score = partial(score, label=label) if sampler.takes == "score" else score
+        score = sampler.of(self.denoiser, label)
         if guide is not None:
             score = guide(score)
         unseen: list[Tensor] = []
@@ -295,18 +293,3 @@ class Model(nn.Module):
         if level.ndim and level.shape != each:
             raise ValueError(f"expected sigma () or {each}, got shape {tuple(level.shape)}")
         return level
-
-
-def part_of(denoiser: ScoreModel, user: Objective | Sampler) -> Callable[..., Tensor]:
-    """Return the function that an objective or a sampler takes: a score or a log-probability.
-
-    Raises:
-        ValueError: if the model does not give it.
-    """
-    function: Callable[..., Tensor] | None = getattr(denoiser, user.takes, None)
-    if function is None:
-        raise ValueError(
-            f"{type(user).__name__} takes the log-probability of binary data, which {type(denoiser).__name__} does not "
-            "give; make the denoiser an EnergyScore"
-        )
-    return function

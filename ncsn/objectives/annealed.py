@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ncsn.noise import positive
 from ncsn.objectives.objective import Objective
-from ncsn.score import Score
+from ncsn.score import Score, ScoreModel
 
 __all__ = ["Annealed"]
 
@@ -31,11 +31,11 @@ class Annealed(Objective):
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "takes", self.objective.takes
-        )  # of this one, though it is a constant of its class
         if not math.isfinite(self.power):
             raise ValueError(f"Annealed: power is {self.power}, and must be finite")
+
+    def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
+        return self.objective.of(model, label)
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         sigma = positive(sigma, x)

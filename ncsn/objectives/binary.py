@@ -13,35 +13,39 @@ from torch.nn import functional
 
 from ncsn.noise import checked
 from ncsn.objectives.objective import Objective
+from ncsn.score import Score, ScoreModel, log_prob_of
 
 __all__ = ["PseudoLikelihood", "RatioMatching"]
 
 LogProb = Callable[[Tensor, Tensor], Tensor]
 
 
+class BinaryObjective(Objective):
+    """An objective for binary data, which works on the log-probability of a model."""
+
+    def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
+        return log_prob_of(model, self)
+
+
 @dataclass(frozen=True)
-class RatioMatching(Objective):
+class RatioMatching(BinaryObjective):
     """sum_i g(p(x) / p(x with bit i flipped))^2, g(u) = 1 / (1 + u) (Hyvarinen, 2007, equation 17).
 
     Raises:
         ValueError: when called, where `x` is not of zeros and ones.
     """
 
-    takes = "log_prob"
-
     def __call__(self, log_prob: LogProb, x: Tensor, sigma: Tensor) -> Tensor:
         return (-log_ratios(log_prob, x, sigma)).sigmoid().square().sum(1)
 
 
 @dataclass(frozen=True)
-class PseudoLikelihood(Objective):
+class PseudoLikelihood(BinaryObjective):
     """-sum_i log p(x_i given the rest) (Besag, 1975).
 
     Raises:
         ValueError: when called, where `x` is not of zeros and ones.
     """
-
-    takes = "log_prob"
 
     def __call__(self, log_prob: LogProb, x: Tensor, sigma: Tensor) -> Tensor:
         return functional.softplus(-log_ratios(log_prob, x, sigma)).sum(1)

@@ -1,28 +1,31 @@
 """What every objective is."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ncsn.objectives.corruption import GaussianNoise
-from ncsn.score import Score
+from ncsn.score import Score, ScoreModel
 
 __all__ = ["Objective", "noisy", "of_gaussian_noise"]
 
 
 class Objective(ABC):
-    """How the score is learned. Subclass it to bring your own.
-
-    `takes` says what it is given: the score of a model, or its log-probability (x, sigma) -> (B,).
-    """
-
-    takes: ClassVar[Literal["score", "log_prob"]] = "score"
+    """A way to learn the score. Subclass it to bring your own."""
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        """The loss (B,) of `score` on clean data `x` (B, ...) at noise level `sigma` () or (B, 1, ..., 1)."""
+        """Return the loss (B,) of `score` on clean `x` (B, ...) at noise level `sigma`."""
+
+    def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
+        """Return the function of a model that is learned: its score given the label (B,).
+
+        Raises:
+            ValueError: if the model does not give it.
+        """
+        return partial(model.score, label=label)
 
 
 def of_gaussian_noise(objective: Objective) -> bool:

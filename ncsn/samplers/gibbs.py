@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ncsn.noise.streams import uniform
 from ncsn.samplers.sampler import Sampler
-from ncsn.score import Score
+from ncsn.score import Score, ScoreModel, log_prob_of
 
 __all__ = ["Gibbs"]
 
@@ -27,12 +27,14 @@ class Gibbs(Sampler):
         ValueError: where `sweeps` is not positive.
     """
 
-    takes = "log_prob"
     sweeps: int
 
     def __post_init__(self) -> None:
         if not (isinstance(self.sweeps, int) and self.sweeps >= 1):
             raise ValueError(f"Gibbs: sweeps is {self.sweeps}, and must be a whole number from 1")
+
+    def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
+        return log_prob_of(model, self)
 
     def check(self, sigmas: Tensor) -> None:
         """Any level will do, 0 too."""

@@ -2,31 +2,39 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ncsn.score import Score
+from ncsn.score import Score, ScoreModel
 
 __all__ = ["Sampler", "falling"]
 
 
 class Sampler(ABC):
-    """How the score is walked back to data. Subclass it to bring your own.
+    """A way to follow the score to data. Subclass it to bring your own.
 
-    `takes` says what it is given: the score of a model, or its log-probability (x, sigma) -> (B,). `remedy` is what to
-    try where its walk diverges. `rho` is that of Karras's ladder which it is given where a number of levels is all that
-    is asked for. Its noise comes from `ncsn.noise.streams`, so that a seed gives the same sample in any batch.
+    `remedy` is what to try if the trajectory diverges. `rho` is the spacing of the default
+    Karras schedule when only a number of steps is given. The noise comes from
+    `ncsn.noise.streams`, so that a seed gives the same sample in any batch.
     """
 
-    takes: ClassVar[Literal["score", "log_prob"]] = "score"
     remedy: ClassVar[str] = "take more steps"
     rho: ClassVar[float] = 7.0
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         """Walk `x` (B, ...) down the ladder `sigmas` (L,), and yield the state once a level: L tensors like `x`."""
+
+    def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
+        """Return the function of a model that is followed: its score given the label (B,).
+
+        Raises:
+            ValueError: if the model does not give it.
+        """
+        return partial(model.score, label=label)
 
     def check(self, sigmas: Tensor) -> None:
         """Refuse a ladder on which this sampler cannot work: most step from one level down to the next, and to 0.

@@ -18,7 +18,7 @@ scalings and Tweedie's difference keep the dtype of `x`.
 from ncsn.score.denoisers import Denoiser, EDMDenoiser, NCSNDenoiser
 from ncsn.score.energy import EnergyScore
 from ncsn.score.jacobian import basis, curvature
-from ncsn.score.score import Score, ScoreModel, tweedie
+from ncsn.score.score import Score, ScoreModel, log_prob_of, tweedie
 
 __all__ = [
     "Denoiser",
@@ -29,5 +29,6 @@ __all__ = [
     "ScoreModel",
     "basis",
     "curvature",
+    "log_prob_of",
     "tweedie",
 ]

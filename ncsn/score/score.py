@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-__all__ = ["Score", "ScoreModel", "tweedie"]
+__all__ = ["Score", "ScoreModel", "log_prob_of", "tweedie"]
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(x, sigma) -> grad_x log p_sigma(x), of the shape of x."""
@@ -22,3 +22,18 @@ class ScoreModel(nn.Module, ABC):
     @abstractmethod
     def score(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """grad_x log p_sigma(x), of the shape of `x`, for the classes `label` (B,) where they are given."""
+
+
+def log_prob_of(model: ScoreModel, user: object) -> Score:
+    """Return the log-probability (x, sigma) -> (B,) of a model, for an objective or a sampler.
+
+    Raises:
+        ValueError: if the model does not give it.
+    """
+    log_prob: Score | None = getattr(model, "log_prob", None)
+    if log_prob is None:
+        raise ValueError(
+            f"{type(user).__name__} takes the log-probability of binary data, which "
+            f"{type(model).__name__} does not give; make the denoiser an EnergyScore"
+        )
+    return log_prob

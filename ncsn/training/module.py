@@ -8,7 +8,6 @@ score there.
 import math
 import warnings
 from collections.abc import Collection, Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from ncsn.model.load import contents
-from ncsn.model.model import Model, part_of
+from ncsn.model.model import Model
 from ncsn.model.settings import NOT_BUILT, rebuilt_module, without
 from ncsn.noise import NoiseSchedule
 from ncsn.noise.streams import mixed_seed
@@ -77,7 +76,7 @@ class ScoreModule(LightningModule):
             raise ValueError(
                 f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1"
             )
-        part_of(denoiser, objective)
+        objective.of(denoiser)
         if compile and not isinstance(denoiser, Denoiser):
             raise ValueError(
                 "ScoreModule: compile is true, but an energy, which is differentiated, cannot be compiled"
@@ -138,10 +137,7 @@ class ScoreModule(LightningModule):
 
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """The objective (B,) on clean `x` (B, ...) at the levels `sigma` (B, 1, ..., 1), with labels (B,) or None."""
-        function = part_of(self.denoiser, self.objective)
-        if self.objective.takes == "score":
-            function = partial(function, label=label)
-        return self.objective(function, x, sigma)
+        return self.objective(self.objective.of(self.denoiser, label), x, sigma)
 
     def on_fit_start(self) -> None:
         self.seed = torch.initial_seed()

@@ -11,7 +11,7 @@ from ncsn.data import DataModule, ImageData
 from ncsn.evaluation.extractors import look_at, reference_looks
 from ncsn.evaluation.features import load_features
 from ncsn.evaluation.metrics import frechet
-from ncsn.model.model import Model, part_of
+from ncsn.model.model import Model
 from ncsn.samplers import DPMSolver, Sampler
 from ncsn.training.module import ScoreModule
 from ncsn.training.processes import gathered
@@ -76,7 +76,7 @@ class SampleScore(Callback):
         if not isinstance(data, ImageData):
             raise ValueError(f"score.features: {type(data).__name__} is not of pictures")
         look_at(self.judge, torch.zeros(1, *data.shape))
-        part_of(module.denoiser, self.sampler)
+        self.sampler.of(module.denoiser)
         self.sampler.check(module.sigmas_for(self.sampler, self.levels))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
