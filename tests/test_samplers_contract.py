@@ -43,7 +43,10 @@ def log_prob(x, sigma):
     return -((x - 0.3) ** 2).flatten(1).sum(1) / (2 * (0.49 + sigma**2))
 
 
-GIVEN = {"score": score, "log_prob": log_prob}
+def given(sampler):
+    return log_prob if isinstance(sampler, Gibbs) else score
+
+
 QUIET = [ProbabilityFlow(order=1), ProbabilityFlow(order=2), DPMSolver(), SASolver(), StochasticHeun()]
 NOISY = [
     StochasticHeun(churn=8.0, churn_min=0.2, churn_max=1.0, inflation=1.01),
@@ -68,7 +71,7 @@ noisy = pytest.mark.parametrize("sampler", NOISY, ids=named)
 
 
 def walk(sampler, x, sigmas=LADDER):
-    return sampler(GIVEN["log_prob" if isinstance(sampler, Gibbs) else "score"], x, sigmas)
+    return sampler(given(sampler), x, sigmas)
 
 
 def drawn(sampler, x, indices, seed=0):
@@ -92,7 +95,7 @@ def test_a_state_a_level_like_the_start_and_the_score_is_asked_like_it(sampler, 
 
     def asked(x, sigma):
         seen.add((x.shape, x.dtype, x.device, sigma.shape, sigma.dtype, sigma.device))
-        return GIVEN["log_prob" if isinstance(sampler, Gibbs) else "score"](x, sigma)
+        return given(sampler)(x, sigma)
 
     states = list(sampler(asked, start, LADDER.to(ladder)))
     assert len(states) == len(LADDER)
@@ -126,9 +129,7 @@ def test_the_precision_of_the_ladder_is_no_more_than_that_of_its_numbers(sampler
 def test_no_graph_is_kept_and_gradients_are_as_they_were(sampler):
     weight = nn.Parameter(torch.tensor(1.0))
     start = torch.randn(5, 2, 3, requires_grad=True)
-    for x in sampler(
-        lambda x, sigma: weight * GIVEN["log_prob" if isinstance(sampler, Gibbs) else "score"](x, sigma), start, LADDER
-    ):
+    for x in sampler(lambda x, sigma: weight * given(sampler)(x, sigma), start, LADDER):
         assert not x.requires_grad
         assert torch.is_grad_enabled()
 

@@ -158,7 +158,7 @@ def test_an_energy_takes_no_label():
 
 
 LAPLACE = [
-    *("--model.objective", "ncsn.objectives.DenoisingScoreMatching"),
+    *("--model.objective", "ncsn.objectives.CorruptionScoreMatching"),
     *("--model.objective.corruption", "ncsn.objectives.LaplaceNoise"),
 ]
 

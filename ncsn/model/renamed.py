@@ -16,10 +16,19 @@ def updated(settings: Any) -> Any:
     settings = {key: updated(value) for key, value in settings.items()}
     path = settings.get("class_path")
     room, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    if name in CHANGES and room.split(".")[0] == "ncsn":
-        arguments = settings.get("init_args")
-        return CHANGES[name](dict(arguments) if isinstance(arguments, dict) else {})
+    if name in CHANGES and room.split(".")[0] == "ncsn" and is_class(settings):
+        return CHANGES[name](dict(settings.get("init_args", {})))
     return settings
+
+
+def is_class(settings: Any) -> bool:
+    """Return True for a class and its arguments, and nothing else: the rest is refused later."""
+    return (
+        isinstance(settings, dict)
+        and settings.keys() <= {"class_path", "init_args"}
+        and isinstance(settings.get("class_path"), str)
+        and isinstance(settings.get("init_args", {}), dict)
+    )
 
 
 def made(name: str, arguments: Settings) -> Settings:
@@ -30,9 +39,9 @@ def made(name: str, arguments: Settings) -> Settings:
 def denoising(arguments: Settings) -> Settings:
     """Return the settings of `DenoisingScoreMatching(anneal_power, corruption)`."""
     power = arguments.pop("anneal_power", 2.0)
-    corruption = arguments.get("corruption")
-    kind = corruption.get("class_path", "") if isinstance(corruption, dict) else ""
-    if isinstance(kind, str) and kind.endswith("GaussianNoise"):
+    corruption: Any = arguments.get("corruption")
+    plain = is_class(corruption) and not corruption.get("init_args")
+    if plain and corruption["class_path"].rpartition(".")[2] == "GaussianNoise":
         del arguments["corruption"]
     name = "CorruptionScoreMatching" if "corruption" in arguments else "DenoisingScoreMatching"
     objective = made(name, arguments)

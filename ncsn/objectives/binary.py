@@ -21,7 +21,7 @@ class BinaryObjective(Objective):
     """An objective that takes the log-probability of binary data."""
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
-        return log_prob_of(model)
+        return log_prob_of(model, self)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Gibbs(Sampler):
             raise ValueError(f"Gibbs: sweeps is {self.sweeps}, and must be a whole number from 1")
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
-        return log_prob_of(model)
+        return log_prob_of(model, self)
 
     def check(self, sigmas: Tensor) -> None:
         """Any level will do, 0 too."""

@@ -14,11 +14,11 @@ __all__ = ["Sampler", "falling"]
 
 
 class Sampler(ABC):
-    """How the score is walked back to data. Subclass it to bring your own.
+    """A way to follow the score to data. Subclass it to bring your own.
 
-    `remedy` is what to
-    try where its walk diverges. `rho` is that of Karras's ladder which it is given where a number of levels is all that
-    is asked for. Its noise comes from `ncsn.noise.streams`, so that a seed gives the same sample in any batch.
+    `remedy` is what to try if the trajectory diverges. `rho` is the spacing of the default
+    Karras schedule when only a number of steps is given. The noise comes from
+    `ncsn.noise.streams`, so that a seed gives the same sample in any batch.
     """
 
     remedy: ClassVar[str] = "take more steps"
@@ -29,10 +29,10 @@ class Sampler(ABC):
         """Walk `x` (B, ...) down the ladder `sigmas` (L,), and yield the state once a level: L tensors like `x`."""
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
-        """Return the function of a model that the sampler follows: its score, given the label.
+        """Return the function of a model that is followed: its score given the label (B,).
 
         Raises:
-            ValueError: if the model does not have it.
+            ValueError: if the model does not give it.
         """
         return partial(model.score, label=label)
 

@@ -24,8 +24,8 @@ class ScoreModel(nn.Module, ABC):
         """Return grad_x log p_sigma(x), of the shape of `x`, given the classes `label` (B,)."""
 
 
-def log_prob_of(model: ScoreModel) -> Score:
-    """Return the log-probability (x, sigma) -> (B,) of a model that has one.
+def log_prob_of(model: ScoreModel, user: object) -> Score:
+    """Return the log-probability (x, sigma) -> (B,) of a model, for an objective or a sampler.
 
     Raises:
         ValueError: if it has none, as a denoiser.
@@ -33,7 +33,7 @@ def log_prob_of(model: ScoreModel) -> Score:
     log_prob: Score | None = getattr(model, "log_prob", None)
     if log_prob is None:
         raise ValueError(
-            f"expected a model with a log-probability, for binary data, got {type(model).__name__}; "
-            "make the denoiser an EnergyScore (model.denoiser)"
+            f"{type(user).__name__} takes the log-probability of binary data, which "
+            f"{type(model).__name__} does not give; make the denoiser an EnergyScore"
         )
     return log_prob
