@@ -7,7 +7,7 @@ from collections.abc import Collection
 from functools import cache
 from importlib import import_module
 from inspect import isabstract
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from torch import nn
 from torch.optim import Optimizer
@@ -24,6 +24,7 @@ __all__ = [
     "classes",
     "dotted",
     "one_line",
+    "renewed",
     "shown",
     "unknown_classes",
 ]
@@ -65,6 +66,22 @@ def classes(rooms: tuple[str, ...] = ROOMS) -> dict[str, type]:
                 for module in ("ncsn", room.__name__, home, RENAMED.get(home, home)):
                     found[f"{module}.{name}"] = made
     return found
+
+
+def renewed(path: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the class path and arguments of this version for those of earlier ones."""
+    module, _, name = path.rpartition(".")
+    if module.partition(".")[0] != "ncsn":
+        return path, arguments
+    given = dict(arguments)
+    match name:
+        case "ProbabilityFlow":
+            name = "Euler" if given.pop("order", 2) == 1 else "Heun"
+        case "StochasticHeun":
+            name = "Heun"
+        case _:
+            return path, arguments
+    return f"ncsn.{name}", given
 
 
 def is_part(made: type) -> bool:

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ncsn.model.classes import KINDS, class_named, shown
+from ncsn.model.classes import KINDS, class_named, renewed, shown
 
 __all__ = [
     "VARIADIC",
@@ -122,6 +122,7 @@ def plan_class(
     path, arguments = settings["class_path"], settings.get("init_args", {})
     if not isinstance(path, str) or not isinstance(arguments, dict):
         raise ValueError(f"{key}: expected a text as class_path and a dictionary as init_args")
+    path, arguments = renewed(path, arguments)
     made = class_named(path, kinds, key, trust)
     return Plan(made, plan_arguments(made, arguments, key, trust, given_elsewhere))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ncsn.score import Score
+from ncsn.score.flow import heun_step
 
 __all__ = ["encode", "slerp"]
 
@@ -34,9 +35,7 @@ def encode(score: Score, x: Tensor, sigmas: Tensor) -> Tensor:
             f"encode: sigmas is {sigmas.tolist()}, and must fall strictly, over two or more levels, to a positive one"
         )
     for sigma, above in pairwise(sigmas.flip(0)):
-        slope = -sigma * score(x, sigma)
-        ahead = x + (above - sigma) * slope
-        x = x + (above - sigma) * (slope - above * score(ahead, above)) / 2
+        x = heun_step(score, x, sigma, above)
     return x
 
 
