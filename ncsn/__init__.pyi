@@ -53,15 +53,15 @@ from .samplers import Ancestral as Ancestral
 from .samplers import AnnealedLangevin as AnnealedLangevin
 from .samplers import ConsistentAnnealed as ConsistentAnnealed
 from .samplers import DPMSolver as DPMSolver
+from .samplers import Euler as Euler
 from .samplers import EulerMaruyama as EulerMaruyama
 from .samplers import Gibbs as Gibbs
+from .samplers import Heun as Heun
 from .samplers import Langevin as Langevin
 from .samplers import MetropolisAdjustedLangevin as MetropolisAdjustedLangevin
 from .samplers import PredictorCorrector as PredictorCorrector
-from .samplers import ProbabilityFlow as ProbabilityFlow
 from .samplers import Sampler as Sampler
 from .samplers import SASolver as SASolver
-from .samplers import StochasticHeun as StochasticHeun
 from .score import Denoiser as Denoiser
 from .score import EDMDenoiser as EDMDenoiser
 from .score import EnergyScore as EnergyScore

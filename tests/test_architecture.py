@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "data": {"score"},
     "model": {"noise", "networks", "score", "objectives", "samplers", "data"},
     "evaluation": {"noise", "networks", "score", "samplers", "data", "model"},
-    "training": {"noise", "score", "objectives", "samplers", "data", "model", "evaluation", "cli"},
+    "training": {"noise", "score", "objectives", "samplers", "data", "model", "evaluation"},
     "cli": {"noise", "score", "samplers", "data", "model", "evaluation", "training"},
 }
 THEORY_ROOMS = {"noise", "networks", "score", "objectives", "samplers"}

@@ -263,7 +263,7 @@ def test_a_checkpoint_that_is_whole_and_makes_no_sense_is_refused(run, tmp_path,
     Path("small.yaml").write_text(SMALL)
     options = ["--config", "small.yaml", "--ckpt_path", "last", "--trainer.max_steps", "9"]
     status, line = refusal(capsys, lambda: run_train(*options))
-    assert (status, bool(re.search("--ckpt_path: .* cannot be gone on from", line))) == (2, True), line
+    assert (status, bool(re.search("--ckpt_path: .* cannot be resumed", line))) == (2, True), line
 
 
 def test_other_pictures_in_the_same_folder_are_noticed(tmp_path, monkeypatch, capsys):

@@ -192,7 +192,7 @@ def test_without_a_label_a_labelled_model_draws_of_no_class(labelled):
         ("digits", ["--devices", "0"], "--devices"),
         ("digits", ["--out", "no/such/folder"], "--out: there is no folder no/such"),
         ("digits", ["--sampler", "Gibbs", "--sampler.sweeps", "1"], "takes the log-probability .* EDMDenoiser"),
-        ("digits", ["--steps", "3", "--sampler=ConsistentAnnealed", "--sampler.epsilon=1e-3"], "epsilon is 0.001"),
+        ("digits", ["--steps", "3", "--sampler=ConsistentAnnealed", "--sampler.epsilon=1e-3"], "got epsilon=0.001"),
     ],
 )
 def test_a_wrong_wish_is_answered_in_one_line(request, here, capsys, model, options, message):

@@ -17,7 +17,8 @@ from ncsn.evaluation.extractors import looks, real_pictures
 from ncsn.evaluation.features import load_features
 from ncsn.evaluation.metrics import class_score, kernel_distance, precision_recall
 from ncsn.model.checkpoint_file import weights_fingerprint
-from ncsn.model.load import SHIPPED, load
+from ncsn.model.load import load
+from ncsn.model.shipped import SHIPPED_MODEL as SHIPPED
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import Ancestral, EulerMaruyama
 from PIL import Image

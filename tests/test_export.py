@@ -15,9 +15,10 @@ from ncsn.cli.main import main
 from ncsn.data import Digits
 from ncsn.evaluation.extractors import real_pictures
 from ncsn.model.files import atomic_write
-from ncsn.model.load import SHIPPED, load, load_data
+from ncsn.model.load import load, load_data
 from ncsn.model.model import Model
 from ncsn.model.pretrained import save_pretrained
+from ncsn.model.shipped import SHIPPED_MODEL as SHIPPED
 from ncsn.noise import GeometricSchedule
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import EnergyScore, NCSNDenoiser

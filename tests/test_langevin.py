@@ -50,22 +50,22 @@ def test_a_proposal_takes_two_scores_at_the_most():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Langevin(1.0, math.inf), "Langevin: steps is inf, and must be a whole number from 1"),
-        (lambda: Langevin(1.0, 1.5), "Langevin: steps is 1.5, and must be a whole number from 1"),
-        (lambda: Langevin(-1.0, 1), "Langevin: epsilon is -1.0, and must be a positive number"),
-        (lambda: Langevin("auto", 1), "Langevin: epsilon is auto, and must be a positive number"),
-        (lambda: AnnealedLangevin(1.0, math.inf), "AnnealedLangevin: steps is inf, and must be a whole number from 1"),
+        (lambda: Langevin(1.0, math.inf), "Langevin: expected an integer steps >= 1, got steps=inf"),
+        (lambda: Langevin(1.0, 1.5), "Langevin: expected an integer steps >= 1, got steps=1.5"),
+        (lambda: Langevin(-1.0, 1), "Langevin: expected epsilon > 0, got epsilon=-1.0"),
+        (lambda: Langevin("auto", 1), "Langevin: expected epsilon > 0, got epsilon=auto"),
+        (lambda: AnnealedLangevin(1.0, math.inf), "AnnealedLangevin: expected an integer steps >= 1, got steps=inf"),
         (
             lambda: MetropolisAdjustedLangevin(1.0, 0, log_normal),
-            "MetropolisAdjustedLangevin: steps is 0, and must be a whole number from 1",
+            "MetropolisAdjustedLangevin: expected an integer steps >= 1, got steps=0",
         ),
         (
             lambda: AnnealedLangevin(1e-3, 1).check(NoNoise().sigmas()),
-            "AnnealedLangevin: the ladder ends at 0, and must end above; Langevin walks at a level of 0",
+            r"expected a lowest noise level above 0, got 0 \(AnnealedLangevin\); Langevin works at 0",
         ),
         (
             lambda: AnnealedLangevin("auto", 1).check(torch.tensor([1.0, 0.0])),
-            "AnnealedLangevin: the ladder ends at 0, and must end above; Langevin walks at a level of 0",
+            r"expected a lowest noise level above 0, got 0 \(AnnealedLangevin\); Langevin works at 0",
         ),
     ],
 )

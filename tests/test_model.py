@@ -6,7 +6,7 @@ import pytest
 import torch
 from ncsn.model.model import Model
 from ncsn.noise import GeometricSchedule
-from ncsn.samplers import ProbabilityFlow
+from ncsn.samplers import Heun
 from ncsn.score import NCSNDenoiser, ScoreModel
 from ncsn.score.densities import Gaussian
 from torch import nn
@@ -30,7 +30,7 @@ def model(shape=(1, 2, 2), denoiser=None, gaussian_noise=True):
     return Model(
         NCSNDenoiser(Exact()) if denoiser is None else denoiser,
         GeometricSchedule(20, 0.01, 60),
-        ProbabilityFlow(),
+        Heun(),
         shape,
         gaussian_noise,
     )

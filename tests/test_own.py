@@ -14,6 +14,7 @@ from ncsn.model.load import load, load_data, save_safetensors
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import DenoisingScoreMatching
 from ncsn.samplers import Sampler
+from ncsn.training.module import ScoreModule
 
 from test_cli import SMALL, pixels, refusal, run_train, sample
 
@@ -83,7 +84,7 @@ def test_each_is_trained_and_drawn_from_among_parts_of_the_package(mine, tmp_pat
         assert f"{setting}: mine.{name} is not a class of this package" in line
         assert line.endswith(f'if it is yours and you trust it: --trust mine.{name} (in Python, trust=["mine.{name}"])')
         path = key.removeprefix("model.").replace(".init_args", "")
-        built = module
+        built = ScoreModule.load_from_checkpoint("checkpoints/small/step=2.ckpt", trust=trust)
         for attribute in path.split("."):
             built = getattr(built, attribute)
         assert type(built) is getattr(mine, name)

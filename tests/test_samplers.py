@@ -123,7 +123,7 @@ def test_the_state_keeps_its_dtype_and_no_graph():
 
 def test_an_unstable_step_is_refused_with_the_limit():
     sampler = AnnealedLangevin(epsilon=2e-4, steps=1)
-    with pytest.raises(ValueError, match=r"epsilon is 0.0002, .* 2 sigma_min\^2 = 0.0002"):
+    with pytest.raises(ValueError, match=r"2 sigma_min\^2 = 0.0002, .* got epsilon=0.0002"):
         sampler.check(torch.tensor([1.0, 0.01]))
     sampler.check(torch.tensor([1.0, 0.0101]))
 
@@ -141,9 +141,9 @@ def test_an_automatic_step_is_technique_4_of_the_ladder_that_is_walked(ladder):
 
 
 def test_an_automatic_step_is_refused_where_there_is_one_level():
-    with pytest.raises(ValueError, match="epsilon is auto, which needs two levels or more; give a number"):
+    with pytest.raises(ValueError, match="epsilon=auto needs two noise levels; give epsilon a number"):
         AnnealedLangevin("auto", 5).check(torch.tensor([0.5]))
-    with pytest.raises(ValueError, match="epsilon is fast"):
+    with pytest.raises(ValueError, match="expected epsilon > 0, got epsilon=fast"):
         AnnealedLangevin("fast", 5)
 
 

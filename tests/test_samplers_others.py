@@ -8,7 +8,7 @@ import torch
 from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler, ScoreSdeVeScheduler
 from diffusers.schedulers.deprecated.scheduling_karras_ve import KarrasVeScheduler
 from ncsn.noise import GeometricSchedule, KarrasSchedule
-from ncsn.samplers import DPMSolver, EulerMaruyama, PredictorCorrector, ProbabilityFlow, SASolver, StochasticHeun
+from ncsn.samplers import DPMSolver, Euler, EulerMaruyama, Heun, PredictorCorrector, SASolver
 
 from conftest import named
 
@@ -120,7 +120,7 @@ def test_stochastic_heun_is_that_of_diffusers(settings):
             x = stepped.prev_sample
             yield x
 
-    close(stepwise(StochasticHeun(**settings)(score, x, KARRAS), levels), others(x))
+    close(stepwise(Heun(**settings)(score, x, KARRAS), levels), others(x))
 
 
 def multistep(scheduler, x):
@@ -137,7 +137,7 @@ def multistep(scheduler, x):
 
 def test_eulers_flow_is_that_of_diffusers():
     x = start(4)
-    close(ProbabilityFlow(order=1)(score, x, KARRAS), multistep(EDMEulerScheduler(SMIN, SMAX, 0.5), x))
+    close(Euler()(score, x, KARRAS), multistep(EDMEulerScheduler(SMIN, SMAX, 0.5), x))
 
 
 FORMS = pytest.mark.parametrize(("sampler", "form"), [(DPMSolver, "midpoint"), (SASolver, "heun")])

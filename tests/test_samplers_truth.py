@@ -17,11 +17,11 @@ from ncsn.samplers import (
     AnnealedLangevin,
     ConsistentAnnealed,
     DPMSolver,
+    Euler,
     EulerMaruyama,
+    Heun,
     PredictorCorrector,
-    ProbabilityFlow,
     SASolver,
-    StochasticHeun,
 )
 
 from conftest import Correlated, gaussian_score, named
@@ -38,9 +38,9 @@ def geometric(levels):
 
 
 WALKS = [
-    (ProbabilityFlow(order=1), karras(200)),
-    (ProbabilityFlow(order=2), karras(30)),
-    (StochasticHeun(churn=10, churn_min=0.05, churn_max=5), karras(40)),
+    (Euler(), karras(200)),
+    (Heun(), karras(30)),
+    (Heun(churn=10, churn_min=0.05, churn_max=5), karras(40)),
     (DPMSolver(), karras(40)),
     (DPMSolver(eta=1), karras(40)),
     (DPMSolver(eta=2), karras(40)),
@@ -165,9 +165,8 @@ def errors(sampler, schedule, steps):
 @pytest.mark.parametrize(
     ("sampler", "order", "steps"),
     [
-        (ProbabilityFlow(order=1), 1, 80),
-        (ProbabilityFlow(order=2), 2, 80),
-        (StochasticHeun(), 2, 80),
+        (Euler(), 1, 80),
+        (Heun(), 2, 80),
         (DPMSolver(), 2, 80),
         (SASolver(), 2, 320),  # it is not there yet at 80: 1.7
     ],
@@ -180,9 +179,7 @@ def test_halved_steps_divide_the_error_by_two_to_the_order(sampler, order, steps
     assert measured == pytest.approx((order, order), abs=0.1)
 
 
-@pytest.mark.parametrize(
-    "sampler", [ProbabilityFlow(order=1), ProbabilityFlow(order=2), DPMSolver(), SASolver()], ids=named
-)
+@pytest.mark.parametrize("sampler", [Euler(), Heun(), DPMSolver(), SASolver()], ids=named)
 def test_many_steps_end_at_the_end_of_the_flow(sampler):
     ladder = KarrasSchedule(START, 1e-3, 2000).sigmas().double()
     x0 = torch.linspace(-8, 8, 5, dtype=torch.float64).unsqueeze(1)

@@ -8,13 +8,13 @@ import torch
 from ncsn.cli.main import main
 from ncsn.data import Digits, pixel_grid, to_unit
 from ncsn.model.load import load
-from ncsn.samplers import ProbabilityFlow
+from ncsn.samplers import Heun
 from ncsn.score.guidance import AveragePooling, GaussianBlur, Mask, classifier_free, posterior
 from PIL import Image
 
 from test_cli import pixels, refusal, sample, train_small
 
-FLOW = ["--sampler", "ncsn.samplers.ProbabilityFlow", "--num-samples", "3"]
+FLOW = ["--sampler", "ncsn.samplers.Heun", "--num-samples", "3"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def pixels_of(x: torch.Tensor):
 def drawn_by(checkpoint: Path, guide, given: torch.Tensor, finish=lambda x: x) -> torch.Tensor:
     """The grid that the command should write: what was given, and three samples."""
     module = load(checkpoint)
-    x = finish(module.sample(3, sampler=ProbabilityFlow(), guide=guide))
+    x = finish(module.sample(3, sampler=Heun(), guide=guide))
     return pixel_grid(torch.cat([given, x.detach()]))
 
 
@@ -93,7 +93,7 @@ def test_guidance_weighs_the_class(labelled, here):
     module = load(labelled)
     x = module.sample(
         3,
-        sampler=ProbabilityFlow(),
+        sampler=Heun(),
         label=torch.full((3,), 3),
         guide=lambda score: classifier_free(score, module.denoiser.score, 2.5),
     )

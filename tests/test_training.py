@@ -44,7 +44,7 @@ OF_DIGITS = r"error: model: it has no loss on this data, examples of shape \(1, 
         (
             "implicit",
             NO_NOISE,
-            "error: AnnealedLangevin: the ladder ends at 0, and must end above; Langevin walks at a level of 0",
+            r"error: expected a lowest noise level above 0, got 0 \(AnnealedLangevin\); Langevin works at 0",
         ),
         (
             "denoising",

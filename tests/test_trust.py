@@ -16,7 +16,9 @@ from ncsn.model import checkpoint_file
 from ncsn.model.classes import ALL_ROOMS, classes
 from ncsn.model.load import load, load_data, save_safetensors
 from ncsn.model.plans import Plan, build, check_plain, fitted, plan_class
+from ncsn.model.renamed import updated
 from ncsn.objectives import Weighted
+from ncsn.samplers import Euler, Heun, Sampler
 from ncsn.training.run import build as build_run
 from PIL import Image
 from torch import Tensor, nn
@@ -179,3 +181,15 @@ def test_a_plan_describes_nested_objects():
     plan = plan_class(settings, (Weighted,), "objective", ())
     assert isinstance(plan.arguments["objective"], Plan)
     assert build(plan) == Weighted(build(plan.arguments["objective"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "built"),
+    [
+        (named("ncsn.samplers.ProbabilityFlow"), Heun()),
+        (named("ncsn.samplers.flow.ProbabilityFlow", order=1), Euler()),
+        (named("ncsn.StochasticHeun", churn=5), Heun(churn=5)),
+    ],
+)
+def test_names_of_earlier_versions_are_read(settings, built):
+    assert build(plan_class(updated(settings), (Sampler,), "sampler", ())) == built

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from ncsn.cli.shipped import shipped_configs
+from ncsn.model.shipped import shipped_configs
 
 __all__ = ["run"]
 

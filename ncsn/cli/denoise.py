@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ncsn.cli.devices import place_of
-from ncsn.cli.from_options import default_checkpoint, loaded, with_images
+from ncsn.cli.from_options import loaded, with_images
 from ncsn.cli.output import held_output
 from ncsn.data import FilePictures, to_unit
 from ncsn.evaluation.grids import save_grid
+from ncsn.model.load import CHECKPOINTS, default_checkpoint
 from ncsn.model.model import Model
 
 __all__ = ["denoised_pairs", "read_images", "run"]
@@ -19,7 +20,7 @@ __all__ = ["denoised_pairs", "read_images", "run"]
 
 def run(options: Namespace) -> None:
     """Write each image next to its posterior mean."""
-    checkpoint = options.model or default_checkpoint()
+    checkpoint = options.model or default_checkpoint(CHECKPOINTS)
     with held_output(options):
         model = loaded(checkpoint, options).to(place_of(options.device))
         pairs = denoised_pairs(model, options.images, options.sigma, options.batch_size or 256)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ncsn.cli.data_option import chosen_data
 from ncsn.cli.devices import fabric_for, place_of, sampling_progress
-from ncsn.cli.from_options import default_checkpoint, label_of, loaded, sampler_of, sigmas_of
+from ncsn.cli.from_options import label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.writers import Collector
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.evaluation.extractors import Judge, look_at, looks, real_pictures, reference_looks
@@ -40,7 +40,7 @@ from ncsn.evaluation.report import (
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.draws import Request, batches, default_batch_size, draws
 from ncsn.model.files import exclusive_file
-from ncsn.model.load import load_data, saved_shape
+from ncsn.model.load import CHECKPOINTS, default_checkpoint, load_data, saved_shape
 from ncsn.model.model import Model
 from ncsn.samplers import Sampler
 from ncsn.training.processes import gathered, hold_outputs
@@ -132,13 +132,13 @@ def evaluated_data(options: Namespace) -> ImageData:
             raise ValueError(f"{options.data[0]}: needs --data CONFIG as well")
         data = chosen_data(options.data)
     else:
-        options.checkpoint = options.checkpoint or default_checkpoint()
+        options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
         trained_on = load_data(options.checkpoint, options.trust)
         if not isinstance(trained_on, ImageData):
             raise ValueError(f"checkpoint: {options.checkpoint} was not trained on pictures")
         data = trained_on
     if options.png is None:
-        options.checkpoint = options.checkpoint or default_checkpoint()
+        options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
         check_shape(saved_shape(options.checkpoint), options.checkpoint, data)
     data.prepare_data()
     data.setup()

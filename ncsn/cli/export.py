@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncsn.cli.from_options import default_checkpoint
 from ncsn.model.files import atomic_write, exclusive_file
-from ncsn.model.load import load
+from ncsn.model.load import CHECKPOINTS, default_checkpoint, load
 from ncsn.model.model import Model
 from ncsn.model.model_card import card
 from ncsn.model.pretrained import save_pretrained, save_safetensors
@@ -34,7 +33,7 @@ def run(options: Namespace) -> None:
     """Load a model and write it."""
     if options.to == "program" and options.metrics is not None:
         raise ValueError("--metrics has no effect with --to program; remove one of them")
-    checkpoint = options.checkpoint or default_checkpoint()
+    checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
     out = options.out or Path(name_of(checkpoint) + SUFFIXES[options.to])
     if out.suffix != SUFFIXES[options.to] and options.to != "folder":
         raise ValueError(f"--out: expected a name with {SUFFIXES[options.to]}, got {out}")

@@ -14,29 +14,18 @@ import yaml
 from torch import Tensor
 
 import ncsn.samplers
-from ncsn.cli.shipped import SHIPPED_MODEL
-from ncsn.model.load import load, newest_checkpoint
+from ncsn.model.load import load
 from ncsn.model.model import Model
 from ncsn.model.plans import declared_argument, fitted
 from ncsn.samplers import Sampler
 
 __all__ = [
-    "default_checkpoint",
     "label_of",
     "loaded",
     "sampler_of",
     "sigmas_of",
     "with_images",
 ]
-
-CHECKPOINTS = Path("checkpoints")
-
-
-def default_checkpoint() -> Path:
-    """Return the newest checkpoint under checkpoints/, or else the model of the package."""
-    with suppress(ValueError):
-        return newest_checkpoint(CHECKPOINTS)
-    return SHIPPED_MODEL
 
 
 def loaded(checkpoint: Path, options: Namespace) -> Model:

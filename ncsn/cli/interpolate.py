@@ -6,10 +6,11 @@ import torch
 
 from ncsn.cli.denoise import read_images
 from ncsn.cli.devices import place_of
-from ncsn.cli.from_options import default_checkpoint, loaded, sigmas_of, with_images
+from ncsn.cli.from_options import loaded, sigmas_of, with_images
 from ncsn.cli.output import held_output
 from ncsn.evaluation.grids import save_grid
-from ncsn.samplers import ProbabilityFlow
+from ncsn.model.load import CHECKPOINTS, default_checkpoint
+from ncsn.samplers import Heun
 from ncsn.score.guidance import encode, slerp
 
 __all__ = ["run"]
@@ -19,11 +20,11 @@ LEVELS = 40
 
 def run(options: Namespace) -> None:
     """Write the images in a row."""
-    checkpoint = options.model or default_checkpoint()
+    checkpoint = options.model or default_checkpoint(CHECKPOINTS)
     with held_output(options):
         model = loaded(checkpoint, options).to(place_of(options.device))
         size = with_images(model, "interpolate")
-        sampler = ProbabilityFlow()
+        sampler = Heun()
         sigmas = sigmas_of(model, options, sampler, LEVELS)
         ends = read_images(options.images, *size).to(model.device)
         a, b = torch.split(encode(model.denoiser.score, ends, sigmas), 1)

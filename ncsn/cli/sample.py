@@ -13,7 +13,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from ncsn.cli.devices import fabric_for, sampling_progress
-from ncsn.cli.from_options import default_checkpoint, label_of, loaded, sampler_of, sigmas_of
+from ncsn.cli.from_options import label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.output import held_output
 from ncsn.cli.writers import Collector, FolderWriter, NpzWriter, Writer
 from ncsn.data import DataModule, ImageData, Points, enlarged, pixel_grid, tiled, to_pixels
@@ -32,7 +32,7 @@ from ncsn.evaluation.grids import (
 from ncsn.evaluation.plots import plot, save_figure
 from ncsn.model.checkpoint_file import digest
 from ncsn.model.draws import Request, batches, default_batch_size, draws
-from ncsn.model.load import contents, load_data
+from ncsn.model.load import CHECKPOINTS, contents, default_checkpoint, load_data
 from ncsn.model.model import DATA, Model
 from ncsn.model.renamed import updated
 from ncsn.model.settings import check_settings
@@ -93,7 +93,7 @@ class Job:
 
 def run(options: Namespace, measure: Measure | None = None) -> None:
     """Sample as the options say, from a posterior if there is a measurement."""
-    checkpoints = options.checkpoints or [default_checkpoint()]
+    checkpoints = options.checkpoints or [default_checkpoint(CHECKPOINTS)]
     if options.show_settings:
         texts = [settings_text(checkpoint, options.trust) for checkpoint in checkpoints]
         print("---\n".join(texts), end="")

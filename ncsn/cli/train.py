@@ -1,11 +1,17 @@
 """`ncsn train`: train a model as configurations and the options after them say."""
 
+import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
+
+import yaml
 
 from ncsn.cli.config_file import check_config
-from ncsn.cli.shipped import config_file
+from ncsn.model.renamed import updated
+from ncsn.model.shipped import config_file
 
 __all__ = ["run"]
 
@@ -18,9 +24,9 @@ def run(arguments: Sequence[str]) -> None:
     options = {argument.split("=")[0] for argument in arguments}
     if not options & {"--config", "-h", "--help"}:
         arguments = ["--config", config_file(DEFAULT_CONFIG), *arguments]
-    for option, file in pairwise(arguments):
+    for place, (option, file) in enumerate(pairwise(arguments), start=1):
         if option == "--config":
-            check_config(file)
+            arguments[place] = current(file)
     sys.argv[1:] = arguments
 
     from ncsn.training.run import run  # takes seconds to import
@@ -38,3 +44,17 @@ def with_config_files(arguments: Sequence[str]) -> list[str]:
         else:
             given.append(config_file(argument) if given[-1:] == ["--config"] else argument)
     return given
+
+
+def current(file: str) -> str:
+    """Return a configuration's path, or its settings as JSON if they are of an earlier version.
+
+    Raises:
+        ValueError: if there is no such file, or it has settings that do not exist.
+    """
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        settings = yaml.safe_load(Path(file).read_text("utf-8"))
+        if (new := updated(settings)) != settings:
+            return json.dumps(new)
+    check_config(file)
+    return file

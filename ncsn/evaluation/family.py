@@ -15,24 +15,24 @@ from ncsn.samplers import (
     AnnealedLangevin,
     ConsistentAnnealed,
     DPMSolver,
+    Euler,
     EulerMaruyama,
+    Heun,
     PredictorCorrector,
-    ProbabilityFlow,
     Sampler,
     SASolver,
-    StochasticHeun,
 )
 
 __all__ = ["FAMILY", "family_of", "family_table"]
 
 FAMILY: list[tuple[Sampler, int]] = [
-    (ProbabilityFlow(order=1), 20),
-    (ProbabilityFlow(order=1), 50),
-    (ProbabilityFlow(order=2), 6),
-    (ProbabilityFlow(order=2), 10),
-    (ProbabilityFlow(order=2), 18),
-    (StochasticHeun(churn=5), 10),
-    (StochasticHeun(churn=10), 25),
+    (Euler(), 20),
+    (Euler(), 50),
+    (Heun(), 6),
+    (Heun(), 10),
+    (Heun(), 18),
+    (Heun(churn=5), 10),
+    (Heun(churn=10), 25),
     (DPMSolver(), 10),
     (DPMSolver(), 15),
     (DPMSolver(), 20),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ncsn.data import ImageData
 from ncsn.evaluation.extractors import Judge
 from ncsn.model.files import atomic_write
+from ncsn.model.shipped import shipped
 
 __all__ = [
     "Features",
@@ -170,9 +171,9 @@ def load_features(path: str | Path) -> Features:
 
 
 def weights_file(path: Path) -> Path:
-    """Where a file of weights is: here, or else beside the package, where some are shipped."""
-    shipped = Path(__file__).parents[2] / path
-    return shipped if not path.exists() and shipped.is_file() else path
+    """Return the path of a file of weights, or of one of its name that comes with the package."""
+    there = shipped("checkpoints") / path.name
+    return there if not path.exists() and there.is_file() else path
 
 
 def default_file(data: ImageData) -> Path:

@@ -13,12 +13,14 @@ from ncsn.model.checkpoint_file import DamagedError, read
 from ncsn.model.model import DATA, Model
 from ncsn.model.pretrained import read_folder, read_safetensors, save_safetensors
 from ncsn.model.settings import rebuilt_data, rebuilt_model
+from ncsn.model.shipped import SHIPPED_MODEL
 
 if TYPE_CHECKING:
     from ncsn.data import DataModule
 
 __all__ = [
     "BEST",
+    "CHECKPOINTS",
     "default_checkpoint",
     "load",
     "load_data",
@@ -29,10 +31,10 @@ __all__ = [
     "saved_shape",
 ]
 
+CHECKPOINTS = Path("checkpoints")
+"""The folder of runs."""
 BEST = "best.ckpt"
 """The checkpoint of a run whose samples scored best: a copy of an older state, and not what the run goes on from."""
-SHIPPED = Path(__file__).parent.parent.parent / "checkpoints" / "digits.safetensors"
-"""A small model that comes with the repository, so that there is something to draw from before any training."""
 
 
 def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> Model:
@@ -101,17 +103,11 @@ def contents(path: str | Path) -> dict[str, Any]:
 
 
 def default_checkpoint(folder: str | Path) -> Path:
-    """What is drawn from where no checkpoint is named: the newest of a run under `folder`, or else the shipped model.
-
-    Raises:
-        ValueError: where there is neither, as where the package was installed without its repository.
-    """
+    """Return the newest checkpoint of a run under `folder`, or else the model of the package."""
     try:
         return newest_checkpoint(folder)
     except ValueError:
-        if not SHIPPED.is_file():
-            raise
-        return SHIPPED
+        return SHIPPED_MODEL
 
 
 def newest_checkpoint(folder: str | Path) -> Path:

@@ -50,8 +50,15 @@ def denoising(arguments: Settings) -> Settings:
     return objective
 
 
+def probability_flow(arguments: Settings) -> Settings:
+    """Return the settings of `ProbabilityFlow(order)`."""
+    return made("Euler" if arguments.pop("order", 2) == 1 else "Heun", arguments)
+
+
 CHANGES = {
     "Annealed": lambda arguments: made("Weighted", arguments),
+    "ProbabilityFlow": probability_flow,
+    "StochasticHeun": lambda arguments: made("Heun", arguments),
     "DenoisingScoreMatching": denoising,
 }
 """A class of an earlier version, and the function that makes the settings of today."""

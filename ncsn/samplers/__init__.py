@@ -1,26 +1,29 @@
-"""Samplers: how is the score walked back to data?
+"""Samplers: how is the score followed to data?
 
-A sampler is a choice with numbers; called with a score, a start `x` (B, ...) and a ladder of noise levels `sigmas`
-(L,) from large to small, it yields the state once a level, in the dtype of `x`, and the caller keeps what it wants:
+A sampler is a choice with numbers. Called with a score, a start `x` (B, ...) and noise levels
+`sigmas` (L,) from high to low, it yields the state after each level, in the dtype of `x`, and
+the caller keeps what it wants:
 
     *_, x = sampler(score, x, sigmas)
 
-It asks for a score and nothing else: a network, an exact density and a guided sum of both go in the same place.
-Yielded tensors are never written to again. The state is not clamped: it becomes pixels once, at the end.
+It asks for a score and nothing else, so a network, an exact density and a guided sum all go in
+the same place. Yielded tensors are never written to again. The state is not clamped.
 
-There are two families. Langevin dynamics stay at a level and let the walk come to rest there:
+There are two families. Langevin dynamics equilibrates at a level before the next one:
 
-    x + alpha score(x, sigma) + sqrt(2 alpha) z                         Langevin, AnnealedLangevin
+    x + alpha score(x, sigma) + sqrt(2 alpha) z              Langevin, AnnealedLangevin
 
-The others move with the level, down the reverse of dx = sqrt(d sigma^2 / dt) dW, with noise or without, from each level
-to the next lower one and from the last to 0 (Song et al., 2021):
+The others follow the reverse of dx = sqrt(d sigma^2 / dt) dW, with noise or without, from each
+level to the next lower one and from the last to 0 (Song et al., 2021):
 
-    x + (sigma^2 - lower^2) score(x, sigma) + sqrt(...) z               EulerMaruyama, Ancestral, PredictorCorrector
-    x + (sigma - lower) sigma score(x, sigma)                           ProbabilityFlow, StochasticHeun, DPMSolver,
-                                                                        SASolver
+    x + (sigma^2 - lower^2) score(x, sigma) + sqrt(...) z    EulerMaruyama, Ancestral,
+                                                             PredictorCorrector
+    x + (sigma - lower) sigma score(x, sigma)                Euler, Heun, DPMSolver, SASolver
 """
 
-from ncsn.samplers.flow import DPMSolver, ProbabilityFlow, SASolver, StochasticHeun
+from ncsn.samplers.flow import DPMSolver, Euler, Heun, SASolver
+from ncsn.samplers.flow import ProbabilityFlow as ProbabilityFlow  # a name of earlier versions
+from ncsn.samplers.flow import StochasticHeun as StochasticHeun  # another
 from ncsn.samplers.gibbs import Gibbs
 from ncsn.samplers.langevin import (
     AnnealedLangevin,
@@ -36,13 +39,13 @@ __all__ = [
     "AnnealedLangevin",
     "ConsistentAnnealed",
     "DPMSolver",
+    "Euler",
     "EulerMaruyama",
     "Gibbs",
+    "Heun",
     "Langevin",
     "MetropolisAdjustedLangevin",
     "PredictorCorrector",
-    "ProbabilityFlow",
     "SASolver",
     "Sampler",
-    "StochasticHeun",
 ]

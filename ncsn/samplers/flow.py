@@ -1,8 +1,4 @@
-"""The probability flow: from each noise level to the next lower one, along an ordinary differential equation.
-
-dx / dsigma = -sigma score(x, sigma) carries p_sigma from level to level without noise (Song et al., 2021, equation 13;
-Karras et al., 2022, equation 1). In terms of the denoiser it is (x - D(x, sigma)) / sigma.
-"""
+"""The probability flow, and its stochastic relatives, from each level to the next lower one."""
 
 import math
 from collections.abc import Iterator
@@ -14,57 +10,40 @@ import torch
 from torch import Tensor
 
 from ncsn.noise.streams import normal
-from ncsn.samplers.sampler import Sampler, falling
+from ncsn.samplers.sampler import Sampler, level_pairs
 from ncsn.score import Score, tweedie
+from ncsn.score.flow import euler_step, heun_step
 
-__all__ = ["DPMSolver", "ProbabilityFlow", "SASolver", "StochasticHeun"]
+__all__ = ["DPMSolver", "Euler", "Heun", "SASolver"]
 
 
 @dataclass(frozen=True)
-class ProbabilityFlow(Sampler):
-    """Steps down the probability flow: of Euler, one score a level, or of Heun, two.
-
-    Args:
-        order: 1 for Euler's method, 2 for Heun's. The last step, to 0, is Euler's: the posterior mean.
-
-    Raises:
-        ValueError: where `order` is neither.
-    """
-
-    order: Literal[1, 2] = 2
-
-    def __post_init__(self) -> None:
-        if self.order not in (1, 2):
-            raise ValueError(
-                f"ProbabilityFlow: order is {self.order}, and must be 1 (Euler) or 2 (Heun)"
-            )
+class Euler(Sampler):
+    """Euler steps down the probability flow: one score a level."""
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        for sigma, lower, last in falling(x, sigmas):
-            step = euler if self.order == 1 or last else heun
-            x = step(score, x, sigma, lower)
+        for sigma, lower, _ in level_pairs(x, sigmas):
+            x = euler_step(score, x, sigma, lower)
             yield x
 
 
 @dataclass(frozen=True)
-class StochasticHeun(Sampler):
-    """EDM's stochastic sampler (Karras et al., 2022, Algorithm 2): some noise is added before each step of Heun's.
+class Heun(Sampler):
+    """Heun steps down the probability flow: two scores a level (Karras et al., 2022, Alg. 2).
 
-    The level is raised from sigma to sigma (1 + gamma), gamma = min(churn / L, sqrt(2) - 1), and from there a step goes
-    down to the next. Without churn it is `ProbabilityFlow`.
+    With churn, the level is first raised from sigma to sigma (1 + gamma) by added noise, where
+    gamma = min(churn / L, sqrt(2) - 1) and L is the number of levels. The last step, to 0, is
+    an Euler step, to the posterior mean.
 
     Args:
-        churn: how much noise is added over the L levels of the ladder.
-        churn_min, churn_max: it is added between these noise levels alone.
-        inflation: the standard deviation of the noise that is added; a little above 1 makes up for a network that
-            removes too much.
-
-    Raises:
-        ValueError: where a number is negative or not finite, but for `churn_max`, or the levels are out of order.
+        churn: amount of noise that is added over all levels.
+        churn_min, churn_max: noise levels between which it is added.
+        inflation: standard deviation of the added noise; slightly above 1 it compensates for a
+            network that removes too much.
     """
 
-    remedy = "lower churn, or take more steps"
+    remedy = "take more steps, or lower churn"
     churn: float = 0.0
     churn_min: float = 0.0
     churn_max: float = math.inf
@@ -72,47 +51,40 @@ class StochasticHeun(Sampler):
 
     def __post_init__(self) -> None:
         for name in ("churn", "churn_min", "inflation"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"StochasticHeun: {name} is {getattr(self, name)}, and must be at least 0"
-                )
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"Heun: expected {name} >= 0, got {name}={value}")
         if not self.churn_min <= self.churn_max:
-            raise ValueError(
-                f"StochasticHeun: churn_min is {self.churn_min}, and must be at most churn_max, {self.churn_max}"
-            )
+            raise ValueError(f"expected churn_min <= churn_max, got {self}")
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         gamma = min(self.churn / len(sigmas), math.sqrt(2) - 1)
-        within = [
-            gamma > 0 and self.churn_min <= sigma <= self.churn_max for sigma in sigmas.tolist()
-        ]
-        for (sigma, lower, last), churned in zip(falling(x, sigmas), within, strict=True):
+        churned = [gamma > 0 and self.churn_min <= s <= self.churn_max for s in sigmas.tolist()]
+        for (sigma, lower, last), churn in zip(level_pairs(x, sigmas), churned, strict=True):
             start = sigma
-            if churned:
+            if churn:
                 start = sigma * (1 + gamma)
                 x = x + self.inflation * (start**2 - sigma**2).sqrt() * normal(x)
-            x = (euler if last else heun)(score, x, start, lower)
+            x = (euler_step if last else heun_step)(score, x, start, lower)
             yield x
 
 
 @dataclass(frozen=True)
 class DPMSolver(Sampler):
-    """DPM-Solver++(2M) (Lu et al., 2022, Algorithm 2): second order at one score a level, with noise or without.
+    """DPM-Solver++(2M) (Lu et al., 2022, Alg. 2): second order at one score a level.
 
-    Exact in the linear part of dx = (1 + eta) (x - D) dsigma / sigma + noise, all of which have the same p_sigma: the
-    probability flow at eta = 0, the reverse diffusion that `Ancestral` walks at 1, nearer to Langevin dynamics beyond.
-    With h = ln(sigma / lower), and D' the slope of D in -ln sigma from the last level to this one,
+    It is exact in the linear part of dx = (1 + eta) (x - D) dsigma / sigma + noise. For every
+    eta these have the same p_sigma: eta = 0 is the probability flow, 1 the reverse diffusion of
+    `Ancestral`, and larger values approach Langevin dynamics. With h = ln(sigma / lower), and
+    the slope D' of D in -ln sigma between the previous level and this one, a step is
 
-        exp(-(1 + eta) h) x + (1 - exp(-(1 + eta) h)) (D + D' h / 2) + lower sqrt(1 - exp(-2 eta h)) z
+        exp(-(1 + eta) h) x + (1 - exp(-(1 + eta) h)) (D + D' h / 2)
+            + lower sqrt(1 - exp(-2 eta h)) z
 
-    The first step and the last, to 0, are of first order: the posterior mean at the end.
+    The first step and the last, to 0, are of first order; the last gives the posterior mean.
 
     Args:
-        eta: how much noise is added and removed on the way; it corrects what a network gets wrong.
-
-    Raises:
-        ValueError: where `eta` is negative or not finite.
+        eta: amount of noise that is added and removed; it corrects errors of the network.
     """
 
     remedy = "lower eta, or take more steps"
@@ -120,20 +92,20 @@ class DPMSolver(Sampler):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta < math.inf:
-            raise ValueError(f"{type(self).__name__}: eta is {self.eta}, and must be at least 0")
+            raise ValueError(f"{type(self).__name__}: expected eta >= 0, got eta={self.eta}")
 
     def check(self, sigmas: Tensor) -> None:
         super().check(sigmas)
         for sigma, lower in pairwise(sigmas.tolist()):
             if not lower < sigma:
                 raise ValueError(
-                    f"{type(self).__name__}: the ladder goes from {sigma:g} to {lower:g}, and must fall at each level; "
-                    "take fewer levels, or further apart"
+                    f"{type(self).__name__}: expected decreasing noise levels, got {sigma:g}, "
+                    f"{lower:g}; take fewer levels, or further apart"
                 )
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        # As numbers: what each level makes of them takes no kernel.
+        # As Python numbers, so that the coefficients of a step take no kernels.
         levels = pairwise([*sigmas.tolist(), 0.0])
         before: tuple[Tensor, float] | None = None
         for level, (sigma, lower) in zip(sigmas.to(x), levels, strict=True):
@@ -143,40 +115,36 @@ class DPMSolver(Sampler):
             x = torch.lerp(denoised, x, shrink)
             if before is not None and lower:
                 previous, last_h = before
-                x = x.add(denoised - previous, alpha=self.ahead(h, shrink) / last_h)
+                x = x.add(denoised - previous, alpha=self.slope_weight(h, shrink) / last_h)
             if self.eta and lower:
                 x = x.add(normal(x), alpha=lower * math.sqrt(-math.expm1(-2 * self.eta * h)))
             yield x
             before = denoised, h
 
-    def ahead(self, h: float, shrink: float) -> float:
-        """How much of D' a step of `h` adds to x, which it multiplies by `shrink`."""
+    def slope_weight(self, h: float, shrink: float) -> float:
+        """Return the coefficient of D' in a step of `h`, which multiplies x by `shrink`."""
         return (1 - shrink) * h / 2
 
 
 @dataclass(frozen=True)
 class SASolver(DPMSolver):
-    """`DPMSolver` with the slope of D integrated exactly: the two-step predictor of SA-Solver (Xue et al., 2023).
+    """`DPMSolver` with D' integrated exactly: SA-Solver's two-step predictor (Xue et al., 2023).
 
-        exp(-(1 + eta) h) x + (1 - exp(-(1 + eta) h)) D + (h - (1 - exp(-(1 + eta) h)) / (1 + eta)) D'
-            + lower sqrt(1 - exp(-2 eta h)) z
+        exp(-(1 + eta) h) x + (1 - exp(-(1 + eta) h)) D
+            + (h - (1 - exp(-(1 + eta) h)) / (1 + eta)) D' + lower sqrt(1 - exp(-2 eta h)) z
 
-    Their tau^2 is `eta`, and their corrector is left out. The two agree where (1 + eta) h is small. On a short ladder
-    this one goes further along D', of which with `eta` a part is the noise of the step before: over 20 levels from 10,
-    at 3, a Gaussian's variance comes out half as much again. What networks gain by it, or do not: docs/recipes.md.
+    Their tau^2 is `eta`, and their corrector is left out. The two agree if (1 + eta) h is small.
+    With few steps and large `eta` it overshoots, because D' contains the previous step's noise:
+    at eta=3 and 20 levels from sigma=10, the variance of a Gaussian comes out 50 % too large.
     """
 
-    def ahead(self, h: float, shrink: float) -> float:
+    def slope_weight(self, h: float, shrink: float) -> float:
         return h - (1 - shrink) / (1 + self.eta)
 
 
-def euler(score: Score, x: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:
-    """One step of Euler's down the flow."""
-    return x + (sigma - lower) * sigma * score(x, sigma)
+StochasticHeun = Heun  # its name in earlier versions
 
 
-def heun(score: Score, x: Tensor, sigma: Tensor, lower: Tensor) -> Tensor:
-    """One step of Heun's down the flow, to a level that is not 0."""
-    slope = sigma * score(x, sigma)
-    ahead = x + (sigma - lower) * slope
-    return x + (sigma - lower) * (slope + lower * score(ahead, lower)) / 2
+def ProbabilityFlow(order: Literal[1, 2] = 2) -> Sampler:  # noqa: N802 - as well
+    """Return `Euler()` or `Heun()`, by the order: the class of this name in earlier versions."""
+    return Euler() if order == 1 else Heun()

@@ -1,4 +1,4 @@
-"""Gibbs sampling, of binary data."""
+"""Gibbs sampling of binary data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,29 +15,26 @@ __all__ = ["Gibbs"]
 
 @dataclass(frozen=True)
 class Gibbs(Sampler):
-    """Gibbs sampling of binary data: each bit in its turn is drawn given the others (Geman & Geman, 1984).
+    """Gibbs sampling: each bit in turn, given the others (Geman & Geman, 1984).
 
-    It is given the log-probability of a model, up to a constant, in place of a score. The walk starts from the bits of
-    the start that are above 1/2.
+    It works on the log-probability of a model, up to a constant. The first state has a 1 where
+    the start is above 1/2.
 
     Args:
-        sweeps: how often it goes through all the bits, at each level.
-
-    Raises:
-        ValueError: where `sweeps` is not positive.
+        sweeps: passes over all bits, at each noise level.
     """
 
     sweeps: int
 
     def __post_init__(self) -> None:
         if not (isinstance(self.sweeps, int) and self.sweeps >= 1):
-            raise ValueError(f"Gibbs: sweeps is {self.sweeps}, and must be a whole number from 1")
+            raise ValueError(f"Gibbs: expected an integer sweeps >= 1, got sweeps={self.sweeps}")
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
         return log_prob_of(model, self)
 
     def check(self, sigmas: Tensor) -> None:
-        """Any level will do, 0 too."""
+        """Accept any noise levels, 0 too."""
 
     @torch.no_grad()
     def __call__(self, log_prob: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:

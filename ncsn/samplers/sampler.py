@@ -1,4 +1,4 @@
-"""What every sampler is."""
+"""The base class of samplers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ncsn.score import Score, ScoreModel
 
-__all__ = ["Sampler", "falling"]
+__all__ = ["Sampler", "level_pairs"]
 
 
 class Sampler(ABC):
@@ -26,7 +26,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        """Walk `x` (B, ...) down the ladder `sigmas` (L,), and yield the state once a level: L tensors like `x`."""
+        """Yield the state (B, ...) after each of the levels `sigmas` (L,), from the start `x`."""
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
         """Return the function of a model that is followed: its score given the label (B,).
@@ -37,22 +37,22 @@ class Sampler(ABC):
         return partial(model.score, label=label)
 
     def check(self, sigmas: Tensor) -> None:
-        """Refuse a ladder on which this sampler cannot work: most step from one level down to the next, and to 0.
+        """Refuse noise levels (L,) on which this sampler cannot work.
 
         Raises:
-            ValueError: with the setting to change and what it may be.
+            ValueError: with the setting to change.
         """
         if not sigmas[-1] > 0:
             raise ValueError(
-                f"{type(self).__name__}: the ladder ends at {sigmas[-1].item():g}, and must end above; "
-                "Langevin walks at a level of 0"
+                f"expected a lowest noise level above 0, got {sigmas[-1].item():g} "
+                f"({type(self).__name__}); Langevin works at 0"
             )
 
 
-def falling(x: Tensor, sigmas: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Each level of the ladder, like `x`, with the next lower one, and whether that is the last: 0.
+def level_pairs(x: Tensor, sigmas: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Yield each level with the next lower one, and True for the last, whose next is 0.
 
-    Whether is told apart from the number, since to look at a number on a GPU is to wait for it.
+    The flag is separate because reading a value from a GPU tensor would force a synchronisation.
     """
     levels = torch.cat([sigmas, sigmas.new_zeros(1)]).to(x)
     for i in range(len(sigmas)):

@@ -24,7 +24,6 @@ from lightning.pytorch.cli import (
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
-from ncsn.cli.errors import exit_codes, fail, reason
 from ncsn.data import DataModule
 from ncsn.model.files import check_writable, exclusive_folder
 from ncsn.model.load import numbered
@@ -67,6 +66,10 @@ FROM_DATA = {
     "classes": lambda data: data.classes,
 }
 """What a network is told of the data, if it has such an argument."""
+
+
+class ResumeError(ValueError):
+    """A checkpoint that the run cannot be resumed from."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -355,7 +358,9 @@ class TrainCLI(LightningCLI):
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if self.ckpt_path is None or self.stop.began:
                 raise
-            fail(2, f"--ckpt_path: {self.ckpt_path} cannot be gone on from: {reason(error)}")
+            raise ResumeError(
+                f"--ckpt_path: {self.ckpt_path} cannot be resumed: {' '.join(str(error).split())}"
+            ) from error
         if self.files.failure is not None:
             raise self.files.failure
         for logger in self.trainer.loggers:
@@ -428,22 +433,29 @@ def build() -> TrainCLI:
 
 
 def run() -> None:
-    """Parse, build and train."""
+    """Parse, build, check and train.
+
+    Raises:
+        ArgumentError, ValueError, MisconfigurationException: if a setting is wrong.
+        OSError: if the disk or a worker process fails.
+        FloatingPointError: if too many steps have no finite gradient.
+    """
     if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32, where the precision is 32-true
-    with exit_codes(), at_most_parameters(MOST_PARAMETERS):
+        torch.set_float32_matmul_precision("high")  # TF32, if the precision is 32-true
+    with at_most_parameters(MOST_PARAMETERS):
         cli = build()
     with ExitStack() as held:
-        with exit_codes():
-            if rank_zero_only(lambda: True)():
-                held.enter_context(exclusive_folder(cli.folder))
-            cli.prepare()
+        if rank_zero_only(lambda: True)():
+            held.enter_context(exclusive_folder(cli.folder))
+        cli.prepare()
         try:
-            with exit_codes():
-                cli.fit()
+            cli.fit()
+        except ResumeError:
+            raise
+        except ValueError as error:  # of the user's own code, whose traceback is of use
+            raise RuntimeError("training failed") from error
         except RuntimeError as error:
             if not str(error).startswith("DataLoader"):
                 raise
-            fail(
-                1, f"data.workers: {error}"
-            )  # as where one was killed for want of memory, or waits for a dead disk
+            # A worker was killed for want of memory, say, or waits for a dead disk.
+            raise OSError(f"data.workers: {error}") from error

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ncsn.cli.errors import SIGNALS
 from ncsn.training.callbacks.checkpoints import Checkpoint
 from ncsn.training.callbacks.progress import has_stepped
 from ncsn.training.processes import REQUEUE, under_slurm
 
 __all__ = ["GracefulStop", "RunStopped"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RunStopped(BaseException):
