@@ -20,6 +20,8 @@ __all__ = ["PseudoLikelihood", "RatioMatching"]
 class BinaryObjective(Objective):
     """An objective that takes the log-probability of binary data."""
 
+    binary_data = True
+
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
         return log_prob_of(model, self)
 

@@ -16,6 +16,8 @@ class Objective(ABC):
 
     gaussian_noise = True
     """True if the score that is learned is that of data with Gaussian noise."""
+    binary_data = False
+    """True if the data must be zeros and ones."""
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ class Weighted(Objective):
 
     def __post_init__(self) -> None:
         expect("a finite power", math.isfinite(self.power), self, power=self.power)
-        object.__setattr__(self, "gaussian_noise", self.objective.gaussian_noise)
+        for name in ("gaussian_noise", "binary_data"):
+            object.__setattr__(self, name, getattr(self.objective, name))
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         weight: Tensor = sigma.reshape(-1) ** self.power
