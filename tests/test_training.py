@@ -27,15 +27,15 @@ OF_DIGITS = r"error: model: it has no loss on this data, examples of shape \(1, 
         (
             "ratio_matching",
             ["--data", "ncsn.data.Digits"],
-            OF_DIGITS + r"x is not binary: it has 0\.\d+, and must be of zeros and ones",
+            OF_DIGITS + r"expected zeros and ones, got x=0\.\d+ .RatioMatching.",
         ),
         (
             "denoising",
             ["--data", "ncsn.data.Digits"],
             OF_DIGITS + r"MLP: x is of shape \(2, 1, 8, 8\), and must be \(B, 64\): a batch of vectors",
         ),
-        ("denoising", [*NO_NOISE, *LANGEVIN], OF_POINTS + "sigma is 0, and must be positive here: .*"),
-        ("implicit", [*NO_NOISE, *LANGEVIN], OF_POINTS + "sigma is 0, and must be positive here: .*"),
+        ("denoising", [*NO_NOISE, *LANGEVIN], OF_POINTS + r"expected sigma > 0, .* got sigma=0\.0 .*"),
+        ("implicit", [*NO_NOISE, *LANGEVIN], OF_POINTS + r"expected sigma > 0, .* got sigma=0\.0 .*"),
         (
             "implicit",
             [*NO_NOISE, *LANGEVIN, *PLAIN],
@@ -44,7 +44,7 @@ OF_DIGITS = r"error: model: it has no loss on this data, examples of shape \(1, 
         (
             "implicit",
             NO_NOISE,
-            r"error: expected a lowest noise level above 0, got 0 \(AnnealedLangevin\); Langevin works at 0",
+            r"error: expected a lowest noise level above 0 \(Langevin works at 0\), got sigma=0\.0 .AnnealedLangevin.",
         ),
         (
             "denoising",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ncsn.noise.checks import expect
 from ncsn.objectives.objective import Objective
 from ncsn.score import Score, ScoreModel, log_prob_of
 
@@ -22,6 +23,10 @@ class BinaryObjective(Objective):
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
         return log_prob_of(model, self)
+
+    def check(self, x: Tensor, sigma: Tensor) -> None:
+        for wrong in x[(x != 0) & (x != 1)].tolist():
+            expect("zeros and ones", False, self, x=wrong)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ncsn.noise.checks import expect
 from ncsn.noise.shapes import sum_per_example
 from ncsn.objectives.corruption import Corruption, GaussianNoise
-from ncsn.objectives.objective import Objective
+from ncsn.objectives.objective import Objective, check_noise
 from ncsn.score import Score
 
 __all__ = ["CorruptionScoreMatching", "DenoisingScoreMatching", "EDMScoreMatching"]
@@ -28,9 +28,12 @@ class DenoisingScoreMatching(Objective):
         error = sigma * score(x + sigma * z, sigma) + z
         return sum_per_example(error**2) / 2
 
+    def check(self, x: Tensor, sigma: Tensor) -> None:
+        check_noise(self, sigma)
+
 
 @dataclass(frozen=True)
-class EDMScoreMatching(Objective):
+class EDMScoreMatching(DenoisingScoreMatching):
     """Denoising score matching with EDM's weight (Karras et al., 2022, Table 1).
 
     The weight (sigma^2 + data_std^2) / (sigma data_std)^2 on the denoiser's squared error
@@ -39,9 +42,6 @@ class EDMScoreMatching(Objective):
 
     Args:
         data_std: the standard deviation of the data, as given to `EDMDenoiser`.
-
-    Raises:
-        ValueError: if `data_std` is not positive.
     """
 
     data_std: float = 0.25
@@ -50,10 +50,8 @@ class EDMScoreMatching(Objective):
         expect("data_std > 0", 0 < self.data_std < math.inf, self, data_std=self.data_std)
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        z = torch.randn_like(x)
-        error = sigma * score(x + sigma * z, sigma) + z
         weight = (sigma / self.data_std) ** 2 + 1
-        return sum_per_example(weight * error**2) / 2
+        return weight.reshape(-1) * super().__call__(score, x, sigma)
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,11 @@ class CorruptionScoreMatching(DenoisingScoreMatching):
 
     corruption: Corruption
 
-    def __post_init__(self) -> None:
-        is_gaussian = isinstance(self.corruption, GaussianNoise)
-        object.__setattr__(self, "gaussian_noise", is_gaussian)
-
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         noisy, target = self.corruption(x, sigma)
         error = sigma * (score(noisy, sigma) - target)
         return sum_per_example(error**2) / 2
+
+    @property
+    def gaussian_noise(self) -> bool:
+        return isinstance(self.corruption, GaussianNoise)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ncsn.noise.checks import expect
-from ncsn.objectives.objective import Objective
+from ncsn.objectives.objective import Objective, check_noise
 from ncsn.score import Score, ScoreModel
 
 __all__ = ["Weighted"]
@@ -22,9 +22,6 @@ class Weighted(Objective):
     Args:
         objective: the objective.
         power: the power of sigma.
-
-    Raises:
-        ValueError: if `power` is not finite.
     """
 
     objective: Objective
@@ -32,7 +29,6 @@ class Weighted(Objective):
 
     def __post_init__(self) -> None:
         expect("a finite power", math.isfinite(self.power), self, power=self.power)
-        object.__setattr__(self, "gaussian_noise", self.objective.gaussian_noise)
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         weight: Tensor = sigma.reshape(-1) ** self.power
@@ -40,3 +36,11 @@ class Weighted(Objective):
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
         return self.objective.of(model, label)
+
+    def check(self, x: Tensor, sigma: Tensor) -> None:
+        check_noise(self, sigma)
+        self.objective.check(x, sigma)
+
+    @property
+    def gaussian_noise(self) -> bool:
+        return self.objective.gaussian_noise

@@ -311,7 +311,9 @@ class TrainCLI(LightningCLI):
         try:
             self.model.eval()  # a trial is no part of the training: whatever counts or averages there is left alone
             with torch.random.fork_rng(), torch.no_grad():
-                losses = self.model.losses(x, self.model.schedule.sample(x), label)
+                sigma = self.model.schedule.sample(x)
+                self.model.objective.check(x, sigma)
+                losses = self.model.losses(x, sigma, label)
             self.model.train()
         except (ValueError, RuntimeError) as error:
             raise ValueError(
