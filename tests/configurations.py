@@ -26,7 +26,7 @@ MORE = {
     "data": {"init_args": {"labels": False}},
     "model": {"cooldown": 0, "label_dropout": 0.1},
     "trainer": {"precision": "32-true", "gradient_clip_val": 1.0, "accumulate_grad_batches": 1, "max_epochs": 1},
-    "score": {"features": None, "count": 500, "levels": 20},
+    "quality": {"features": None, "count": 500, "levels": 20},
 }
 """What the configuration of the other experiments leaves to the defaults."""
 

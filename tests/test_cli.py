@@ -93,7 +93,7 @@ def test_a_run_leaves_checkpoints_logs_and_grids_and_says_where(tmp_path, capsys
         "Trained 7 steps.",
         "Checkpoint:  checkpoints/small/step=7.ckpt",
         "Logs:        logs/small/version_0",
-        "Draw:        python sample.py checkpoints/small/step=7.ckpt",
+        "Sample:      ncsn sample checkpoints/small/step=7.ckpt",
     ):
         assert line in out
 

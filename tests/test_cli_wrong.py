@@ -11,7 +11,7 @@ from ncsn.cli.main import sample
 
 from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
 
-FEATURES = ["--score.features", "checkpoints/features_digits.safetensors"]
+FEATURES = ["--quality.features", "checkpoints/features_digits.safetensors"]
 WRONG_TRAINING = [
     (["--model.warmpu", "3"], "--model.warmpu"),
     (["--model.denoiser.init_args.network.init_args.widht", "3"], "model.denoiser.network: .*widht"),
@@ -45,13 +45,13 @@ WRONG_TRAINING = [
     (["--model.denoiser.network", "test_cli.Plain", "--data.labels", "true"], "data.labels: true, .* Plain"),
     (["--ckpt_path", "last"], "there is no checkpoint under checkpoints/small"),
     (["--checkpoint.every", "0"], "every is 0"),
-    (["--score.features", "absent.safetensors"], "features: there is no file absent.safetensors"),
-    (["--score.features", "small.yaml"], "small.yaml is not a safetensors file, or is damaged"),
-    ([*FEATURES, "--score.count", "64"], "SampleScore: count is 64, and must be above .* 64"),
-    ([*FEATURES, "--score.levels", "1"], "SampleScore: levels is 1, and must be at least 2"),
-    (["--score.batch_size", "0"], "SampleScore: batch_size is 0, and must be at least 1"),
+    (["--quality.features", "absent.safetensors"], "features: there is no file absent.safetensors"),
+    (["--quality.features", "small.yaml"], "small.yaml is not a safetensors file, or is damaged"),
+    ([*FEATURES, "--quality.count", "64"], "SampleQuality: count is 64, and must be above .* 64"),
+    ([*FEATURES, "--quality.levels", "1"], "SampleQuality: levels is 1, and must be at least 2"),
+    (["--quality.batch_size", "0"], "SampleQuality: batch_size is 0, and must be at least 1"),
     (
-        [*FEATURES, "--score.sampler", "Gibbs", "--score.sampler.sweeps", "1"],
+        [*FEATURES, "--quality.sampler", "Gibbs", "--quality.sampler.sweeps", "1"],
         "Gibbs takes the log-probability of binary data",
     ),
 ]

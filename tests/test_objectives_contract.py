@@ -108,10 +108,3 @@ def test_no_objective_leaves_a_graph_alive(objective):
 
 
 X, HALF = torch.ones(4, 2), torch.tensor(0.5)
-
-
-def test_without_noise_there_is_nothing_to_denoise_or_to_weigh():
-    for objective in (DenoisingScoreMatching(), EDMScoreMatching(), Weighted(ImplicitScoreMatching())):
-        objective.check(torch.ones(2, 2), torch.tensor(0.5))
-        with pytest.raises(ValueError, match=r"expected sigma > 0, .* got sigma=0\.0"):
-            objective.check(torch.ones(2, 2), torch.tensor([[0.5], [0.0]]))

@@ -25,7 +25,7 @@ SECTIONS = {
     "model": "ncsn.training.module.ScoreModule",
     "trainer": "lightning.pytorch.trainer.trainer.Trainer",
     "samples": "ncsn.training.callbacks.SampleGrid",
-    "score": "ncsn.training.callbacks.SampleScore",
+    "quality": "ncsn.training.callbacks.SampleQuality",
     "ema": "ncsn.training.callbacks.EMA",
     "checkpoint": "ncsn.training.callbacks.Checkpoint",
 }

@@ -54,7 +54,10 @@ def current(file: str) -> str:
     """
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         settings = yaml.safe_load(Path(file).read_text("utf-8"))
-        if (new := updated(settings)) != settings:
+        new = updated(settings)
+        if isinstance(new, dict) and "score" in new:
+            new["quality"] = new.pop("score")
+        if new != settings:
             return json.dumps(new)
     check_config(file)
     return file

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ncsn.noise.checks import expect
 from ncsn.objectives.objective import Objective
 from ncsn.score import Score, ScoreModel, log_prob_of
 
@@ -21,12 +20,10 @@ __all__ = ["PseudoLikelihood", "RatioMatching"]
 class BinaryObjective(Objective):
     """An objective that takes the log-probability of binary data."""
 
+    binary_data = True
+
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
         return log_prob_of(model, self)
-
-    def check(self, x: Tensor, sigma: Tensor) -> None:
-        for wrong in x[(x != 0) & (x != 1)].tolist():
-            expect("zeros and ones", False, self, x=wrong)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ncsn.noise.checks import expect
 from ncsn.noise.shapes import sum_per_example
 from ncsn.objectives.corruption import Corruption, GaussianNoise
-from ncsn.objectives.objective import Objective, check_noise
+from ncsn.objectives.objective import Objective
 from ncsn.score import Score
 
 __all__ = ["CorruptionScoreMatching", "DenoisingScoreMatching", "EDMScoreMatching"]
@@ -27,9 +27,6 @@ class DenoisingScoreMatching(Objective):
         z = torch.randn_like(x)
         error = sigma * score(x + sigma * z, sigma) + z
         return sum_per_example(error**2) / 2
-
-    def check(self, x: Tensor, sigma: Tensor) -> None:
-        check_noise(self, sigma)
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,11 @@ class CorruptionScoreMatching(DenoisingScoreMatching):
 
     corruption: Corruption
 
+    def __post_init__(self) -> None:
+        is_gaussian = isinstance(self.corruption, GaussianNoise)
+        object.__setattr__(self, "gaussian_noise", is_gaussian)
+
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         noisy, target = self.corruption(x, sigma)
         error = sigma * (score(noisy, sigma) - target)
         return sum_per_example(error**2) / 2
-
-    @property
-    def gaussian_noise(self) -> bool:
-        return isinstance(self.corruption, GaussianNoise)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ncsn.noise.checks import expect
-from ncsn.objectives.objective import Objective, check_noise
+from ncsn.objectives.objective import Objective
 from ncsn.score import Score, ScoreModel
 
 __all__ = ["Weighted"]
@@ -29,6 +29,8 @@ class Weighted(Objective):
 
     def __post_init__(self) -> None:
         expect("a finite power", math.isfinite(self.power), self, power=self.power)
+        for name in ("gaussian_noise", "binary_data"):
+            object.__setattr__(self, name, getattr(self.objective, name))
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         weight: Tensor = sigma.reshape(-1) ** self.power
@@ -36,11 +38,3 @@ class Weighted(Objective):
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
         return self.objective.of(model, label)
-
-    def check(self, x: Tensor, sigma: Tensor) -> None:
-        check_noise(self, sigma)
-        self.objective.check(x, sigma)
-
-    @property
-    def gaussian_noise(self) -> bool:
-        return self.objective.gaussian_noise

@@ -39,11 +39,10 @@ from ncsn.training.callbacks import (
     RunProgress,
     RunStopped,
     SampleGrid,
-    SampleScore,
+    SampleQuality,
     Throughput,
 )
 from ncsn.training.checkpoint_io import PatientCheckpointIO
-from ncsn.training.logs import PatientLogger
 from ncsn.training.module import ScoreModule
 from ncsn.training.processes import REQUEUE, check_processes, plugins, requeue, requeued
 from ncsn.training.resume import Record, Resume, check_resumed, checkpoint_of, recorded, resumable
@@ -53,6 +52,7 @@ __all__ = ["TrainCLI", "run"]
 
 MOST_PARAMETERS = 20_000
 """Tensors of parameters in a model: more is a mistake, which would take hours to make."""
+TRIED = 16  # examples
 PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
 USAGE = "%(prog)s [--config FILE] [--SECTION.SETTING VALUE ...]"
 DESCRIPTION = """Train a score model, as the files of --config say (configs/digits.yaml where none is given) and the
@@ -103,9 +103,9 @@ class TrainCLI(LightningCLI):
         # In the order in which they are read in the help and in the saved configuration: Lightning's own come last.
         parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
         parser.add_lightning_class_args(ScoreModule, "model")
-        # The order matters: SampleGrid and SampleScore draw while EMA has its weights in place.
+        # The order matters: SampleGrid and SampleQuality draw while EMA has its weights in place.
         parser.add_lightning_class_args(SampleGrid, "samples")
-        parser.add_lightning_class_args(SampleScore, "score")
+        parser.add_lightning_class_args(SampleQuality, "quality")
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.link_arguments(
@@ -200,7 +200,7 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.config.trainer.logger in (None, True):
-            kwargs["logger"] = PatientLogger(
+            kwargs["logger"] = TensorBoardLogger(
                 "logs", name=self.config.name, default_hp_metric=False, flush_secs=30
             )
         self.stop, self.record, self.files = (
@@ -209,7 +209,7 @@ class TrainCLI(LightningCLI):
             PatientCheckpointIO(),
         )
         bar = [RunProgress()] if self.config.trainer.enable_progress_bar is not False else []
-        scored = self.config.score.features is not None
+        scored = self.config.quality.features is not None
         best = [BestCheckpoint(f"checkpoints/{self.config.name}")] if scored else []
         strips = [DenoisingStrips()] if self.config.samples.count else []
         levels = LossPerLevel()
@@ -266,8 +266,8 @@ class TrainCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup()
             self.datamodule.check_share(self.trainer.world_size)
-            self._try_two_examples()
-            self.config_init.score.check(self.model.model, self.datamodule)
+            self._try_examples()
+            self.config_init.quality.check(self.model.model, self.datamodule)
             self.record.run = recorded(self.settings, self.datamodule, self.trainer.world_size)
             if checkpoint is not None:
                 check_resumed(self.record.run, checkpoint, str(self.ckpt_path))
@@ -299,21 +299,22 @@ class TrainCLI(LightningCLI):
         """Where the run's checkpoints are."""
         return Path("checkpoints", self.config.name)
 
-    def _try_two_examples(self) -> None:
-        """Compute the loss of two examples, before a run's folders are made for one that cannot be.
+    def _try_examples(self) -> None:
+        """Compute the loss of some examples, before a run's folders are made for one that cannot be.
 
         Raises:
             ValueError: where they do not fit the network, the objective or the schedule.
         """
-        x, label = self.datamodule.on_after_batch_transfer(
-            self.datamodule.splits["train"][[0, 1]], 0
-        )
+        examples = self.datamodule.splits["train"]
+        several = examples[list(range(min(TRIED, len(examples))))]
+        x, label = self.datamodule.on_after_batch_transfer(several, 0)
+        if self.model.objective.binary_data and not ((x == 0) | (x == 1)).all():
+            name = type(self.model.objective).__name__
+            raise ValueError(f"model.objective: {name} expects data of zeros and ones (data)")
         try:
             self.model.eval()  # a trial is no part of the training: whatever counts or averages there is left alone
             with torch.random.fork_rng(), torch.no_grad():
-                sigma = self.model.schedule.sample(x)
-                self.model.objective.check(x, sigma)
-                losses = self.model.losses(x, sigma, label)
+                losses = self.model.losses(x, self.model.schedule.sample(x), label)
             self.model.train()
         except (ValueError, RuntimeError) as error:
             raise ValueError(
@@ -321,7 +322,7 @@ class TrainCLI(LightningCLI):
             ) from error
         if not losses.isfinite().all():
             raise ValueError(
-                f"model: its loss on the data is {losses.tolist()}; is a level of the schedule 0?"
+                f"model: its loss on the data is {losses[:2].tolist()}; is a level of the schedule 0?"
             )
 
     @rank_zero_only
@@ -365,9 +366,6 @@ class TrainCLI(LightningCLI):
             ) from error
         if self.files.failure is not None:
             raise self.files.failure
-        for logger in self.trainer.loggers:
-            if isinstance(logger, PatientLogger) and logger.failure is not None:
-                raise logger.failure
         self.report()
         if self.stop.signal == REQUEUE:
             try:
@@ -391,7 +389,7 @@ class TrainCLI(LightningCLI):
         if self.stop.signal is not None:
             print("Resume:      the same command with --ckpt_path last")
         elif checkpoint is not None:
-            print(f"Draw:        python sample.py {checkpoint}")
+            print(f"Sample:      ncsn sample {checkpoint}")
 
 
 def subclass_of(path: str, kind: type) -> bool:

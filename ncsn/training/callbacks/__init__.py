@@ -5,7 +5,7 @@ from ncsn.training.callbacks.dashboard import Dashboard
 from ncsn.training.callbacks.denoising import DenoisingStrips
 from ncsn.training.callbacks.ema import EMA
 from ncsn.training.callbacks.progress import LossPerLevel, RunProgress, Throughput
-from ncsn.training.callbacks.quality import SampleScore
+from ncsn.training.callbacks.quality import SampleQuality
 from ncsn.training.callbacks.samples import SampleGrid
 from ncsn.training.callbacks.stop import GracefulStop, RunStopped
 
@@ -20,6 +20,6 @@ __all__ = [
     "RunProgress",
     "RunStopped",
     "SampleGrid",
-    "SampleScore",
+    "SampleQuality",
     "Throughput",
 ]

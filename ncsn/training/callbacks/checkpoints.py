@@ -86,7 +86,7 @@ class Checkpoint(callbacks.Checkpoint):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """The checkpoint whose samples scored best, as best.ckpt: the lowest of the figure that `SampleScore` logs.
+    """The checkpoint whose samples scored best, as best.ckpt: the lowest of the figure that `SampleQuality` logs.
 
     A run goes on from its newest checkpoint, never from this one, unless it is told to.
 

@@ -16,13 +16,13 @@ from ncsn.samplers import DPMSolver, Sampler
 from ncsn.training.module import ScoreModule
 from ncsn.training.processes import gathered
 
-__all__ = ["FIGURE", "SampleScore"]
+__all__ = ["FIGURE", "SampleQuality"]
 
 FIGURE = "val/frechet_distance"
 """The name under which the score is logged."""
 
 
-class SampleScore(Callback):
+class SampleQuality(Callback):
     """The Frechet distance of samples to the training pictures, at each validation; the same samples every time.
 
     It draws with the averaged weights, which `EMA` puts in place for the time of a validation: list it before `EMA`.
@@ -51,12 +51,12 @@ class SampleScore(Callback):
     ) -> None:
         for name, value, least in (("levels", levels, 2), ("batch_size", batch_size, 1)):
             if value < least:
-                raise ValueError(f"SampleScore: {name} is {value}, and must be at least {least}")
+                raise ValueError(f"SampleQuality: {name} is {value}, and must be at least {least}")
         # Not a part of the module: it has no place in the checkpoints, and is neither trained nor averaged.
         self.judge = load_features(features) if features is not None else None
         if self.judge is not None and count <= self.judge.num_features:
             raise ValueError(
-                f"SampleScore: count is {count}, and must be above the features' {self.judge.num_features}"
+                f"SampleQuality: count is {count}, and must be above the features' {self.judge.num_features}"
             )
         self.count = count
         self.sampler = sampler or DPMSolver(eta=1.0)
@@ -74,7 +74,7 @@ class SampleScore(Callback):
         if self.judge is None:
             return
         if not isinstance(data, ImageData):
-            raise ValueError(f"score.features: {type(data).__name__} is not of pictures")
+            raise ValueError(f"quality.features: {type(data).__name__} is not of pictures")
         look_at(self.judge, torch.zeros(1, *data.shape))
         self.sampler.of(module.denoiser)
         self.sampler.check(module.sigmas_for(self.sampler, self.levels))

@@ -15,7 +15,7 @@ from ncsn.evaluation.features import load_features
 from ncsn.model.load import load, newest_checkpoint
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver, EulerMaruyama
-from ncsn.training.callbacks import EMA, BestCheckpoint, SampleScore
+from ncsn.training.callbacks import EMA, BestCheckpoint, SampleQuality
 
 from test_callbacks import Copies, averaged, events
 from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
@@ -24,7 +24,7 @@ from test_module import small_module, small_trainer
 from test_sampling import CONFIGS, SHORT
 
 FEATURES = "checkpoints/features_digits.safetensors"
-SCORED = ["--score.features", FEATURES, "--score.count", "70", "--score.levels", "4", "--samples.count", "0"]
+SCORED = ["--quality.features", FEATURES, "--quality.count", "70", "--quality.levels", "4", "--samples.count", "0"]
 FIGURE = "val/frechet_distance"
 
 
@@ -57,7 +57,7 @@ def test_the_averaged_weights_are_scored_in_batches_of_any_size(tmp_path):
         validation = {"check_val_every_n_epoch": None, "val_check_interval": 3, "limit_val_batches": 1}
         torch.manual_seed(0)
         copies, module = Copies(), small_module(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.02))
-        score = SampleScore(FEATURES, count=70, sampler=EulerMaruyama(), levels=5, batch_size=size)
+        score = SampleQuality(FEATURES, count=70, sampler=EulerMaruyama(), levels=5, batch_size=size)
         callbacks = [copies, score, EMA(0.5)]
         small_trainer(tmp_path, max_steps=6, callbacks=callbacks, logger=logger, **validation).fit(
             module, Digits(batch_size=64)
@@ -125,7 +125,7 @@ def test_without_features_it_is_off(tmp_path):
 
 
 def test_samples_that_diverge_have_no_score_and_do_not_end_the_run(tmp_path):
-    options = ["--score.sampler", "test_drawing.Fading", "--score.sampler.until", "2"]
+    options = ["--quality.sampler", "test_drawing.Fading", "--quality.sampler.until", "2"]
     with pytest.warns(UserWarning, match="samples at step 4 diverged, and have no score"):
         train_small(tmp_path, *SCORED, *options)
     assert curve(tmp_path / "logs/small/version_0") == {4: math.inf}
@@ -146,15 +146,15 @@ def test_of_what_a_file_says_the_best_score_alone_is_believed(tmp_path):
 
 def test_points_have_no_features(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    options = ["--config", str(CONFIGS / "denoising.yaml"), *SHORT, "--score.features", FEATURES]
-    assert refusal(capsys, lambda: run_train(*options)) == (2, "error: score.features: Points is not of pictures")
+    options = ["--config", str(CONFIGS / "denoising.yaml"), *SHORT, "--quality.features", FEATURES]
+    assert refusal(capsys, lambda: run_train(*options)) == (2, "error: quality.features: Points is not of pictures")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_it_is_on_in_the_recipes_by_the_shipped_features(name):
     text = (REPOSITORY / "configs" / f"{name}.yaml").read_text()
-    assert f"score:\n  features: checkpoints/features_{name}.safetensors\n" in text
+    assert f"quality:\n  features: checkpoints/features_{name}.safetensors\n" in text
     assert (REPOSITORY / "checkpoints" / f"features_{name}.safetensors").is_file()
 
 
