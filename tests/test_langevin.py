@@ -50,22 +50,25 @@ def test_a_proposal_takes_two_scores_at_the_most():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Langevin(1.0, math.inf), "Langevin: expected an integer steps >= 1, got steps=inf"),
-        (lambda: Langevin(1.0, 1.5), "Langevin: expected an integer steps >= 1, got steps=1.5"),
-        (lambda: Langevin(-1.0, 1), "Langevin: expected epsilon > 0, got epsilon=-1.0"),
-        (lambda: Langevin("auto", 1), "Langevin: expected epsilon > 0, got epsilon=auto"),
-        (lambda: AnnealedLangevin(1.0, math.inf), "AnnealedLangevin: expected an integer steps >= 1, got steps=inf"),
+        (lambda: Langevin(1.0, math.inf), r"expected an integer steps >= 1, got steps=inf \(Langevin\)"),
+        (lambda: Langevin(1.0, 1.5), r"expected an integer steps >= 1, got steps=1.5 \(Langevin\)"),
+        (lambda: Langevin(-1.0, 1), r"expected epsilon > 0, got epsilon=-1.0 \(Langevin\)"),
+        (lambda: Langevin("auto", 1), r"expected epsilon > 0, got epsilon='auto' \(Langevin\)"),
+        (
+            lambda: AnnealedLangevin(1.0, math.inf),
+            r"expected an integer steps >= 1, got steps=inf .AnnealedLangevin.",
+        ),
         (
             lambda: MetropolisAdjustedLangevin(1.0, 0, log_normal),
-            "MetropolisAdjustedLangevin: expected an integer steps >= 1, got steps=0",
+            r"expected an integer steps >= 1, got steps=0 \(MetropolisAdjustedLangevin\)",
         ),
         (
             lambda: AnnealedLangevin(1e-3, 1).check(NoNoise().sigmas()),
-            r"expected a lowest noise level above 0, got 0 \(AnnealedLangevin\); Langevin works at 0",
+            r"expected a lowest noise level above 0 \(Langevin works at 0\), got sigma=0.0 \(AnnealedLangevin\)",
         ),
         (
             lambda: AnnealedLangevin("auto", 1).check(torch.tensor([1.0, 0.0])),
-            r"expected a lowest noise level above 0, got 0 \(AnnealedLangevin\); Langevin works at 0",
+            r"expected a lowest noise level above 0 \(Langevin works at 0\), got sigma=0.0 \(AnnealedLangevin\)",
         ),
     ],
 )

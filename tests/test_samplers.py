@@ -141,9 +141,9 @@ def test_an_automatic_step_is_technique_4_of_the_ladder_that_is_walked(ladder):
 
 
 def test_an_automatic_step_is_refused_where_there_is_one_level():
-    with pytest.raises(ValueError, match="epsilon=auto needs two noise levels; give epsilon a number"):
+    with pytest.raises(ValueError, match="two noise levels or a number for epsilon, got epsilon='auto'"):
         AnnealedLangevin("auto", 5).check(torch.tensor([0.5]))
-    with pytest.raises(ValueError, match="expected epsilon > 0, got epsilon=fast"):
+    with pytest.raises(ValueError, match="expected epsilon > 0, got epsilon='fast'"):
         AnnealedLangevin("fast", 5)
 
 

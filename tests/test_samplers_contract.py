@@ -107,7 +107,7 @@ def test_a_state_a_level_like_the_start_and_the_score_is_asked_like_it(sampler, 
 @every
 def test_one_level_is_a_ladder(sampler):
     if getattr(sampler, "epsilon", None) == "auto":
-        with pytest.raises(ValueError, match="needs two noise levels"):
+        with pytest.raises(ValueError, match="expected two noise levels"):
             sampler.check(LADDER[-1:])
         return
     states = list(walk(sampler, torch.randn(5, 2, 3), LADDER[-1:]))
@@ -400,7 +400,7 @@ def test_the_first_level_whose_state_is_not_finite_is_named_at_once_or_at_the_en
 @pytest.mark.parametrize("sampler", [DPMSolver(), SASolver(eta=1.0)], ids=named)
 @pytest.mark.parametrize("levels", [(2.0, 2.0, 1.0), (2.0, 1.0, 1.5)])
 def test_a_ladder_that_does_not_fall_is_refused_where_it_is_divided_by_its_steps(sampler, levels):
-    with pytest.raises(ValueError, match=r"^\w+: expected decreasing noise levels, got .*; take fewer"):
+    with pytest.raises(ValueError, match=r"^expected decreasing noise levels .take fewer"):
         sampler.check(torch.tensor(levels))
 
 
@@ -422,5 +422,5 @@ def test_a_ladder_that_ends_at_0_is_for_those_that_stay_at_a_level(sampler):
     if isinstance(sampler, Langevin | Gibbs):
         sampler.check(ladder)
         return
-    with pytest.raises(ValueError, match=f"lowest noise level above 0, got 0 .{type(sampler).__name__}"):
+    with pytest.raises(ValueError, match=f"lowest noise level above 0 .* got sigma=0.0 .{type(sampler).__name__}"):
         sampler.check(ladder)

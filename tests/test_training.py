@@ -52,7 +52,7 @@ OF_DIGITS = r"error: model: it has no loss on this data, examples of shape \(1, 
         (
             "implicit",
             NO_NOISE,
-            r"error: expected a lowest noise level above 0, got 0 \(AnnealedLangevin\); Langevin works at 0",
+            r"error: expected a lowest noise level above 0 \(Langevin works at 0\), got sigma=0\.0 .AnnealedLangevin.",
         ),
         (
             "denoising",

@@ -30,7 +30,7 @@ class DenoisingScoreMatching(Objective):
 
 
 @dataclass(frozen=True)
-class EDMScoreMatching(Objective):
+class EDMScoreMatching(DenoisingScoreMatching):
     """Denoising score matching with EDM's weight (Karras et al., 2022, Table 1).
 
     The weight (sigma^2 + data_std^2) / (sigma data_std)^2 on the denoiser's squared error
@@ -39,9 +39,6 @@ class EDMScoreMatching(Objective):
 
     Args:
         data_std: the standard deviation of the data, as given to `EDMDenoiser`.
-
-    Raises:
-        ValueError: if `data_std` is not positive.
     """
 
     data_std: float = 0.25
@@ -50,10 +47,8 @@ class EDMScoreMatching(Objective):
         expect("data_std > 0", 0 < self.data_std < math.inf, self, data_std=self.data_std)
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        z = torch.randn_like(x)
-        error = sigma * score(x + sigma * z, sigma) + z
         weight = (sigma / self.data_std) ** 2 + 1
-        return sum_per_example(weight * error**2) / 2
+        return weight.reshape(-1) * super().__call__(score, x, sigma)
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,6 @@ class ImplicitScoreMatching(Objective):
         probes: 0 computes the trace exactly, by one backward pass for each of the d numbers of
             an example. Otherwise it is Hutchinson's estimate, the mean of
             v . (d score / d x) v over so many random vectors v of signs.
-
-    Raises:
-        ValueError: if `probes` is negative.
     """
 
     probes: int = 0

@@ -1,4 +1,4 @@
-"""An objective, and what every objective needs."""
+"""The base class of objectives."""
 
 from abc import ABC, abstractmethod
 from functools import partial
@@ -12,7 +12,7 @@ __all__ = ["Objective", "noisy"]
 
 
 class Objective(ABC):
-    """How the score is learned. Subclass it to add your own."""
+    """A way to learn the score. Subclass it to add your own."""
 
     gaussian_noise = True
     """True if the score that is learned is that of data with Gaussian noise."""

@@ -25,9 +25,6 @@ class SlicedScoreMatching(Objective):
         variance_reduced: use 1/2 ||score||^2 in place of the square (equation 9), which is its
             mean over v. With Rademacher directions this is implicit score matching with
             Hutchinson's estimate of the trace.
-
-    Raises:
-        ValueError: if `slices` is not positive, or there is no such projection.
     """
 
     slices: int = 1
@@ -66,9 +63,6 @@ class FiniteDifferenceSlicedScoreMatching(SlicedScoreMatching):
     Args:
         slices, projection, variance_reduced: as for `SlicedScoreMatching`.
         epsilon: the step, in the unit of x.
-
-    Raises:
-        ValueError: as `SlicedScoreMatching`, and if `epsilon` is not positive.
     """
 
     epsilon: float = 1e-2

@@ -22,9 +22,6 @@ class Weighted(Objective):
     Args:
         objective: the objective.
         power: the power of sigma.
-
-    Raises:
-        ValueError: if `power` is not finite.
     """
 
     objective: Objective

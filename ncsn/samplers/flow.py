@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ncsn.noise.checks import expect
 from ncsn.noise.streams import normal
 from ncsn.samplers.sampler import Sampler, level_pairs
 from ncsn.score import Score, tweedie
@@ -51,10 +52,10 @@ class Heun(Sampler):
 
     def __post_init__(self) -> None:
         for name in ("churn", "churn_min", "inflation"):
-            if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise ValueError(f"Heun: expected {name} >= 0, got {name}={value}")
-        if not self.churn_min <= self.churn_max:
-            raise ValueError(f"expected churn_min <= churn_max, got {self}")
+            value = getattr(self, name)
+            expect(f"{name} >= 0", 0 <= value < math.inf, self, **{name: value})
+        low, high = self.churn_min, self.churn_max
+        expect("churn_min <= churn_max", low <= high, self, churn_min=low, churn_max=high)
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
@@ -91,17 +92,13 @@ class DPMSolver(Sampler):
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta < math.inf:
-            raise ValueError(f"{type(self).__name__}: expected eta >= 0, got eta={self.eta}")
+        expect("eta >= 0", 0 <= self.eta < math.inf, self, eta=self.eta)
 
     def check(self, sigmas: Tensor) -> None:
         super().check(sigmas)
         for sigma, lower in pairwise(sigmas.tolist()):
-            if not lower < sigma:
-                raise ValueError(
-                    f"{type(self).__name__}: expected decreasing noise levels, got {sigma:g}, "
-                    f"{lower:g}; take fewer levels, or further apart"
-                )
+            rule = "decreasing noise levels (take fewer, or further apart)"
+            expect(rule, lower < sigma, self, sigma=sigma, lower=lower)
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ncsn.noise.checks import expect
 from ncsn.noise.streams import uniform
 from ncsn.samplers.sampler import Sampler
 from ncsn.score import Score, ScoreModel, log_prob_of
@@ -27,8 +28,8 @@ class Gibbs(Sampler):
     sweeps: int
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.sweeps, int) and self.sweeps >= 1):
-            raise ValueError(f"Gibbs: expected an integer sweeps >= 1, got sweeps={self.sweeps}")
+        whole = isinstance(self.sweeps, int) and self.sweeps >= 1
+        expect("an integer sweeps >= 1", whole, self, sweeps=self.sweeps)
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
         return log_prob_of(model, self)

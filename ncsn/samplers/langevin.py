@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ncsn.noise import langevin_step_size
+from ncsn.noise.checks import expect
+from ncsn.noise.shapes import per_example, sum_per_example
 from ncsn.noise.streams import normal, uniform
 from ncsn.samplers.sampler import Sampler
 from ncsn.score import Score, tweedie
@@ -89,11 +91,11 @@ class MetropolisAdjustedLangevin(Langevin):
             - self._log_transition(proposal, x, s)
         )
         accepted = uniform(log_ratio).log() < log_ratio
-        return torch.where(accepted.view(-1, *[1] * (x.ndim - 1)), proposal, x)
+        return torch.where(accepted.view(per_example(x)), proposal, x)
 
     def _log_transition(self, to: Tensor, x: Tensor, s: Tensor) -> Tensor:
         """Return log q(to given x) up to a constant, shape (B,), where s is the score at x."""
-        return -(to - x - self.epsilon * s).square().flatten(1).sum(1) / (4 * self.epsilon)
+        return -sum_per_example((to - x - self.epsilon * s).square()) / (4 * self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -133,20 +135,16 @@ class AnnealedLangevin(Sampler):
         """
         if self.epsilon != "auto":
             return self.epsilon
-        if len(sigmas) < 2:
-            raise ValueError(
-                "AnnealedLangevin: epsilon=auto needs two noise levels; give epsilon a number"
-            )
+        several = len(sigmas) > 1
+        expect("two noise levels or a number for epsilon", several, self, epsilon=self.epsilon)
         return langevin_step_size(sigmas, self.steps)
 
     def check(self, sigmas: Tensor) -> None:
         super().check(sigmas)
         epsilon, limit = self.step_size(sigmas), 2 * float(sigmas[-1]) ** 2
-        if epsilon >= limit:
-            raise ValueError(
-                f"AnnealedLangevin: expected epsilon < 2 sigma_min^2 = {limit:g}, beyond which it "
-                f"diverges, got epsilon={epsilon:g}; about {0.04 * limit:.2g} is usual"
-            )
+        rule = f"epsilon < 2 sigma_min^2 = {limit:g}, beyond which it diverges"
+        usual = f"; about {0.04 * limit:.2g} is usual"
+        expect(rule + usual, epsilon < limit, self, epsilon=epsilon)
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
@@ -191,11 +189,8 @@ class ConsistentAnnealed(Sampler):
             return
         ratio = (sigmas[1:] / sigmas[:-1]).double().min().item()
         low, high = ((1 + sign * ratio) * float(sigmas[-1]) ** 2 for sign in (-1, 1))
-        if not low < self.epsilon < high:
-            raise ValueError(
-                f"ConsistentAnnealed: expected {low:.3g} < epsilon < {high:.3g} with these noise "
-                f"levels, got epsilon={self.epsilon:g}; more levels widen the range"
-            )
+        rule = f"{low:.3g} < epsilon < {high:.3g} (more levels widen the range)"
+        expect(rule, low < self.epsilon < high, self, epsilon=self.epsilon)
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
@@ -209,11 +204,9 @@ class ConsistentAnnealed(Sampler):
         yield tweedie(score, x, sigmas[-1])
 
 
-def check_numbers(sampler: Sampler, epsilon: float, steps: int = 1) -> None:
-    """Refuse a step size that is not positive, or a number of steps that is not."""
-    if isinstance(epsilon, str) or not 0 < epsilon < math.inf:
-        raise ValueError(f"{type(sampler).__name__}: expected epsilon > 0, got epsilon={epsilon}")
-    if not (isinstance(steps, int) and steps >= 1):
-        raise ValueError(
-            f"{type(sampler).__name__}: expected an integer steps >= 1, got steps={steps}"
-        )
+def check_numbers(sampler: Sampler, epsilon: float | str, steps: int = 1) -> None:
+    """Refuse a step size or a number of steps that is not positive."""
+    positive = not isinstance(epsilon, str) and 0 < epsilon < math.inf
+    expect("epsilon > 0", positive, sampler, epsilon=epsilon)
+    whole = isinstance(steps, int) and steps >= 1
+    expect("an integer steps >= 1", whole, sampler, steps=steps)

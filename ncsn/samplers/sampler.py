@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ncsn.noise.checks import expect
 from ncsn.score import Score, ScoreModel
 
 __all__ = ["Sampler", "level_pairs"]
@@ -42,11 +43,8 @@ class Sampler(ABC):
         Raises:
             ValueError: with the setting to change.
         """
-        if not sigmas[-1] > 0:
-            raise ValueError(
-                f"expected a lowest noise level above 0, got {sigmas[-1].item():g} "
-                f"({type(self).__name__}); Langevin works at 0"
-            )
+        low = sigmas[-1].item()
+        expect("a lowest noise level above 0 (Langevin works at 0)", low > 0, self, sigma=low)
 
 
 def level_pairs(x: Tensor, sigmas: Tensor) -> Iterator[tuple[Tensor, Tensor, bool]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ncsn.noise.checks import expect
+from ncsn.noise.shapes import norm_per_example
 from ncsn.noise.streams import normal
 from ncsn.samplers.langevin import langevin_step
 from ncsn.samplers.sampler import Sampler, level_pairs
@@ -75,18 +77,13 @@ class PredictorCorrector(EulerMaruyama):
     corrector_steps: int = 1
 
     def __post_init__(self) -> None:
-        if not (0 < self.snr < math.inf and self.corrector_steps >= 0):
-            raise ValueError(f"expected snr > 0 and corrector_steps >= 0, got {self}")
+        steps = self.corrector_steps
+        expect("snr > 0", 0 < self.snr < math.inf, self, snr=self.snr)
+        expect("corrector_steps >= 0", steps >= 0, self, corrector_steps=steps)
 
     def correct(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         for _ in range(self.corrector_steps):
             z, s = normal(x), score(x, sigma)
-            alpha = 2 * (self.snr * norms(z) / norms(s)) ** 2
+            alpha = 2 * (self.snr * norm_per_example(z) / norm_per_example(s)) ** 2
             x = langevin_step(x, s, alpha.clamp(max=2 * (self.snr * sigma) ** 2), z)
         return x
-
-
-def norms(x: Tensor) -> Tensor:
-    """Return the norm of each example, shape (B, 1, ..., 1)."""
-    length: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
-    return length
