@@ -38,9 +38,9 @@ def test_any_flipped_bit_and_any_lost_end_is_damage(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "flipped.ckpt"
     write(CONTENT, path)
     content = bytearray(path.read_bytes())
-    place = data.trajectory(st.integers(0, len(content) - 1))
-    if data.trajectory(st.booleans()):
-        content[place] ^= 1 << data.trajectory(st.integers(0, 7))
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
     else:
         del content[place:]
     path.write_bytes(content)
@@ -58,7 +58,7 @@ def test_a_file_without_a_checksum_says_how_to_write_one(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"format": 2}, "is of format 2, and this version reads 1"),
+        ({"format": 2}, "is of format 2, this version reads 1"),
         ({"format": None}, "is of format None"),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_bit_that_is_flipped_in_the_name_of_a_function_is_damage_and_no_code(f
     content = bytearray(file.read_bytes())
     content[content.index(b"_rebuild_tensor_v2")] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DamagedError, match="is damaged: it is not what its checksum is of"):
+    with pytest.raises(DamagedError, match="is damaged: it does not match its checksum"):
         read(file)
 
 

@@ -219,7 +219,7 @@ def test_a_published_model_that_is_damaged_is_refused(checkpoint, tmp_path, plac
 
 
 def test_the_newest_that_is_whole_is_taken_and_what_is_wrong_with_newer_ones_is_told(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no checkpoint under .* to go on from"):
+    with pytest.raises(ValueError, match=r"there is no checkpoint under .* to resume from"):
         newest_whole(tmp_path)
     for step in (9, 10, 100):
         write({"step": step}, tmp_path / f"step={step}.ckpt")
@@ -230,7 +230,7 @@ def test_the_newest_that_is_whole_is_taken_and_what_is_wrong_with_newer_ones_is_
     assert "step=100.ckpt is not a checkpoint, is damaged" in wrong[0]
     for step in (9, 10):
         (tmp_path / f"step={step}.ckpt").write_bytes(b"hello")
-    with pytest.raises(ValueError, match=r"no checkpoint under .* is whole; .*step=100.ckpt"):
+    with pytest.raises(ValueError, match=r"no checkpoint under .* is intact; .*step=100.ckpt"):
         newest_whole(tmp_path)
 
 

@@ -1,8 +1,9 @@
-"""The file of a checkpoint: the zip that torch writes, with a checksum behind it.
+"""The file of a checkpoint: the zip that torch writes, followed by a checksum.
 
-torch reads such a file as it reads its own. `read` trusts it with nothing: it must be a local file, whole to the bit,
-of a known version, made of tensors and plain values alone, no larger in memory than on the disk, and finite. That it is
-whole, and that it calls nothing, is known before anything in it is unpickled.
+torch can read such a file as one of its own. `read` trusts nothing in it: it must be a
+local file, intact to the bit, of a known version, made of tensors and plain values alone,
+no larger in memory than on the disk, and finite. The checksum and the absence of code are
+verified before anything is unpickled.
 """
 
 import hashlib
@@ -31,46 +32,38 @@ __all__ = [
     "write",
 ]
 
-FORMAT = 1
-"""The version of what `write` writes; another is not read."""
-SEAL = b"\nncsn sha256 "
-"""What stands between the zip and its checksum of 64 hexadecimal digits."""
-SEALED = len(SEAL) + 64
+FORMAT = 1  # the version of what `write` writes; no other is read
+SEAL = b"\nncsn sha256 "  # stands between the zip and its checksum
+SEAL_SIZE = len(SEAL) + 64  # bytes, with the checksum in hexadecimal
+STORAGES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
+# All that a file may call to rebuild its values. None takes more memory than the file has.
 KNOWN = {
     "collections OrderedDict",
     "torch Size",
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_tensor_v2",
-    *(
-        f"torch {kind}Storage"
-        for kind in ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int")
-    ),
-    *(f"torch {kind}Storage" for kind in ("Long", "Short")),
+    *(f"torch {kind}Storage" for kind in STORAGES),
 }
-"""All that may be called to build the values again. None of it takes more memory than the file has bytes."""
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 DTYPES = (*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-"""The kinds of numbers of these storages."""
 WEIGHTS = ("state_dict", "current_model_state", "optimizer_states")
-MOST_VALUES = 250_000
-"""In a file: a run of 20,000 tensors, which is the most that is trained, has some 140,000."""
+MAX_VALUES = 250_000  # values in a file; a run of 20,000 tensors has about 140,000
 
 
 class DamagedError(ValueError):
-    """A file that is not one that `write` wrote, or no more."""
+    """A file that `write` did not write, or that has changed since."""
 
 
 def write(content: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values, with the version and the checksum, to `path`: whole, or not at all.
+    """Write tensors and plain values to `path` atomically, with the version and a checksum.
 
     Raises:
-        OSError: where the disk does not take it, as when it is full.
+        OSError: if the disk refuses it, for example because it is full.
     """
     try:
         with atomic_write(path) as partial:
-            with partial.open(
-                "wb"
-            ) as file:  # by a path, torch would write the random name into the file
+            # Given a path, torch would write its random name into the file.
+            with partial.open("wb") as file:
                 torch.save({**content, "format": FORMAT}, file)
             checksum = digest(partial)
             with partial.open("ab") as file:
@@ -78,51 +71,47 @@ def write(content: dict[str, Any], path: Path) -> None:
     except RecursionError:
         raise
     except (OSError, RuntimeError) as error:  # torch's own writer does not say what the disk said
-        what = error if isinstance(error, OSError) else "is the disk full?"
-        raise OSError(f"cannot write {path}: {what}") from error
+        reason = error if isinstance(error, OSError) else "is the disk full?"
+        raise OSError(f"cannot write {path}: {reason}") from error
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """What `write` wrote to `path`, with its tensors on the CPU.
+    """Return what `write` wrote to `path`, with its tensors on the CPU.
 
     Raises:
-        DamagedError: where the file is not whole.
-        ValueError: where it is missing, was not made by `write`, is of another version, holds what is neither a tensor
-            nor a plain value, claims more memory than it fills, or has weights that are not finite.
+        DamagedError: if the file is not intact.
+        ValueError: if it is missing, is not one that `write` writes, or has non-finite weights.
     """
     path = local_file(path)
     sealed = check_seal(path)
     check_zip(path)
     if not sealed:
         raise DamagedError(
-            f"checkpoint: {path} has no checksum at its end: it is damaged, or was not written with "
-            "Trainer(plugins=[ncsn.DurableCheckpointIO()])"
+            f"checkpoint: {path} has no checksum at its end: it is damaged, or was not written "
+            "with Trainer(plugins=[ncsn.DurableCheckpointIO()])"
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds; torch's own advice is to turn the protection off
+    except Exception as error:  # torch's own message suggests turning the protection off
         raise _no_checkpoint(path) from error
     content = plain(content, path)
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
     version = content.get("format")
     if type(version) is not int or version != FORMAT:
-        raise ValueError(
-            f"checkpoint: {path} is of format {ascii(version)[:20]}, and this version reads {FORMAT}"
-        )
+        found = ascii(version)[:20]
+        raise ValueError(f"checkpoint: {path} is of format {found}, this version reads {FORMAT}")
     check_tensors(content, path)
     return content
 
 
 def plain(content: Any, path: Path) -> Any:
-    """Return a copy of what was unpickled: tensors and plain values, in new dictionaries, lists and tuples.
+    """Return a copy of unpickled tensors and plain values, in new dicts, lists and tuples.
 
-    An `OrderedDict` of a file can have attributes that hide its methods, so that a check sees other values than a user.
-
-    Raises:
-        ValueError: if there is anything else, or there are too many values.
+    An `OrderedDict` in a file can have attributes that hide its methods, so that a check
+    would see other values than a user.
     """
-    left = MOST_VALUES
+    left = MAX_VALUES
 
     def copied(value: Any) -> Any:
         nonlocal left
@@ -130,32 +119,28 @@ def plain(content: Any, path: Path) -> Any:
         if kind in (Tensor, nn.Parameter, torch.Size, bool, int, float, str, bytes, NoneType):
             return value
         if kind not in (dict, OrderedDict, list, tuple):
-            raise ValueError(
-                f"checkpoint: {path} holds a value of type {kind.__name__}, which is not read"
-            )
+            name = kind.__name__
+            raise ValueError(f"checkpoint: {path} holds a value of type {name}, which is not read")
         left -= len(value) if kind in (list, tuple) else dict.__len__(value)
         if left < 0:
-            raise ValueError(f"checkpoint: {path} holds more than {MOST_VALUES:,} values")
+            raise ValueError(f"checkpoint: {path} holds more than {MAX_VALUES:,} values")
         if kind in (list, tuple):
             return kind(map(copied, value))
         return {copied(key): copied(one) for key, one in dict.items(value)}
 
     try:
         return copied(content)
-    except (
-        RecursionError,
-        TypeError,
-    ) as error:  # nested without an end, or a key that cannot be one
+    except (RecursionError, TypeError) as error:  # TypeError: a key that cannot be hashed
         raise ValueError(
             f"checkpoint: {path} holds values that are nested too deep, or impossible keys"
         ) from error
 
 
 def local_file(path: str | Path) -> Path:
-    """`path`, which must be that of a file on this machine.
+    """Return `path`, which must be a file on this machine.
 
     Raises:
-        ValueError: where it is not.
+        ValueError: if it is an address, a folder, or missing.
     """
     if re.match(r"[a-zA-Z][\w+.-]+:/", str(path)):
         raise ValueError(
@@ -169,8 +154,8 @@ def local_file(path: str | Path) -> Path:
 
 
 def digest(path: Path, sealed: bool = False) -> str:
-    """The sha256 of a file, in hexadecimal; of what is before its seal, where it is `sealed`."""
-    sha, rest = hashlib.sha256(), path.stat().st_size - SEALED * sealed
+    """Return the sha256 of a file in hexadecimal, without its seal if it is `sealed`."""
+    sha, rest = hashlib.sha256(), path.stat().st_size - SEAL_SIZE * sealed
     with path.open("rb") as file:
         while chunk := file.read(min(rest, 2**20)):
             sha.update(chunk)
@@ -179,35 +164,25 @@ def digest(path: Path, sealed: bool = False) -> str:
 
 
 def check_seal(path: Path) -> bool:
-    """Whether a file ends with a checksum, which must be of what is before it, to the bit.
-
-    Raises:
-        DamagedError: where it is of something else.
-    """
+    """Return True if a file ends with its checksum, False if with none; refuse a wrong one."""
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - SEALED))
+        file.seek(max(0, path.stat().st_size - SEAL_SIZE))
         seal = file.read()
     if not seal.startswith(SEAL):
         return False
     if seal[len(SEAL) :].decode(errors="replace") != digest(path, sealed=True):
-        raise DamagedError(f"checkpoint: {path} is damaged: it is not what its checksum is of")
+        raise DamagedError(f"checkpoint: {path} is damaged: it does not match its checksum")
     return True
 
 
 def check_zip(path: Path) -> None:
-    """Refuse a file that is no zip, whose parts are larger than it is, or whose values only code could build.
-
-    Raises:
-        DamagedError: where it is no zip, or one whose directory makes no sense.
-        ValueError: where it holds code, or more than its size.
-    """
+    """Refuse a file that is no zip, claims more than its size, or holds code."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
             size = sum(part.file_size for part in parts)
-            if size > path.stat().st_size or any(
-                part.compress_type != zipfile.ZIP_STORED for part in parts
-            ):
+            compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+            if compressed or size > path.stat().st_size:
                 raise _UnwantedError(
                     f"checkpoint: {path} claims to hold {size:,} bytes, more than it has"
                 )
@@ -217,26 +192,20 @@ def check_zip(path: Path) -> None:
                         check_globals(pickled, path)
     except _UnwantedError:
         raise
-    except Exception as error:  # of many kinds, depending on where a broken file stops making sense
+    except Exception as error:  # depends on where a broken file stops making sense
         raise _no_checkpoint(path) from error
 
 
 def check_globals(pickled: IO[bytes], path: Path) -> None:
-    """Refuse a pickle that calls anything but what is `KNOWN`, without unpickling it.
-
-    Raises:
-        ValueError: with the name of what it would call, or where it is no pickle.
-    """
+    """Refuse a pickle that calls anything but what is `KNOWN`, without unpickling it."""
     for operation, argument, _ in pickletools.genops(pickled):
         if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-            raise _UnwantedError(
-                f"checkpoint: {path} holds code, which is not run: it has {operation.name}"
-            )
-        if operation.name == "GLOBAL" and argument not in KNOWN:
-            name = ascii(str(argument).replace(" ", "."))[1:80].rstrip("'")
-            raise _UnwantedError(
-                f"checkpoint: {path} holds code, which is not run: it would call {name}"
-            )
+            code = f"it has {operation.name}"
+        elif operation.name == "GLOBAL" and argument not in KNOWN:
+            code = "it would call " + ascii(str(argument).replace(" ", "."))[1:80].rstrip("'")
+        else:
+            continue
+        raise _UnwantedError(f"checkpoint: {path} holds code, which is not run: {code}")
 
 
 class _UnwantedError(DamagedError):
@@ -251,24 +220,18 @@ def _no_checkpoint(path: Path) -> DamagedError:
 
 
 def check_tensors(content: dict[str, Any], path: Path) -> None:
-    """Refuse tensors that claim more numbers than the file has, and weights that are not finite.
-
-    Raises:
-        ValueError: where there are such.
-    """
-    claimed, size = 0, path.stat().st_size
+    """Refuse tensors that claim more numbers than the file has, and non-finite weights."""
+    total, size = 0, path.stat().st_size
     for tensor in tensors(content):
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            kind = f"{tensor.layout}, {tensor.device}"
+            raise ValueError(f"checkpoint: {path} has a tensor that is not plain ({kind})")
+        claimed = tensor.numel() * tensor.element_size()
+        total += claimed
+        if claimed > tensor.untyped_storage().nbytes() or total > 4 * size:
+            shape = tuple(tensor.shape)
             raise ValueError(
-                f"checkpoint: {path} has a tensor that is not plain ({tensor.layout}, {tensor.device})"
-            )
-        claimed += tensor.numel() * tensor.element_size()
-        if (
-            tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
-            or claimed > 4 * size
-        ):
-            raise ValueError(
-                f"checkpoint: {path} has a tensor of shape {tuple(tensor.shape)}, larger than its data"
+                f"checkpoint: {path} has a tensor of shape {shape}, larger than its data"
             )
     for section in WEIGHTS:
         if not all(tensor.isfinite().all() for tensor in tensors(content.get(section))):
@@ -289,12 +252,12 @@ def tensors(content: Any) -> Iterator[Tensor]:
 
 
 def weights_fingerprint(network: nn.Module) -> str:
-    """sha256 over the names and the values of a network's weights and buffers."""
+    """Return the sha256 of the names and values of a network's weights and buffers."""
     return tensors_fingerprint(network.state_dict())
 
 
 def tensors_fingerprint(tensors: dict[str, Tensor]) -> str:
-    """sha256 over names, kinds, shapes and values."""
+    """Return the sha256 of the names, dtypes, shapes and values of tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,7 +1,7 @@
-"""Checkpoints: written so that they survive, and read so that nothing in them is run.
+"""Loading: a model or its data from a file, and the checkpoints in the folder of a run.
 
-A training checkpoint (.ckpt) has all that a run goes on from; `ncsn.model.checkpoint_file` has the rules of its file. A
-model to be shared is another file, of less: `ncsn.model.pretrained`.
+`ncsn.model.checkpoint_file` describes the file of a training checkpoint (.ckpt), which has
+all that is needed to resume; `ncsn.model.pretrained` that of a model to be shared.
 """
 
 import re
@@ -31,10 +31,8 @@ __all__ = [
     "saved_shape",
 ]
 
-CHECKPOINTS = Path("checkpoints")
-"""The folder of runs."""
-BEST = "best.ckpt"
-"""The checkpoint of a run whose samples scored best: a copy of an older state, and not what the run goes on from."""
+CHECKPOINTS = Path("checkpoints")  # the folder of runs
+BEST = "best.ckpt"  # the state of best sample quality, which a run does not resume from
 
 
 def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> Model:
@@ -111,10 +109,10 @@ def default_checkpoint(folder: str | Path) -> Path:
 
 
 def newest_checkpoint(folder: str | Path) -> Path:
-    """The checkpoint under `folder` that was written last, of those that a run goes on from.
+    """Return the newest checkpoint under `folder` that a run can resume from.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if there is none.
     """
     files = [file for file in Path(folder).rglob("*.ckpt") if file.name != BEST]
     if not files:
@@ -125,19 +123,20 @@ def newest_checkpoint(folder: str | Path) -> Path:
 
 
 def numbered(folder: str | Path) -> dict[Path, int]:
-    """The files step=N.ckpt of a run's folder, the newest first, and their steps."""
-    steps = {
-        file: re.fullmatch(r"step=(\d+)\.ckpt", file.name) for file in Path(folder).glob("*.ckpt")
+    """Return the files step=N.ckpt in the folder of a run, newest first, with their steps."""
+    found = {
+        file: int(step[1])
+        for file in Path(folder).glob("*.ckpt")
+        if (step := re.fullmatch(r"step=(\d+)\.ckpt", file.name))
     }
-    found = {file: int(step[1]) for file, step in steps.items() if step}
     return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))
 
 
 def newest_whole(folder: str | Path) -> tuple[Path, list[str]]:
-    """The newest checkpoint of a run's folder that is whole, and what is wrong with those that are newer.
+    """Return the newest intact checkpoint of a run, and the errors of the newer ones.
 
     Raises:
-        ValueError: where there is none, or the newest that is whole cannot be read.
+        ValueError: if no checkpoint is intact, or the newest intact one is refused.
     """
     wrong: list[str] = []
     for file in numbered(folder):
@@ -148,5 +147,5 @@ def newest_whole(folder: str | Path) -> tuple[Path, list[str]]:
         else:
             return file, wrong
     if wrong:
-        raise ValueError(f"--ckpt_path: no checkpoint under {folder}/ is whole; {wrong[0]}")
-    raise ValueError(f"--ckpt_path: there is no checkpoint under {folder}/ to go on from")
+        raise ValueError(f"--ckpt_path: no checkpoint under {folder}/ is intact; {wrong[0]}")
+    raise ValueError(f"--ckpt_path: there is no checkpoint under {folder}/ to resume from")

@@ -1,9 +1,10 @@
-"""Plans: settings of a file, checked against the signatures of the classes that they name, before anything is built.
+"""Plans: settings of a file, checked against the classes that they name, before any is built.
 
-Settings are plain values: None, bool, int, float, str, and lists and tuples of these. `{class_path, init_args}` may
-stand where a signature asks for one of our kinds, as `network: nn.Module` does, and names a class of that kind. Any
-other declared type, such as Callable, Tensor or Path, takes nothing from a file; but the training command writes
-defaults into the file, as text if they are not plain, so that a value that stands for the default is left out.
+Settings are plain values: None, bool, int, float, str, and lists and tuples of these.
+`{class_path, init_args}` may stand for an argument whose declared type is one of our kinds,
+such as `network: nn.Module`, and names a class of that kind. An argument of any other type,
+such as Callable, Tensor or Path, takes nothing from a file. The training command writes
+defaults into the file, as text if they are not plain, so such a value is left out.
 """
 
 import re
@@ -27,23 +28,18 @@ __all__ = [
     "fitted",
     "plan_arguments",
     "plan_class",
-    "stands_for",
 ]
 
-MOST_VALUES = 10_000
-"""Values in the settings of a file, nested ones counted."""
-DEEPEST = 32
-"""Levels of nesting in the settings of a file."""
-LONGEST = 4096
-"""Characters of a text."""
-UNDECLARED = object()
-"""The type of an argument that the signature says nothing about: it takes any plain value."""
+MAX_VALUES = 10_000  # values in the settings of a file, nested ones included
+MAX_DEPTH = 32  # levels of nesting
+MAX_TEXT = 4096  # characters
+UNDECLARED = object()  # the type of an argument without a type hint: any plain value
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A class, and the keyword arguments that it is to be called with, some of which may be plans."""
+    """A class and its keyword arguments, some of which may be plans."""
 
     made: type
     arguments: dict[str, Any]
@@ -54,7 +50,7 @@ class MisfitError(ValueError):
 
 
 def build(planned: Any) -> Any:
-    """Build what a plan describes; return any other value as it is, with the plans in lists and tuples built."""
+    """Return the object that a plan describes, or any other value as it is."""
     if isinstance(planned, Plan):
         return planned.made(**{name: build(value) for name, value in planned.arguments.items()})
     if isinstance(planned, (list, tuple)):
@@ -63,30 +59,27 @@ def build(planned: Any) -> Any:
 
 
 def check_plain(settings: object, key: str) -> None:
-    """Refuse settings that are not plain values in lists, tuples and dictionaries, or are too many.
+    """Refuse settings that are not plain values, or are too many; `key` is for the error.
 
     Raises:
-        ValueError: with the key.
+        ValueError: at the first such value.
     """
     left, seen = [(settings, 0)], 0
     while left:
         value, depth = left.pop()
         seen += 1
         if isinstance(value, (dict, list, tuple)):
-            if seen + len(value) > MOST_VALUES or depth == DEEPEST:
+            if seen + len(value) > MAX_VALUES or depth == MAX_DEPTH:
                 raise ValueError(
-                    f"{key}: more than {MOST_VALUES:,} values, or nested more than {DEEPEST} deep"
+                    f"{key}: more than {MAX_VALUES:,} values, or nested more than {MAX_DEPTH} deep"
                 )
-            names = value if isinstance(value, dict) else ()
-            if not all(isinstance(name, str) for name in names):
+            if isinstance(value, dict) and not all(isinstance(name, str) for name in value):
                 raise ValueError(f"{key}: a key that is not a text")
             inner = value.values() if isinstance(value, dict) else value
             left += [(one, depth + 1) for one in inner]
         elif isinstance(value, str):
-            if len(value) > LONGEST:
-                raise ValueError(
-                    f"{key}: a text of {len(value):,} characters, and at most {LONGEST:,} are read"
-                )
+            if len(value) > MAX_TEXT:
+                raise ValueError(f"{key}: a text of more than {MAX_TEXT:,} characters")
         elif isinstance(value, int):
             if not -(2**63) <= value < 2**63:
                 raise ValueError(f"{key}: an integer of more than 64 bits")
@@ -104,20 +97,18 @@ def plan_class(
     """Plan an object from `{class_path, init_args}`.
 
     Args:
-        settings: what a file has, plain values.
+        settings: plain values from a file.
         kinds: the base classes of which the class must be a subclass.
         key: the setting, for the error.
         trust: the names of the user's own classes.
         given_elsewhere: arguments that the file must not have.
 
     Raises:
-        ValueError: if they name no such class, or do not fit its signature.
+        ValueError: if the settings name no such class, or do not fit its signature.
     """
-    if not isinstance(settings, dict) or not {"class_path"} <= settings.keys() <= {
-        "class_path",
-        "init_args",
-    }:
-        got = sorted(map(shown, settings)) if isinstance(settings, dict) else shown(settings)
+    keys = settings.keys() if isinstance(settings, dict) else set()
+    if not isinstance(settings, dict) or not {"class_path"} <= keys <= {"class_path", "init_args"}:
+        got = sorted(map(shown, keys)) if isinstance(settings, dict) else shown(settings)
         raise ValueError(f"{key}: expected class_path and init_args, got {str(got)[:200]}")
     path, arguments = settings["class_path"], settings.get("init_args", {})
     if not isinstance(path, str) or not isinstance(arguments, dict):
@@ -133,42 +124,31 @@ def plan_arguments(
     trust: Collection[str],
     given_elsewhere: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Plan the arguments of a class.
-
-    Args:
-        made: the class.
-        settings: what a file has, plain values.
-        key: the setting that the arguments are of, for the error; empty for the model itself.
-        trust: the names of the user's own classes.
-        given_elsewhere: arguments that the file must not have.
+    """Plan the arguments of a class, as `plan_class`; `key` is empty for the model itself.
 
     Raises:
-        ValueError: if an argument is missing, not known, or not of its declared type.
+        ValueError: if an argument is missing, unknown, or not of its declared type.
     """
+    owner = f"{key or 'model'}: {made.__name__}"
     accepted = signature(made).parameters.values()
     named = {parameter.name: parameter for parameter in accepted if parameter.kind not in VARIADIC}
     takes_more = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in accepted)
     planned = {}
     for name, value in settings.items():
         if name in given_elsewhere or not (name in named or (takes_more and name.isidentifier())):
-            raise ValueError(
-                f"{key or 'model'}: {made.__name__} takes no {shown(name)} from a file"
-            )
+            raise ValueError(f"{owner} takes no {shown(name)} from a file")
         declared, default = declared_argument(made, name)
         if not stands_for(value, default):
             planned[name] = fitted(value, declared, f"{key}.{name}".lstrip("."), trust)
-    for name, parameter in named.items():
-        if (
-            parameter.default is Parameter.empty
-            and name not in settings
-            and name not in given_elsewhere
-        ):
-            raise ValueError(f"{key or 'model'}: {made.__name__} needs {name}, which is missing")
+    needed = [name for name in named if named[name].default is Parameter.empty]
+    for name in needed:
+        if name not in settings and name not in given_elsewhere:
+            raise ValueError(f"{owner} needs {name}, which is missing")
     return planned
 
 
 def declared_argument(made: type, name: str) -> tuple[Any, Any]:
-    """Return the type and default of an argument, of a base class if only that one names it.
+    """Return the type and default of an argument, from the first base class that names it.
 
     The type may be `UNDECLARED`, and the default `Parameter.empty`.
     """
@@ -181,18 +161,13 @@ def declared_argument(made: type, name: str) -> tuple[Any, Any]:
 
 
 def stands_for(value: object, default: object) -> bool:
-    """Return True if the training command writes this default as this value. Nothing is imported to find out."""
+    """Return True if the training command writes this default as this value; import nothing."""
     if value is None or isinstance(value, (dict, list)):
         return type(default) is type(value) and value == default
-    if (
-        not isinstance(value, str)
-        or isinstance(default, (NoneType, bool, int, float, str))
-        or default is Parameter.empty
-    ):
+    plain = isinstance(default, (NoneType, bool, int, float, str))
+    if not isinstance(value, str) or plain or default is Parameter.empty:
         return False
-    if value.startswith(
-        "Unable to serialize instance "
-    ):  # what jsonargparse writes of any other object
+    if value.startswith("Unable to serialize instance "):  # jsonargparse, of any other object
         return True
     module, _, name = value.rpartition(".")
     if module in sys.modules and vars(sys.modules[module]).get(name) is default:
@@ -205,10 +180,10 @@ def stands_for(value: object, default: object) -> bool:
 
 
 def fitted(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
-    """Return a plain value if it is of the declared type: as it is, except that a list becomes a declared tuple.
+    """Return a plain value that is of the declared type, unchanged but for a declared tuple.
 
     Raises:
-        ValueError: if it is not, or describes an object that is refused.
+        ValueError: if it is of another type, or describes an object that is refused.
     """
     options = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
     options = tuple(UNDECLARED if option is Any else option for option in options)
@@ -220,11 +195,8 @@ def fitted(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
             return of_type(value, option, key, trust)
         except MisfitError:
             continue
-    expected = (
-        "a plain value"
-        if UNDECLARED in options
-        else re.sub(r"(\w+\.)+", "", formatannotation(declared))
-    )
+    readable = re.sub(r"(\w+\.)+", "", formatannotation(declared))
+    expected = "a plain value" if UNDECLARED in options else readable
     raise MisfitError(
         f"{key}: expected {expected}, got {shown(value)}; only plain values are read from a file"
     )
@@ -232,31 +204,23 @@ def fitted(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
 
 def is_kind(declared: Any) -> bool:
     """Return True for a class of one of our kinds, whose objects a file may describe."""
-    return (
-        get_origin(declared) is None and isinstance(declared, type) and issubclass(declared, KINDS)
-    )
+    plain = get_origin(declared) is None and isinstance(declared, type)
+    return plain and issubclass(declared, KINDS)
 
 
 def of_type(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
-    """Return a value of one declared type, as `fitted` does for unions.
-
-    Raises:
-        MisfitError: if it is not of that type, or a file can have no value of it.
-    """
+    """Return a value of one declared type, as `fitted` does for unions."""
     origin = get_origin(declared) or declared
     if isinstance(value, (list, tuple)):
         if declared is UNDECLARED:
             return type(value)([of_type(one, UNDECLARED, key, trust) for one in value])
         if origin in (list, tuple, Sequence):
+            types = element_types(declared, value, key)
             elements = [
-                fitted(one, inner, key, trust)
-                for one, inner in zip(value, element_types(declared, value, key), strict=True)
+                fitted(one, inner, key, trust) for one, inner in zip(value, types, strict=True)
             ]
-            return (
-                elements
-                if origin is list or (origin is Sequence and isinstance(value, list))
-                else tuple(elements)
-            )
+            keeps_list = origin is list or (origin is Sequence and isinstance(value, list))
+            return elements if keeps_list else tuple(elements)
     elif (
         (declared is UNDECLARED and not isinstance(value, dict))
         or (
@@ -272,11 +236,7 @@ def of_type(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
 
 
 def element_types(declared: Any, value: Sequence[Any], key: str) -> Sequence[Any]:
-    """Return the declared type of each element of a list or tuple.
-
-    Raises:
-        MisfitError: if a tuple of another length is declared.
-    """
+    """Return the declared type of each element of a list or tuple."""
     arguments = get_args(declared)
     if not arguments:
         return [UNDECLARED] * len(value)
