@@ -1,22 +1,38 @@
-"""The code in the README and in the page on drawing runs."""
+"""The code in the README and the docs runs, and their commands have the options that they name."""
 
 import re
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from ncsn.cli.config_file import check_config
+from ncsn.cli.main import OWN_PARSERS
+from ncsn.cli.options import COMMANDS, parse
+from ncsn.cli.train import with_config_files
 
 REPOSITORY = Path(__file__).parent.parent
-PAGES = (REPOSITORY / "README.md", REPOSITORY / "docs" / "sampling.md")
-BLOCKS = re.findall(r"```python\n(.*?)```", "".join(page.read_text() for page in PAGES), re.DOTALL)
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+CODE = "".join(page.read_text() for page in PAGES if page.name in ("README.md", "sampling.md"))
+BLOCKS = re.findall(r"```python\n(.*?)```", CODE, re.DOTALL)
+LINES = [line for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+         for line in re.split(r"&&|\n", block)]  # fmt: skip
+CALLS = sorted({call for line in LINES if (call := line.partition(" #")[0].strip())})
+OURS = [call for call in CALLS if re.match(r"(\w+=\S+ )*(ncsn|python (train|sample)\.py|python -m ncsn )\b", call)]
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[-1][:30])
-def test_a_block_runs(block, capsys, monkeypatch):
+def test_a_block_runs(block, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     names = {"__name__": "readme"}
     exec(compile(block, "README.md", "exec"), names)
-    if "model" in names:
+    if "optimizer" in names:
+        likely, noise = (
+            names["data"].log_prob(x, torch.tensor(0.3)).mean() for x in (names["samples"], 8 * torch.randn(1000, 2))
+        )
+        assert likely > noise + 2
+    elif "model" in names:
         images, clean, score = names["images"], names["clean"], names["score"]
         torch.testing.assert_close(clean, images + 0.25 * score)
         assert images.shape == clean.shape == (64, 1, 8, 8)
@@ -25,11 +41,28 @@ def test_a_block_runs(block, capsys, monkeypatch):
         assert names["nats"].min() > of_noise.max() + 100  # of 64 numbers
     elif "guided" in names:
         torch.testing.assert_close(names["x"].mean(0), torch.full((4,), 2.0), atol=0.15, rtol=0)
-    elif "x" in names:
+    else:
         assert names["x"].mean().item() == pytest.approx(0.3, abs=0.03)
         assert names["x"].std().item() == pytest.approx(0.7, abs=0.03)
-    else:
-        sigmas = torch.logspace(1, -2, 500)
-        start = 10 * torch.randn(5000, 1)
-        *_, x = names["Euler"]()(lambda x, sigma: (0.3 - x) / (0.49 + sigma**2), start, sigmas)
-        assert x.std().item() == pytest.approx(0.7, abs=0.03)
+
+
+def test_there_are_commands_to_check():
+    assert len(BLOCKS) >= 4
+    assert len(OURS) > 40
+
+
+@pytest.mark.parametrize("call", OURS)
+def test_a_command_has_the_options_that_it_is_given(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in shlex.split(call) if not re.match(r"[A-Z_]+=", word)]
+    words = re.sub(r"^(python (train|sample)\.py)", r"ncsn \2", " ".join(map(shlex.quote, words)))
+    _, command, *arguments = shlex.split(words.replace("python -m ncsn", "ncsn"))
+    assert command in COMMANDS
+    if command not in OWN_PARSERS:
+        parse(command, arguments)
+    given = with_config_files(arguments)
+    for option, file in pairwise(given):
+        if option == "--config" and Path(file).is_absolute():
+            check_config(file)
+        elif option in ("--config", "--data") and file.startswith("configs/"):
+            check_config(REPOSITORY / file)
