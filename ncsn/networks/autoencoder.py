@@ -26,15 +26,13 @@ class AutoencoderEnergy(TiedUnits):
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the energy (B,) of `x` (B, ...) at `sigma` () or (B, 1, ..., 1)."""
         flat = x.flatten(1)
-        inside = (
-            flat @ self.visible_bias
-            - flat.square().sum(1) / 2
-            + functional.softplus(self.hidden(x)).sum(1)
-        )
+        quadratic = flat @ self.visible_bias - flat.square().sum(1) / 2
+        inside = quadratic + functional.softplus(self.hidden(x)).sum(1)
         return -inside / torch.as_tensor(sigma).to(x).reshape(-1) ** 2
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return grad_x log p_sigma(x), of the shape of `x` (B, ...)."""
+        sigma = torch.as_tensor(sigma).to(x)
         return (self.reconstruct(x) - x) / sigma**2
 
     def reconstruct(self, x: Tensor) -> Tensor:

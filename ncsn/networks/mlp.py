@@ -29,13 +29,8 @@ class MLP(nn.Module):
 
     def __init__(self, features: int, width: int = 128, depth: int = 3, classes: int = 0) -> None:
         super().__init__()
-        expect(
-            "features >= 1 and depth >= 1",
-            min(features, depth) >= 1,
-            self,
-            features=features,
-            depth=depth,
-        )
+        expect("features >= 1", features >= 1, self, features=features)
+        expect("depth >= 1", depth >= 1, self, depth=depth)
         expect("an even width >= 2", width >= 2 and width % 2 == 0, self, width=width)
         expect("classes >= 0", classes >= 0, self, classes=classes)
         self.classes = classes

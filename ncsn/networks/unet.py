@@ -27,8 +27,7 @@ class UNet(nn.Module):
         attention: resolutions with self-attention, where 0 is the full one.
         dropout: probability of dropping an activation inside a block.
         classes: number of classes; 0 for a network that takes no label.
-        patch: fold patch x patch pixels into channels first, so that the full resolution is
-            H / patch: much cheaper.
+        patch: side of the squares of pixels that are folded into channels first.
     """
 
     def __init__(
