@@ -137,7 +137,7 @@ def test_nothing_is_imported_that_the_file_does_not_name():
         ("own.Missing", r"own\.Missing cannot be imported: module 'own' has no attribute 'Missing'"),
         (
             "gone.Net",
-            r"gone\.Net is trusted, but Python finds no gone\.py; put it beside the command, or its folder on",
+            r"gone\.Net is trusted, but Python finds no gone\.py; put it next to the command, or its folder on",
         ),
         ("gone.deep.Net", r"gone\.deep\.Net is trusted, but Python finds no gone\.py"),
         ("fails.Net", r"fails\.Net cannot be imported: No module named 'no_such_module_as_this'"),

@@ -1,4 +1,4 @@
-"""The classes that a file may name: those of this package, in a table, and those of the user's that the user names."""
+"""The classes that a file may name: those of this package, and the user's that are trusted."""
 
 import json
 import re
@@ -28,9 +28,10 @@ __all__ = [
     "unknown_classes",
 ]
 
+# The base classes of the parts of a model.
 KINDS = (nn.Module, NoiseSchedule, Objective, Corruption, Density, Sampler)
-"""The base classes of the parts of a model."""
 MOST_NAMED = 20  # classes in one refusal
+# The modules whose public classes a file may name as parts of a model.
 ROOMS = (
     "ncsn.noise",
     "ncsn.networks",
@@ -40,9 +41,9 @@ ROOMS = (
     "ncsn.objectives",
     "ncsn.samplers",
 )
-"""The modules whose public classes a file may name as parts of a model."""
+# Those of the data and the optimisers too, which need more than torch to import.
 ALL_ROOMS = (*ROOMS, "ncsn.data", "ncsn.training.optimisers", "torch.optim")
-"""The same with the data and the optimisers, which need more than torch to import."""
+# The names that modules had in files of earlier versions.
 RENAMED = {
     "ncsn.score.denoisers": "ncsn.score",
     "ncsn.score.energy": "ncsn.score",
@@ -50,7 +51,6 @@ RENAMED = {
     "ncsn.score.toys": "ncsn.toys",
     "ncsn.training.optimisers": "ncsn.optim",
 }
-"""Modules, and the names that they had in files of earlier versions."""
 
 
 @cache
@@ -76,24 +76,15 @@ def is_part(made: type) -> bool:
 
 
 class UnknownClassError(ValueError):
-    """A class that a file names, which is neither of this package nor trusted.
-
-    Args:
-        path: its dotted name.
-        key: the setting.
-        others: more such names in the same settings.
-    """
+    """A class named in a file that is neither of this package nor trusted."""
 
     def __init__(self, path: str, key: str, others: Collection[str] = ()) -> None:
         self.path, self.key = path, key
         hint = ""
         if may_be_trusted(path):
             names = list(dict.fromkeys([path, *others]))[:MOST_NAMED]
-            it = (
-                "it is yours and you trust it"
-                if len(names) == 1
-                else "they are yours and you trust them"
-            )
+            one, many = "it is yours and you trust it", "they are yours and you trust them"
+            it = one if len(names) == 1 else many
             hint = f"; if {it}: --trust {','.join(names)} (in Python, trust={json.dumps(names)})"
         super().__init__(
             f"{key}: {path if dotted(path) else shown(path)} is not a class of this package{hint}"
@@ -103,16 +94,10 @@ class UnknownClassError(ValueError):
 def class_named(path: str, kinds: tuple[type, ...], key: str, trust: Collection[str]) -> type:
     """Return the class with a dotted name, which must be a subclass of one of the kinds.
 
-    A name is looked up in the table of this package. Nothing is imported, except for a name that the user trusts.
-
-    Args:
-        path: the dotted name that a file has.
-        kinds: the classes that may stand there.
-        key: the setting, for the error.
-        trust: the names of the user's own classes.
+    Nothing is imported except for a name in `trust`; `key` is the setting, for the error.
 
     Raises:
-        UnknownClassError: if there is no such class in the table, and it is not trusted.
+        UnknownClassError: if the class is neither of this package nor trusted.
         ValueError: if it is of another kind.
     """
     table = classes() if path in classes() else classes(ALL_ROOMS)
@@ -129,7 +114,7 @@ def class_named(path: str, kinds: tuple[type, ...], key: str, trust: Collection[
 
 
 def unknown_classes(settings: object, trust: Collection[str]) -> list[str]:
-    """Return the names of classes anywhere in plain settings that are not known, but that a user may trust."""
+    """Return the unknown class names in plain settings that a user may trust."""
     unknown, left = [], [settings]
     while left:
         value = left.pop()
@@ -153,11 +138,7 @@ def may_be_trusted(path: object) -> TypeGuard[str]:
 
 
 def imported(path: str, key: str) -> type:
-    """Import what a trusted name leads to; the caller checks that it is a class.
-
-    Raises:
-        ValueError: if there is no such module, it cannot be imported, or it has no such name.
-    """
+    """Import what a trusted name leads to; the caller checks that it is a class."""
     module, _, name = path.rpartition(".")
     try:
         found: type = getattr(import_module(module), name)
@@ -166,10 +147,10 @@ def imported(path: str, key: str) -> type:
             raise ValueError(f"{key}: {path} cannot be imported: {one_line(error)}") from error
         package = module.partition(".")[0]
         raise ValueError(
-            f"{key}: {path} is trusted, but Python finds no {package}.py; put it beside the command, or its folder on "
-            "PYTHONPATH"
+            f"{key}: {path} is trusted, but Python finds no {package}.py; put it next to "
+            "the command, or its folder on PYTHONPATH"
         ) from error
-    except Exception as error:  # of any kind, as the user's own module raises it
+    except Exception as error:  # the user's module may raise anything
         raise ValueError(f"{key}: {path} cannot be imported: {one_line(error)}") from error
     return found
 
@@ -189,7 +170,7 @@ def one_line(error: Exception) -> str:
 
 
 def shown(value: object) -> str:
-    """Return the start of a value from a file on one line of ASCII, for an error; of a collection, its type alone."""
+    """Return the start of a value on one line of ASCII, or the type of a collection."""
     if isinstance(value, str):
         text = ascii(value)
         return text if len(text) <= 80 else f"{text[:80]}..."

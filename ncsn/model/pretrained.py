@@ -1,8 +1,8 @@
 """A model to be shared: its weights and its settings, and nothing else.
 
-One file, model.safetensors, has both: the weights as tensors, the settings as JSON in its header, and a checksum of the
-two. A folder in the layout of the Hugging Face Hub has that file, the settings again as config.json, and a README.md
-about them, the model card. Tensors and text are all that is read; there is no pickle in either.
+One file, model.safetensors, has both: the weights as tensors, and the settings as JSON in
+its header with a checksum. A folder in the layout of the Hugging Face Hub adds config.json
+and a model card, README.md. Only tensors and text are read; neither has a pickle.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ __all__ = [
 ]
 
 PUBLISHED = ("hyper_parameters", DATA)
+# The files of a folder, as `huggingface_hub.PyTorchModelHubMixin` names them.
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "README.md"
-"""The files of a folder, as `huggingface_hub.PyTorchModelHubMixin` names them."""
 
 
 def save_safetensors(model: Model, file: str | Path) -> None:
-    """Write the weights of a model, and its settings as JSON, to one file: whole, or not at all.
+    """Write the weights of a model, and its settings as JSON, to one file atomically.
 
     Args:
         model: one that was loaded, or trained by the training command.
@@ -72,7 +72,7 @@ def settings_of(model: Model) -> dict[str, Any]:
 
 
 def checksum(text: str, weights: dict[str, Tensor]) -> str:
-    """The sha256 of a published model: of its settings, and of the names, shapes and numbers of its weights."""
+    """Return the sha256 of the settings and of the names, shapes and values of the weights."""
     sha = hashlib.sha256(text.encode())
     for name, weight in sorted(weights.items()):
         sha.update(repr((name, tuple(weight.shape), weight.dtype)).encode())
@@ -81,10 +81,10 @@ def checksum(text: str, weights: dict[str, Tensor]) -> str:
 
 
 def read_safetensors(path: str | Path) -> dict[str, Any]:
-    """What `save_safetensors` wrote, as the content of a checkpoint: tensors and text are read, never code.
+    """Return what `save_safetensors` wrote, as the content of a checkpoint.
 
     Raises:
-        ValueError: where the file is missing, is not such a file, or has weights that are not finite.
+        ValueError: if the file is missing, damaged, or has weights that are not finite.
     """
     path = local_file(path)
     try:
@@ -93,7 +93,7 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
             about = json.loads(metadata["ncsn"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata["sha256"] != checksum(metadata["ncsn"], weights):
-            raise ValueError("it is not what its checksum is of")
+            raise ValueError("it does not match its checksum")
         if not all(weight.dtype in DTYPES for weight in weights.values()):
             raise ValueError("it has weights of a kind that is not written")
         content = {key: about[key] for key in PUBLISHED if key in about}
@@ -139,10 +139,10 @@ def save_pretrained(
 
 
 def read_folder(folder: str | Path) -> dict[str, Any]:
-    """What `save_folder` wrote, as the content of a checkpoint: the weights, and the settings of config.json.
+    """Return what `save_pretrained` wrote, as the content of a checkpoint.
 
     Raises:
-        ValueError: where there is no such local folder, or a file in it is missing or damaged.
+        ValueError: if there is no such local folder, or a file in it is missing or damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -55,10 +55,10 @@ def probability_flow(arguments: Settings) -> Settings:
     return made("Euler" if arguments.pop("order", 2) == 1 else "Heun", arguments)
 
 
+# A class of an earlier version, and the function that makes the settings of today.
 CHANGES = {
     "Annealed": lambda arguments: made("Weighted", arguments),
     "ProbabilityFlow": probability_flow,
     "StochasticHeun": lambda arguments: made("Heun", arguments),
     "DenoisingScoreMatching": denoising,
 }
-"""A class of an earlier version, and the function that makes the settings of today."""

@@ -1,4 +1,4 @@
-"""Settings that a file holds, and what is built from them: a model, or the data of its training.
+"""Settings that a file holds, and what is built from them: a model, or its training data.
 
 A stranger may have written them. All of them are checked before anything is built
 (`ncsn.model.plans`), and nothing is imported because a file names it (`ncsn.model.classes`).
@@ -42,13 +42,10 @@ __all__ = [
 
 Module = TypeVar("Module", bound=nn.Module)
 
-MOST_NUMBERS = 2_000_000_000  # in the parameters of a network
-NOT_BUILT = ("_instantiator", "optimizer")
-"""Settings that no loading needs."""
+MAX_NUMBERS = 2_000_000_000  # in the parameters of a network
+NOT_BUILT = ("_instantiator", "optimizer")  # settings that no loading needs
 OF_TRAINING = ("objective", "warmup", "cooldown", "label_dropout", "compile", *NOT_BUILT)
-"""Settings of a training run that a model does without."""
-NOT_CHOSEN = ("memory", "workers")
-"""Settings of data that a file does not choose: they only say what reading may cost."""
+COSTS = ("memory", "workers")  # settings of data that only say what reading may cost
 
 
 def rebuilt_model(content: dict[str, Any], path: str | Path, trust: Collection[str] = ()) -> Model:
@@ -81,12 +78,11 @@ def rebuilt_module(
     Raises:
         ValueError: as `rebuilt_model`.
     """
-    settings = without(content["hyper_parameters"], {*NOT_BUILT, *parts})
+    given = {*NOT_BUILT, *parts}
+    settings = without(content["hyper_parameters"], given)
     with settings_errors("model", path), all_unknown(settings, trust):
         check_plain(settings, "model")
-        plans = plan_arguments(
-            kind, updated(settings), "", trust, given_elsewhere={*NOT_BUILT, *parts}
-        )
+        plans = plan_arguments(kind, updated(settings), "", trust, given)
     return built(kind, plans, content["state_dict"], path, **parts)
 
 
@@ -101,11 +97,8 @@ def built(
     if "denoiser" in plans:
         # First without memory for the weights, and with no more of them than the file has:
         # settings may claim a network that no memory holds, or that takes days to make.
-        with (
-            settings_errors("model", path),
-            torch.device("meta"),
-            at_most_parameters(4 * len(weights)),
-        ):
+        most = 4 * len(weights)
+        with settings_errors("model", path), torch.device("meta"), at_most_parameters(most):
             denoiser = build(plans["denoiser"])
         check_weights(nn.ModuleDict({"denoiser": denoiser}), weights, path)
     with settings_errors("model", path):
@@ -133,7 +126,7 @@ def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()
             raise ValueError(
                 f"data.root: {shown(root)} is the whole disk; evaluate with --data CONFIG"
             )
-        for name in NOT_CHOSEN:
+        for name in COSTS:
             if declared_argument(plan.made, name)[1] is not Parameter.empty:
                 plan.arguments.pop(name, None)
         data: DataModule = build(plan)
@@ -168,8 +161,7 @@ def model_plans(settings: dict[str, Any], trust: Collection[str]) -> tuple[Plan,
     """Plan the objective that a model was trained by, and the arguments of `Model`."""
     objective = plan_class(settings.get("objective"), (Objective,), "objective", trust)
     arguments = without(settings, OF_TRAINING)
-    given = ("gaussian_noise", "settings")
-    return objective, plan_arguments(Model, arguments, "", trust, given)
+    return objective, plan_arguments(Model, arguments, "", trust, ("gaussian_noise", "settings"))
 
 
 def data_plan(settings: object, trust: Collection[str]) -> Plan:
@@ -181,43 +173,29 @@ def data_plan(settings: object, trust: Collection[str]) -> Plan:
 
 
 def without(settings: dict[str, Any], left_out: Collection[str]) -> dict[str, Any]:
-    """Return the settings but for those left out."""
+    """Return the settings except for those left out."""
     return {key: value for key, value in settings.items() if key not in left_out}
 
 
 @contextmanager
 def all_unknown(settings: object, trust: Collection[str]) -> Iterator[None]:
-    """Let the refusal of one class name all classes in the settings that are not known.
-
-    Raises:
-        UnknownClassError: for the same class.
-    """
+    """Let the refusal of one class name all unknown classes in the settings."""
     try:
         yield
     except UnknownClassError as error:
-        others = unknown_classes(settings, trust) if is_plain(settings) else []
-        raise UnknownClassError(error.path, error.key, others) from error
-
-
-def is_plain(value: object) -> bool:
-    """Return True for plain values, in lists and dictionaries or not."""
-    try:
-        check_plain(value, "")
-    except ValueError:
-        return False
-    return True
+        try:
+            check_plain(settings, "")
+        except ValueError:
+            raise error from None
+        raise UnknownClassError(error.path, error.key, unknown_classes(settings, trust)) from error
 
 
 @contextmanager
 def settings_errors(name: str, path: str | Path) -> Iterator[None]:
-    """Raise any error as a ValueError that names the file, and what its settings do not build.
-
-    Raises:
-        ValueError: for any exception.
-    """
+    """Raise any error as a ValueError that names the file and the part that is not built."""
     try:
         yield
-    except Exception as error:  # of any kind, as a constructor raises it
+    except Exception as error:  # a constructor may raise anything
         raise ValueError(
             f"checkpoint: the settings in {path} do not build its {name}: {one_line(error)}"
         ) from error
@@ -225,22 +203,20 @@ def settings_errors(name: str, path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def at_most_parameters(most: int) -> Iterator[None]:
-    """Refuse, meanwhile, to make modules of more parameters than so many.
+    """Refuse to make modules of more than `most` parameters while in this context.
 
     Raises:
-        ValueError: at the first that is too many.
+        ValueError: at the first parameter that is too many, before it is filled.
     """
     made = numbers = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal made, numbers
         made, numbers = made + 1, numbers + (0 if parameter is None else parameter.numel())
-        if (
-            made > most or numbers > MOST_NUMBERS
-        ):  # before they are filled, which is what takes memory
+        if made > most or numbers > MAX_NUMBERS:
             raise ValueError(
-                f"model.denoiser: a larger network than is allowed, of more than {most:,} parameters or "
-                f"{MOST_NUMBERS:,} numbers in them"
+                "model.denoiser: a larger network than is allowed, of more than "
+                f"{most:,} parameters or {MAX_NUMBERS:,} numbers in them"
             )
 
     counting = register_module_parameter_registration_hook(count)
@@ -254,18 +230,15 @@ def check_weights(module: nn.Module, weights: dict[str, Any], path: str | Path) 
     """Refuse weights that are not those of the module.
 
     Raises:
-        ValueError: with the first that is missing, not known, or of another shape or kind of numbers.
+        ValueError: with the first that is missing, unknown, or of another shape or dtype.
     """
 
     def described(tensors: Mapping[str, Any], name: str, otherwise: str) -> object:
         tensor = tensors.get(name)
         if not isinstance(tensor, Tensor):
             return otherwise if tensor is None else "no tensor"
-        return (
-            tuple(tensor.shape)
-            if tensor.is_floating_point()
-            else (tuple(tensor.shape), tensor.dtype)
-        )
+        shape = tuple(tensor.shape)
+        return shape if tensor.is_floating_point() else (shape, tensor.dtype)
 
     expected = module.state_dict()
     for name in [*expected, *weights]:
@@ -273,5 +246,6 @@ def check_weights(module: nn.Module, weights: dict[str, Any], path: str | Path) 
         if theirs != ours:
             known = name if name in expected else shown(name).strip("'")
             raise ValueError(
-                f"checkpoint: {path} is of another network: its {known} is {theirs}, here it is {ours}"
+                f"checkpoint: {path} is of another network: its {known} is {theirs}, "
+                f"here it is {ours}"
             )
