@@ -1,8 +1,9 @@
-"""Random numbers for samples: one seed, one picture.
+"""Random numbers of samples: one seed, one sample.
 
-Samplers draw their noise here. Inside `with Streams(seed, indices):` every sample has a stream of its own, which
-follows from the seed and the sample's index alone; so it comes out the same whatever the batch is that it is drawn in,
-its place there, and the number of devices. Outside of it the noise is that of torch's own generator.
+Samplers draw their noise here. Inside `with Streams(seed, indices):` every sample has a stream of
+its own, which follows from the seed and the sample's index alone, so that it does not depend on
+the batch, its place there, or the number of devices. Outside, the noise is that of torch's own
+generator.
 """
 
 import random
@@ -16,20 +17,24 @@ from torch import Tensor
 __all__ = ["Streams", "mixed_seed", "normal", "uniform"]
 
 
-MOST_AHEAD = 2**16
-"""Numbers that are drawn ahead for a sample."""
+MOST_AHEAD = 2**16  # numbers that are drawn ahead for a sample
 
 
 class Streams:
-    """The streams of the samples `indices` of a seed, on a device: a context in which `normal` and `uniform` use them.
+    """A context in which `normal` and `uniform` use the streams of the samples of a seed.
 
-    It goes on where it was when it is entered again. Use one on one device at a time.
+    Re-entering continues the streams. Do not share one between devices.
+
+    Args:
+        seed: the seed.
+        indices: the indices of the samples.
+        device: the device of the numbers.
     """
 
     def __init__(
         self, seed: int, indices: Iterable[int], device: torch.device | str = "cpu"
     ) -> None:
-        # Only the last 32 bits of a seed count on a CPU: those of different indices must differ, and not by luck.
+        # On a CPU only the last 32 bits of a seed count: they must differ between indices.
         first = mixed_seed(seed)
         self.generators = [
             torch.Generator(device).manual_seed((first + index) % 2**32) for index in indices
@@ -45,10 +50,10 @@ class Streams:
         _current.reset(self._tokens.pop())
 
     def fill(self, draw: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """What `draw(shape, generator=...)` gives for each example of `x` (B, ...), of the shape of `x`.
+        """Return `draw(shape, generator=...)` for each example of `x` (B, ...), of its shape.
 
         Raises:
-            ValueError: where there are not as many examples as streams.
+            ValueError: if there are not as many examples as streams.
         """
         if len(x) != len(self.generators):
             raise ValueError(
@@ -75,7 +80,7 @@ class Streams:
         dtype: torch.dtype,
         device: torch.device,
     ) -> Iterator[Tensor]:
-        """Several at once, since asking each of the generators takes longer than what it then does."""
+        """Draw several at once: a call takes longer than the numbers."""
         of_each = (several, *shape[1:])
         parts = [
             draw(of_each, generator=generator, dtype=dtype, device=device)
@@ -88,17 +93,17 @@ _current: ContextVar[Streams | None] = ContextVar("streams", default=None)
 
 
 def normal(x: Tensor) -> Tensor:
-    """z ~ N(0, I), of the shape, dtype and device of `x` (B, ...)."""
+    """Return z ~ N(0, I), of the shape, dtype and device of `x` (B, ...)."""
     streams = _current.get()
     return torch.randn_like(x) if streams is None else streams.fill(torch.randn, x)
 
 
 def uniform(x: Tensor) -> Tensor:
-    """u ~ U[0, 1), of the shape, dtype and device of `x` (B, ...)."""
+    """Return u ~ U[0, 1), of the shape, dtype and device of `x` (B, ...)."""
     streams = _current.get()
     return torch.rand_like(x) if streams is None else streams.fill(torch.rand, x)
 
 
 def mixed_seed(*numbers: int) -> int:
-    """A seed that follows from all of the numbers, and looks like no other's."""
+    """Return a seed of 63 bits that is a hash of the numbers."""
     return random.Random(repr(numbers)).getrandbits(63)

@@ -1,9 +1,9 @@
-"""Scores that other libraries' networks give: any of them goes where a `Score` goes.
+"""Scores of diffusers' networks, for everything that takes a `Score`.
 
-diffusers keeps the NCSN++ networks of Song et al. (2021) as `UNet2DModel` with a Fourier embedding of log sigma. Such a
-network divides its output by sigma itself (at the end of `UNet2DModel.forward`), so that what it gives is the score of
-data with variance-exploding noise: `ScoreSdeVePipeline` hands it to `ScoreSdeVeScheduler.step_pred` as it is. Where the
-data is in [0, 1], to which that pipeline clamps its samples, there is nothing to scale.
+diffusers has the NCSN++ networks of Song et al. (2021) as `UNet2DModel` with a Fourier embedding
+of log sigma. Such a network divides its output by sigma (at the end of `UNet2DModel.forward`), so
+that its output is the score of data with variance-exploding noise. `ScoreSdeVePipeline` clamps its
+samples to [0, 1]; data of that range needs no scaling.
 """
 
 import json
@@ -18,17 +18,18 @@ __all__ = ["DiffusersScore", "from_diffusers"]
 
 
 class DiffusersScore(ScoreModel):
-    """The score of a `UNet2DModel` with a Fourier time embedding, a `Score` by its call.
+    """The score of a `UNet2DModel` with a Fourier time embedding; its call is a `Score`.
 
-    Data y of its training in [low, high] is x in [0, 1] here: y = low + (high - low) x, with noise as much wider, and
-    grad_x log p(x) = (high - low) grad_y log p(y).
+    Data y of its training in [low, high] is x in [0, 1]: y = low + (high - low) x, and
+
+        grad_x log p(x) = (high - low) grad_y log p(y).
 
     Args:
         network: the `UNet2DModel`.
-        data_range: low and high of the pictures that it was trained on.
+        data_range: low and high of the images that it was trained on.
 
     Raises:
-        ValueError: where the network is another, or the range is not one.
+        ValueError: if the network is another, or not low < high.
     """
 
     def __init__(self, network: nn.Module, data_range: tuple[float, float] = (0.0, 1.0)) -> None:
@@ -52,15 +53,15 @@ class DiffusersScore(ScoreModel):
         self.low, self.scale = low, high - low
 
     def score(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """grad_x log p_sigma(x), of the shape of `x` (B, C, H, W).
+        """Return grad_x log p_sigma(x), of the shape of `x` (B, C, H, W).
 
         Args:
-            x: pictures whose clean ones are in [0, 1].
+            x: noisy images; clean ones are in [0, 1].
             sigma: () or (B, 1, 1, 1), above 0.
-            label: the classes (B,), of a network that was made with `num_class_embeds`; such a one needs them.
+            label: the classes (B,), if the network was made with `num_class_embeds`.
 
         Raises:
-            ValueError: where labels are missing, or are given to a network that takes none.
+            ValueError: if the network needs labels and there are none, or takes none.
         """
         if (label is None) != (self.network.config.get("num_class_embeds") is None):
             raise ValueError(
@@ -71,25 +72,25 @@ class DiffusersScore(ScoreModel):
         return self.scale * score
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """The same."""
+        """Return the score, as `score` does."""
         return self.score(x, sigma, label)
 
 
 def from_diffusers(
     model: str | Path | nn.Module, data_range: tuple[float, float] = (0.0, 1.0)
 ) -> DiffusersScore:
-    """The score of diffusers' variance-exploding U-Net, in evaluation mode: for samplers, objectives and guidance.
+    """Return the score of diffusers' variance-exploding U-Net, in evaluation mode.
 
-    `ncsn.EulerMaruyama()(score, x, sigmas)` draws from it, of x (B, C, H, W) down the levels that it was trained at.
+    `ncsn.EulerMaruyama()(score, x, sigmas)` samples from it, at the levels of its training.
 
     Args:
-        model: a `UNet2DModel`; or a local folder of `save_pretrained`, of the network or of a whole pipeline, whose
-            weights are safetensors: a pickle is not read, and nothing is downloaded.
-        data_range: low and high of the pictures that it was trained on.
+        model: a `UNet2DModel`, or a local folder of `save_pretrained`, of the network or of a
+            pipeline. Its weights must be safetensors: no pickle is read, and nothing downloaded.
+        data_range: low and high of the images that it was trained on.
 
     Raises:
-        ValueError: where there is no such folder, or the network is another.
-        ModuleNotFoundError: where diffusers is not installed (`pip install 'ncsn[diffusers]'`).
+        ValueError: if there is no such folder, or the network is another.
+        ModuleNotFoundError: if diffusers is not installed (`pip install 'ncsn[diffusers]'`).
     """
     if isinstance(model, nn.Module):
         return DiffusersScore(model, data_range).eval()
@@ -112,7 +113,7 @@ def from_diffusers(
 
 
 def refuse_other_config(file: Path) -> None:
-    """Refuse a configuration of another class than UNet2DModel, or of quantised weights: diffusers imports for these.
+    """Refuse the configuration of anything but a plain UNet2DModel, for which diffusers imports.
 
     Raises:
         ValueError: if the file is such a configuration, or is not JSON.

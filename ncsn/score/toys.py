@@ -1,8 +1,8 @@
-"""Toys: the usual densities in the plane, to look at a score with one's own eyes.
+"""Toys: the usual densities in the plane, whose scores can be looked at.
 
-Each is a mixture of equal, round Gaussians of width `std`, lined up along a curve or a lattice, and lies within about
-[-4, 4] x [-4, 4]. So what others only draw from has a density and a score here, at every noise level and at 0, the
-data's own. A `std` of about the distance of neighbours or more hides that there are finitely many.
+Each is a mixture of equal, isotropic Gaussians of width `std`, along a curve or on a lattice, in
+about [-4, 4] x [-4, 4]. So they have a density and a score at every noise level, and at 0. A `std`
+of the distance of neighbours or more hides that there are finitely many.
 """
 
 import math
@@ -17,7 +17,7 @@ __all__ = ["Checkerboard", "EightGaussians", "Pinwheel", "Rings", "Toy", "TwoMoo
 
 
 class Toy(GaussianMixture):
-    """Equal Gaussians of width `std` round `centres` (K, 2), each with its weight (K,), or all alike.
+    """Gaussians of width `std` at `centres` (K, 2), with equal weights or `weights` (K,).
 
     Raises:
         ValueError: if `std` is not positive.
@@ -30,7 +30,7 @@ class Toy(GaussianMixture):
 
 
 class EightGaussians(Toy):
-    """Eight Gaussians round a circle of radius 3."""
+    """Eight Gaussians on a circle of radius 3."""
 
     def __init__(self, std: float = 0.3) -> None:
         super().__init__(3 * on_circle(torch.arange(8) * math.pi / 4), std)
@@ -46,7 +46,7 @@ class TwoMoons(Toy):
 
 
 class TwoSpirals(Toy):
-    """Two spirals of one and a half turns, evenly along their length but for the innermost part."""
+    """Two spirals of one and a half turns, uniform along their length except for the innermost part."""
 
     def __init__(self, std: float = 0.12) -> None:
         angle = 3 * math.pi * torch.linspace(0.01, 1, 256).sqrt().unsqueeze(1)
@@ -55,7 +55,7 @@ class TwoSpirals(Toy):
 
 
 class Rings(Toy):
-    """Four rings round the origin, of radius 0.9, 1.8, 2.7 and 3.6."""
+    """Four rings with radius 0.9, 1.8, 2.7 and 3.6."""
 
     def __init__(self, std: float = 0.12) -> None:
         ring = on_circle(torch.arange(96) * math.pi / 48)
@@ -90,5 +90,5 @@ class Pinwheel(Toy):
 
 
 def on_circle(angle: Tensor) -> Tensor:
-    """The points (N, 2) of the unit circle at so many angles (N,), in radians."""
+    """Return the points (N, 2) of the unit circle at angles (N,), in radians."""
     return torch.stack([angle.cos(), angle.sin()], dim=1)
