@@ -247,7 +247,7 @@ def test_uniform_numbers_fill_the_unit_interval():
 
 @pytest.mark.parametrize("draw", [normal, uniform])
 def test_a_wrong_number_of_samples_is_refused_in_one_line(draw):
-    with Streams(0, range(3)), pytest.raises(ValueError, match=r"^there are 3 streams of .*, but 2 samples$"):
+    with Streams(0, range(3)), pytest.raises(ValueError, match="streams=3, samples=2"):
         draw(torch.empty(2, 4))
 
 

@@ -1,9 +1,9 @@
-"""Random numbers of samples: one seed, one sample.
+"""Random numbers for samples: one seed, one image.
 
-Samplers draw their noise here. Inside `with Streams(seed, indices):` every sample has a stream of
-its own, which follows from the seed and the sample's index alone, so that it does not depend on
-the batch, its place there, or the number of devices. Outside, the noise is that of torch's own
-generator.
+Samplers take their noise from here. Inside `with Streams(seed, indices):` every sample has a
+stream of its own, which depends on the seed and on the sample's index alone. So a sample does not
+change with the batch that it is part of, its place there, or the number of devices. Outside of
+it, the noise is that of torch's own generator.
 """
 
 import random
@@ -14,27 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncsn.noise.checks import expect
+
 __all__ = ["Streams", "mixed_seed", "normal", "uniform"]
 
-
-MOST_AHEAD = 2**16  # numbers that are drawn ahead for a sample
+NUMBERS_AHEAD = 2**16  # for each sample
+STEPS_AHEAD = 10
 
 
 class Streams:
-    """A context in which `normal` and `uniform` use the streams of the samples of a seed.
+    """A context in which `normal` and `uniform` use the streams of the samples `indices`.
 
-    Re-entering continues the streams. Do not share one between devices.
-
-    Args:
-        seed: the seed.
-        indices: the indices of the samples.
-        device: the device of the numbers.
+    Re-entering continues the streams. Do not share them between devices.
     """
 
     def __init__(
         self, seed: int, indices: Iterable[int], device: torch.device | str = "cpu"
     ) -> None:
-        # On a CPU only the last 32 bits of a seed count: they must differ between indices.
+        # A CPU generator uses only the last 32 bits of a seed, which must differ by index.
         first = mixed_seed(seed)
         self.generators = [
             torch.Generator(device).manual_seed((first + index) % 2**32) for index in indices
@@ -50,43 +47,28 @@ class Streams:
         _current.reset(self._tokens.pop())
 
     def fill(self, draw: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """Return `draw(shape, generator=...)` for each example of `x` (B, ...), of its shape.
+        """Return `draw(shape, generator=...)` of each example of `x` (B, ...), in x's shape.
 
         Raises:
             ValueError: if there are not as many examples as streams.
         """
-        if len(x) != len(self.generators):
-            raise ValueError(
-                f"there are {len(self.generators)} streams of random numbers, but {len(x)} samples"
-            )
+        streams, samples = len(self.generators), len(x)
+        rule = "as many samples as streams"
+        expect(rule, samples == streams, self, streams=streams, samples=samples)
         kind = draw, x.shape, x.dtype, x.device
         z = next(self._ahead.get(kind, iter(())), None)
         if z is None:
-            # A start asks for no more than one.
-            several = (
-                min(10, max(1, MOST_AHEAD // max(1, x.shape[1:].numel())))
-                if kind in self._ahead
-                else 1
-            )
-            self._ahead[kind] = self._drawn(several, *kind)
+            # To ask each generator takes longer than what it then does, so that several steps
+            # are drawn at once; but one at first, because a start needs no more.
+            steps = min(STEPS_AHEAD, max(1, NUMBERS_AHEAD // max(1, x.shape[1:].numel())))
+            shape = (steps if kind in self._ahead else 1, *x.shape[1:])
+            parts = [
+                draw(shape, generator=generator, dtype=x.dtype, device=x.device)
+                for generator in self.generators
+            ]
+            self._ahead[kind] = iter(torch.stack(parts, dim=1))
             z = next(self._ahead[kind])
         return z
-
-    def _drawn(
-        self,
-        several: int,
-        draw: Callable[..., Tensor],
-        shape: torch.Size,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> Iterator[Tensor]:
-        """Draw several at once: a call takes longer than the numbers."""
-        of_each = (several, *shape[1:])
-        parts = [
-            draw(of_each, generator=generator, dtype=dtype, device=device)
-            for generator in self.generators
-        ]
-        return iter(torch.stack(parts, dim=1))
 
 
 _current: ContextVar[Streams | None] = ContextVar("streams", default=None)
@@ -105,5 +87,5 @@ def uniform(x: Tensor) -> Tensor:
 
 
 def mixed_seed(*numbers: int) -> int:
-    """Return a seed of 63 bits that is a hash of the numbers."""
+    """Return a seed of 63 bits that depends on all of the numbers, and hides their pattern."""
     return random.Random(repr(numbers)).getrandbits(63)

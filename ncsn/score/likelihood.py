@@ -1,19 +1,22 @@
 """The likelihood: how probable is given data, by a score?
 
-The probability flow dx/dsigma = -sigma score(x, sigma) carries p_sigma from each noise level to the
-next (Song et al., 2021, section 4.3; Karras et al., 2022, equation 1). A density that flows with
-velocity v changes along a path by -div v, so that
+The probability flow dx/dsigma = -sigma score(x, sigma) carries p_sigma from each noise level to
+the next (Song et al., 2021, section 4.3; Karras et al., 2022, equation 1). A density that flows
+with velocity v changes along a path by -div v, so that along the flow
 
-    d log p_sigma(x) / dsigma = sigma div score(x, sigma)    along the flow,
-    log p_sigma_min(x) = log p_sigma_max(x_end) - integral of sigma div score from sigma_min to sigma_max.
+    d log p_sigma(x) / dsigma = sigma div score(x, sigma),
+    log p_sigma_min(x) = log p_sigma_max(x_end) - integral of sigma div score dsigma,
+
+where the integral is from sigma_min to sigma_max.
 
 The result is a normalised density for any score: that of the flow run backwards from the prior.
-It differs from the data's in three ways. It is that of the blurred data, p_sigma_min, and `x` is
-taken as a sample of it. The prior replaces p_sigma_max: averaged over such samples the result is
-too low by the Kullback-Leibler divergence of the two, at most E ||clean - mean||^2 /
-(2 sigma_max^2) nats for the prior N(mean, sigma_max^2 I), and less if the prior has the data's
-standard deviation as well. At a single x a wrong mean costs about ||mean|| ||z|| / sigma_max,
-where z = x_end / sigma_max. Both vanish as sigma_max grows. And the score may be wrong.
+It differs from the data's in three ways. First, it is the density of the blurred data,
+p_sigma_min, and `x` is taken as a sample of it. Second, the prior replaces p_sigma_max: averaged
+over such samples the result is too low by the Kullback-Leibler divergence of the two, at most
+E ||clean - mean||^2 / (2 sigma_max^2) nats for the prior N(mean, sigma_max^2 I), and less if the
+prior has the data's standard deviation as well. At a single x a wrong mean costs about
+||mean|| ||z|| / sigma_max, where z = x_end / sigma_max. Both vanish as sigma_max grows. Third, the
+score may be wrong.
 
 Shapes: x (B, ...) of any trailing shape; a result is (B,). The score of an example must not
 depend on its batch.
@@ -115,23 +118,15 @@ def along_the_flow(
         nonlocal evaluations
         evaluations += 1
         if evaluations > MAX_EVALUATIONS:
-            raise RuntimeError(
-                f"the flow is at sigma {sigma:.3g} after {MAX_EVALUATIONS:,} evaluations of the score; {remedy}"
-            )
-        psi, forms = jacobian_quadratic_forms(
-            score, state[:, :-1].reshape(x.shape), sigma, directions
-        )
-        change = torch.cat(
-            [
-                -sigma * psi.reshape(len(x), -1),
-                (sigma * forms.sum(0) / dimension).unsqueeze(1),
-            ],
-            dim=1,
-        )
+            spent = f"after {MAX_EVALUATIONS:,} evaluations of the score"
+            raise RuntimeError(f"the flow is at sigma {sigma:.3g} {spent}; {remedy}")
+        at = state[:, :-1].reshape(x.shape)
+        psi, forms = jacobian_quadratic_forms(score, at, sigma, directions)
+        gain = (sigma * forms.sum(0) / dimension).unsqueeze(1)
+        change = torch.cat([-sigma * psi.reshape(len(x), -1), gain], dim=1)
         if not change.isfinite().all():
-            raise RuntimeError(
-                f"the score or its divergence is NaN or infinite at sigma {sigma:.3g}; check the score"
-            )
+            where = f"at sigma {sigma:.3g}; check the score"
+            raise RuntimeError(f"the score or its divergence is NaN or infinite {where}")
         return change
 
     return flow

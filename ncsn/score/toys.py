@@ -1,8 +1,8 @@
-"""Toys: the usual densities in the plane, whose scores can be looked at.
+"""Toys: the usual densities in the plane, for which a score can be plotted.
 
-Each is a mixture of equal, isotropic Gaussians of width `std`, along a curve or on a lattice, in
-about [-4, 4] x [-4, 4]. So they have a density and a score at every noise level, and at 0. A `std`
-of the distance of neighbours or more hides that there are finitely many.
+Each is a mixture of equal, isotropic Gaussians of width `std`, with centres along a curve or on a
+lattice, within about [-4, 4] x [-4, 4]. So each has a density and a score at every noise level,
+0 included. If `std` is at least about the distance of neighbours, the components merge.
 """
 
 import math
@@ -17,7 +17,7 @@ __all__ = ["Checkerboard", "EightGaussians", "Pinwheel", "Rings", "Toy", "TwoMoo
 
 
 class Toy(GaussianMixture):
-    """Gaussians of width `std` at `centres` (K, 2), with equal weights or `weights` (K,).
+    """A mixture of Gaussians of width `std` at `centres` (K, 2), with equal or given weights (K,).
 
     Raises:
         ValueError: if `std` is not positive.
@@ -37,7 +37,7 @@ class EightGaussians(Toy):
 
 
 class TwoMoons(Toy):
-    """Two half circles of radius 2, one reaching into the other."""
+    """Two interlocking half circles of radius 2."""
 
     def __init__(self, std: float = 0.2) -> None:
         arc = 2 * on_circle(torch.linspace(0, math.pi, 64))
@@ -46,7 +46,7 @@ class TwoMoons(Toy):
 
 
 class TwoSpirals(Toy):
-    """Two spirals of one and a half turns, uniform along their length except for the innermost part."""
+    """Two spirals of one and a half turns, uniform along their length except innermost."""
 
     def __init__(self, std: float = 0.12) -> None:
         angle = 3 * math.pi * torch.linspace(0.01, 1, 256).sqrt().unsqueeze(1)
@@ -55,7 +55,7 @@ class TwoSpirals(Toy):
 
 
 class Rings(Toy):
-    """Four rings with radius 0.9, 1.8, 2.7 and 3.6."""
+    """Four rings about the origin, of radius 0.9, 1.8, 2.7 and 3.6."""
 
     def __init__(self, std: float = 0.12) -> None:
         ring = on_circle(torch.arange(96) * math.pi / 48)
@@ -63,17 +63,13 @@ class Rings(Toy):
 
 
 class Checkerboard(Toy):
-    """Every other field of a board of 4 x 4, each 2 wide, its edges softened by `std`."""
+    """Every other square of a 4 x 4 board, each of side 2, with edges softened by `std`."""
 
     def __init__(self, std: float = 0.15) -> None:
         inside = (torch.arange(8) + 0.5) / 4
         fields = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2]
-        super().__init__(
-            torch.cat(
-                [torch.cartesian_prod(2 * i - 4 + inside, 2 * j - 4 + inside) for i, j in fields]
-            ),
-            std,
-        )
+        squares = [torch.cartesian_prod(2 * i - 4 + inside, 2 * j - 4 + inside) for i, j in fields]
+        super().__init__(torch.cat(squares), std)
 
 
 class Pinwheel(Toy):
@@ -90,5 +86,5 @@ class Pinwheel(Toy):
 
 
 def on_circle(angle: Tensor) -> Tensor:
-    """Return the points (N, 2) of the unit circle at angles (N,), in radians."""
+    """Return the points (N, 2) of the unit circle at the angles (N,), in radians."""
     return torch.stack([angle.cos(), angle.sin()], dim=1)

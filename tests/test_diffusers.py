@@ -60,7 +60,7 @@ def test_a_network_of_data_in_another_range_is_brought_to_ours(ncsnpp, x):
     y, theirs = 2 * x - 1, from_diffusers(ncsnpp)
     score = from_diffusers(ncsnpp, data_range=(-1, 1))
     torch.testing.assert_close(score(x, torch.tensor(0.5)), 2 * theirs(y, torch.tensor(1.0)))
-    with pytest.raises(ValueError, match=r"data_range is \(1, 1\), and must be from low to high"):
+    with pytest.raises(ValueError, match=r"low < high, got data_range=\(1, 1\)"):
         from_diffusers(ncsnpp, (1, 1))
 
 
@@ -90,7 +90,7 @@ def test_a_network_of_classes_takes_their_labels(x):
 
 
 def test_a_network_that_gives_no_score_is_refused():
-    with pytest.raises(ValueError, match="time_embedding_type 'positional', and must be a UNet2DModel with"):
+    with pytest.raises(ValueError, match="fourier', got network='UNet2DModel', time_embedding_type='positional'"):
         from_diffusers(network(time_embedding_type="positional"))
-    with pytest.raises(ValueError, match="a Linear with time_embedding_type None"):
+    with pytest.raises(ValueError, match="got network='Linear', time_embedding_type=None"):
         from_diffusers(torch.nn.Linear(1, 1))
