@@ -29,7 +29,7 @@ FRAMEWORK = THEORY | {
 # room: the rooms that it may import, each lower in the house
 MAY_IMPORT = {
     "noise": set(),
-    "networks": set(),
+    "networks": {"noise"},
     "score": {"noise"},
     "objectives": {"noise", "score"},
     "samplers": {"noise", "score"},

@@ -81,7 +81,7 @@ def test_labels(make):
     outs = [network(x, level, torch.full((3,), label)) for label in range(4)]
     for i, out in enumerate([*outs, none]):
         assert all(not torch.allclose(out, other) for other in [*outs, none][:i])
-    with pytest.raises(ValueError, match="takes no label"):
+    with pytest.raises(ValueError, match="takes no labels"):
         make(0)(x, level, torch.zeros(3, dtype=torch.long))
 
 
@@ -120,14 +120,14 @@ def test_group_norm_has_no_group_of_a_few_channels(channels):
 @pytest.mark.parametrize(
     ("kind", "wrong", "field"),
     [
-        (UNet, {"channels": 0}, "channels is 0"),
-        (UNet, {"channels": 1, "width": 2}, "width is 2"),
-        (UNet, {"channels": 1, "multipliers": []}, "multipliers is"),
-        (UNet, {"channels": 1, "attention": [3]}, "attention is"),
-        (UNet, {"channels": 1, "dropout": 1.0}, "dropout is 1"),
-        (UNet, {"channels": 1, "classes": -1}, "classes is -1"),
-        (MLP, {"features": 0}, "features is 0"),
-        (MLP, {"features": 2, "width": 3}, "width is 3"),
+        (UNet, {"channels": 0}, "got channels=0"),
+        (UNet, {"channels": 1, "width": 2}, "width=2"),
+        (UNet, {"channels": 1, "multipliers": []}, "got multipliers="),
+        (UNet, {"channels": 1, "attention": [3]}, "got attention="),
+        (UNet, {"channels": 1, "dropout": 1.0}, "got dropout=1"),
+        (UNet, {"channels": 1, "classes": -1}, "got classes=-1"),
+        (MLP, {"features": 0}, "got features=0"),
+        (MLP, {"features": 2, "width": 3}, "got width=3"),
     ],
 )
 def test_impossible_sizes_are_refused(kind, wrong, field):

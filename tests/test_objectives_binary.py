@@ -104,5 +104,5 @@ def test_the_energy_is_the_sum_over_all_states_of_the_hidden_units():
 
 
 def test_impossible_sizes_are_refused():
-    with pytest.raises(ValueError, match="features is 0"):
+    with pytest.raises(ValueError, match="got features=0"):
         RBM(0, 2)

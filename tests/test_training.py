@@ -32,7 +32,7 @@ OF_DIGITS = r"error: model: it has no loss on this data, examples of shape \(1, 
         (
             "denoising",
             ["--data", "ncsn.data.Digits"],
-            OF_DIGITS + r"MLP: x is of shape \(16, 1, 8, 8\), and must be \(B, 64\): a batch of vectors",
+            OF_DIGITS + r"expected x of shape \(B, 64\), got shape=\(16, 1, 8, 8\) .MLP.",
         ),
         (
             "denoising",

@@ -120,5 +120,5 @@ def test_an_energy_is_walked_by_a_sampler_that_keeps_no_graph():
 
 
 def test_impossible_sizes_are_refused():
-    with pytest.raises(ValueError, match="hidden is 0"):
+    with pytest.raises(ValueError, match="got hidden=0"):
         AutoencoderEnergy(3, 0)

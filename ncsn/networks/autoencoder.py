@@ -1,4 +1,4 @@
-"""The denoising autoencoder that is an energy."""
+"""The energy of a denoising autoencoder."""
 
 import torch
 from torch import Tensor
@@ -10,37 +10,31 @@ __all__ = ["AutoencoderEnergy"]
 
 
 class AutoencoderEnergy(TiedUnits):
-    """The energy whose score is that of an autoencoder with tied weights (Vincent, 2011, section 5).
+    """The energy whose score is that of an autoencoder with tied weights (Vincent, 2011, sec. 5).
 
         energy(x, sigma) = -(c . x - ||x||^2 / 2 + sum_j softplus(W_j . x + b_j)) / sigma^2
         score(x, sigma)  = (reconstruct(x) - x) / sigma^2
 
-    Denoising score matching of it is the autoencoder's squared error of the clean x from the noisy one, over
-    2 sigma^4.
+    Its denoising score matching is the autoencoder's squared error of the clean x from the
+    noisy one, over 2 sigma^4.
 
     Args:
-        features: d, how many numbers an example has.
-        hidden: how many hidden units.
-
-    Raises:
-        ValueError: where a number is not positive.
+        features: dimension of an example.
+        hidden: number of hidden units.
     """
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """The energy (B,) of `x` (B, ...) at `sigma` () or (B, 1, ..., 1)."""
+        """Return the energy (B,) of `x` (B, ...) at `sigma` () or (B, 1, ..., 1)."""
         flat = x.flatten(1)
-        inside = (
-            flat @ self.visible_bias
-            - flat.square().sum(1) / 2
-            + functional.softplus(self.hidden(x)).sum(1)
-        )
+        quadratic = flat @ self.visible_bias - flat.square().sum(1) / 2
+        inside = quadratic + functional.softplus(self.hidden(x)).sum(1)
         return -inside / torch.as_tensor(sigma).to(x).reshape(-1) ** 2
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """grad_x log p_sigma(x), of the shape of `x` (B, ...)."""
+        """Return grad_x log p_sigma(x), of the shape of `x` (B, ...)."""
         sigma = torch.as_tensor(sigma).to(x)
         return (self.reconstruct(x) - x) / sigma**2
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """decode(encode(x)) = W^T sigmoid(W x + b) + c, of the shape of `x` (B, ...)."""
+        """Return W^T sigmoid(W x + b) + c, of the shape of `x` (B, ...)."""
         return (self.hidden(x).sigmoid() @ self.weight + self.visible_bias).view_as(x)

@@ -1,4 +1,4 @@
-"""Layers that the networks share. Pictures are (B, C, H, W) of any H and W; an embedding is (B, E)."""
+"""Layers of the networks. Images are (B, C, H, W) of any H and W, an embedding is (B, E)."""
 
 import math
 from typing import TypeVar
@@ -7,6 +7,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ncsn.noise.checks import expect
 
 __all__ = ["Attention", "Conditioning", "ResidualBlock", "TiedUnits", "group_norm", "zeroed"]
 
@@ -19,15 +21,15 @@ class Conditioning(nn.Module):
 
     Args:
         width: E, even.
-        classes: how many classes there are; 0 makes a network that takes no label.
+        classes: number of classes; 0 for a network that takes no label.
     """
 
     frequencies: Tensor
 
     def __init__(self, width: int, classes: int = 0) -> None:
         super().__init__()
-        # Periods from 60 down to 0.6: c_noise is ln sigma, whose range is some ten wide, or a quarter of it. They are a
-        # buffer, so that a checkpoint keeps them.
+        # Periods from 60 down to 0.6, for a c_noise of ln sigma or a quarter of it. A buffer, so
+        # that a checkpoint keeps them.
         self.register_buffer("frequencies", torch.logspace(-1, 1, width // 2))
         self.classes = classes
         self.label = nn.Embedding(classes + 1, width) if classes else None
@@ -36,10 +38,12 @@ class Conditioning(nn.Module):
         )
 
     def forward(self, batch: int, c_noise: Tensor, label: Tensor | None) -> Tensor:
-        """Embed `c_noise` () or (B, 1, ..., 1), and `label` (B,): -1, or None for the whole batch, is "no label".
+        """Return the embedding of `c_noise` () or (B, 1, ..., 1) and `label` (B,).
+
+        A label of -1, or None for the whole batch, stands for no label.
 
         Raises:
-            ValueError: where a label is given to a network without classes.
+            ValueError: if a label is given to a network without classes.
         """
         angle = c_noise.reshape(-1, 1).expand(batch, 1) * self.frequencies
         features = torch.cat([angle.cos(), angle.sin()], dim=1) * math.sqrt(2)
@@ -49,13 +53,13 @@ class Conditioning(nn.Module):
             )
             features = features + self.label(label - NO_LABEL)
         elif label is not None:
-            raise ValueError("this network takes no label: it was made with classes = 0")
+            raise ValueError("expected no label: this network takes no labels (classes=0)")
         embedding: Tensor = self.mlp(features)
         return embedding
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions round a skip, then attention if asked for; the embedding scales and shifts the second norm."""
+    """Two convolutions with a skip; the embedding scales and shifts the second norm."""
 
     def __init__(
         self, channels_in: int, channels: int, embedding: int, dropout: float, attention: bool
@@ -81,7 +85,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the places of a picture, round a skip; `head` channels a head at the most."""
+    """Self-attention over the pixels of an image, with a skip; at most `head` channels a head."""
 
     def __init__(self, channels: int, head: int = 64) -> None:
         super().__init__()
@@ -105,34 +109,28 @@ class Attention(nn.Module):
 
 
 class TiedUnits(nn.Module):
-    """Hidden units that see a vector through W, and show it again through W's transpose.
+    """Hidden and visible units that share the weights W.
 
     Args:
-        features: the length of a vector.
-        hidden: how many hidden units.
-
-    Raises:
-        ValueError: where a number is not positive.
+        features: number of visible units, the dimension of a vector.
+        hidden: number of hidden units.
     """
 
     def __init__(self, features: int, hidden: int) -> None:
         super().__init__()
-        for name, value in {"features": features, "hidden": hidden}.items():
-            if value < 1:
-                raise ValueError(
-                    f"{type(self).__name__}: {name} is {value}, and must be at least 1"
-                )
+        expect("features >= 1", features >= 1, self, features=features)
+        expect("hidden >= 1", hidden >= 1, self, hidden=hidden)
         self.weight = nn.Parameter(0.1 * torch.randn(hidden, features) / math.sqrt(features))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         self.visible_bias = nn.Parameter(torch.zeros(features))
 
     def hidden(self, x: Tensor) -> Tensor:
-        """The input W x + b of the hidden units, (B, hidden), for `x` (B, ...) of `features` numbers an example."""
+        """Return the input W x + b (B, hidden) of the hidden units for `x` (B, ...)."""
         return functional.linear(x.flatten(1), self.weight, self.hidden_bias)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """At most 32 groups of at least four channels: one channel alone would lose its mean, and on one pixel be 0."""
+    """Return at most 32 groups of at least four channels; one channel alone would lose its mean."""
     groups = max(
         groups for groups in range(1, max(1, min(32, channels // 4)) + 1) if channels % groups == 0
     )
@@ -140,7 +138,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def zeroed(module: Module) -> Module:
-    """`module` with its parameters set to 0, so that the branch that it closes starts as nothing."""
+    """Return a module with its parameters set to 0, so that its branch starts as 0."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

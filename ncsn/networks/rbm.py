@@ -1,4 +1,4 @@
-"""A restricted Boltzmann machine: a density of binary data that is known up to a constant."""
+"""A restricted Boltzmann machine: a density of binary data, known up to a constant."""
 
 from torch import Tensor
 from torch.nn import functional
@@ -9,18 +9,15 @@ __all__ = ["RBM"]
 
 
 class RBM(TiedUnits):
-    """The free energy of a restricted Boltzmann machine (Smolensky, 1986), of x of zeros and ones:
+    """The free energy of a restricted Boltzmann machine (Smolensky, 1986):
 
         energy(x) = -log p(x) + constant = -a . x - sum_j softplus(W_j . x + b_j)
 
     Args:
-        features: how many visible units.
-        hidden: how many hidden units.
-
-    Raises:
-        ValueError: where a number is not positive.
+        features: number of visible units.
+        hidden: number of hidden units.
     """
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
-        """The energy (B,) of `x` (B, ...); the same at every `sigma`."""
+        """Return the energy (B,) of `x` (B, ...), zeros and ones; the same at every `sigma`."""
         return -(x.flatten(1) @ self.visible_bias + functional.softplus(self.hidden(x)).sum(1))

@@ -1,4 +1,4 @@
-"""A noise-conditional U-Net for pictures of any height, width and number of channels."""
+"""A noise-conditional U-Net for images of any height, width and number of channels."""
 
 from collections.abc import Sequence
 
@@ -8,27 +8,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ncsn.networks.layers import Conditioning, ResidualBlock, group_norm, zeroed
+from ncsn.noise.checks import expect
 
 __all__ = ["UNet"]
 
 
 class UNet(nn.Module):
-    """F(x, c_noise, label) for pictures x (B, C, H, W): a U-Net of residual blocks (Ho et al., 2020, appendix B).
+    """F(x, c_noise, label) for images x (B, C, H, W) (Ho et al., 2020, appendix B).
 
-    Its output starts at zero, so that a fresh `NCSNDenoiser` has a score of zero: a loss of d/2.
+    Its output starts at zero, so that the score of an untrained `NCSNDenoiser` is zero.
 
     Args:
-        channels: C, the channels of the pictures.
-        width: the channels of the first resolution, at least 4.
-        multipliers: the channels of each resolution, in widths, the full one first; each next is half the size.
-        blocks: residual blocks at each resolution, on the way down and again on the way up.
-        attention: the resolutions with self-attention, counted from 0, the full one.
-        dropout: the probability of dropping an activation inside a block.
-        classes: how many classes there are; 0 makes a network that takes no label.
-        patch: fold patch x patch pixels into channels first, so that the full resolution is H / patch: much cheaper.
-
-    Raises:
-        ValueError: where a number is out of its range.
+        channels: C, the channels of the images.
+        width: channels of the first resolution, at least 4.
+        multipliers: channels of each resolution, in units of `width`; the first resolution is
+            the full one, and each next one is half the size.
+        blocks: residual blocks at each resolution, in the encoder and again in the decoder.
+        attention: resolutions with self-attention, where 0 is the full one.
+        dropout: probability of dropping an activation inside a block.
+        classes: number of classes; 0 for a network that takes no label.
+        patch: side of the squares of pixels that are folded into channels first.
     """
 
     def __init__(
@@ -43,25 +42,17 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
-        least = {
-            "channels": (channels, 1),
-            "width": (width, 4),
-            "blocks": (blocks, 1),
-            "patch": (patch, 1),
-        }
-        for name, (value, lowest) in {**least, "classes": (classes, 0)}.items():
-            if value < lowest:
-                raise ValueError(f"UNet: {name} is {value}, and must be at least {lowest}")
-        if not multipliers or min(multipliers) < 1:
-            raise ValueError(
-                f"UNet: multipliers is {list(multipliers)}, and must be whole numbers from 1"
-            )
-        if not set(attention) <= set(range(len(multipliers))):
-            raise ValueError(
-                f"UNet: attention is {list(attention)}, and must be among 0 to {len(multipliers) - 1}"
-            )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"UNet: dropout is {dropout}, and must be from 0 to below 1")
+        sizes = {"channels": channels, "width": width, "blocks": blocks, "patch": patch}
+        positive = min(sizes.values()) >= 1 and width >= 4
+        expect("positive sizes, and width >= 4", positive, self, **sizes)
+        expect("classes >= 0", classes >= 0, self, classes=classes)
+        positive = min(multipliers, default=0) >= 1
+        expect("multipliers >= 1", positive, self, multipliers=list(multipliers))
+        known = set(attention) <= set(range(len(multipliers)))
+        expect(
+            f"attention from 0 to {len(multipliers) - 1}", known, self, attention=list(attention)
+        )
+        expect("0 <= dropout < 1", 0 <= dropout < 1, self, dropout=dropout)
         widths = [width * multiplier for multiplier in multipliers]
         embedding = 4 * width
         self.patch = patch
@@ -78,7 +69,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """F, of the shape of `x` (B, C, H, W), at `c_noise` () or (B, 1, 1, 1), for `label` (B,) or None."""
+        """Return F, of the shape of `x` (B, C, H, W), at `c_noise` () or (B, 1, 1, 1)."""
         height, width = x.shape[-2:]
         embedding = self.conditioning(len(x), c_noise, label)
         h = functional.pad(x, (0, -width % self.patch, 0, -height % self.patch))
@@ -90,7 +81,7 @@ class UNet(nn.Module):
 
 
 class Resolution(nn.Module):
-    """One resolution of the U-Net and, inside it, the next lower ones: down through the inner ones, and up again."""
+    """One resolution of the U-Net, with all lower ones inside."""
 
     def __init__(
         self,

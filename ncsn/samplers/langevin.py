@@ -16,13 +16,7 @@ from ncsn.noise.streams import normal, uniform
 from ncsn.samplers.sampler import Sampler
 from ncsn.score import Score, tweedie
 
-__all__ = [
-    "AnnealedLangevin",
-    "ConsistentAnnealed",
-    "Langevin",
-    "MetropolisAdjustedLangevin",
-    "langevin_step",
-]
+__all__ = ["AnnealedLangevin", "ConsistentAnnealed", "Langevin", "MetropolisAdjustedLangevin"]
 
 NEARLY_GEOMETRIC = 100.0  # rho of a Karras schedule
 
