@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.house import House
 
 PACKAGE = Path(__file__).parent.parent / "ncsn"
 THEORY = {"torch", "einops"}
@@ -56,6 +57,12 @@ def imports(file: Path) -> set[str]:
 def test_the_house_has_ten_rooms():
     rooms = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("__") and path.suffix != ".typed"}
     assert rooms == set(MAY_IMPORT)
+
+
+def test_the_floors_are_few_and_there_is_no_circle():
+    floors = House(PACKAGE.parent).floors()
+    assert floors.keys() == MAY_IMPORT.keys()
+    assert max(floors.values()) <= 8
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.glob("*/**/*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))

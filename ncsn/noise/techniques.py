@@ -1,4 +1,4 @@
-"""How to choose the noise levels for a data set (Song & Ermon, 2020).
+"""The choice of the noise levels for a data set (Song & Ermon, 2020).
 
 The highest level is the largest distance between two examples, so that noise leads from any of
 them to any other (Technique 1). Neighbouring levels have a ratio gamma so small that they overlap
