@@ -1,4 +1,4 @@
-"""Draw from a trained model: `python sample.py checkpoints/digits/step=2200.ckpt`."""
+"""Sample from a trained model, as `ncsn sample`: `python sample.py CHECKPOINT`."""
 
 from ncsn.cli.main import sample
 
