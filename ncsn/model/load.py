@@ -116,9 +116,7 @@ def newest_checkpoint(folder: str | Path) -> Path:
     """
     files = [file for file in Path(folder).rglob("*.ckpt") if file.name != BEST]
     if not files:
-        raise ValueError(
-            f"there is no checkpoint under {folder}/ yet; `ncsn train` trains one"
-        )
+        raise ValueError(f"there is no checkpoint under {folder}/ yet; `ncsn train` trains one")
     return max(files, key=lambda file: file.stat().st_mtime_ns)
 
 
