@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and outputs that one process writes at a time."""
+"""Atomic writes, and locks for outputs that one process writes at a time."""
 
 import errno
 import fcntl
@@ -26,12 +26,9 @@ __all__ = [
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and a temporary name or a lock adds up to 26
 HOLDER_TIMEOUT = 1  # seconds, until the holder of a lock has written its name into it
-ATTEMPTS = 100
-"""At taking a lock that others make and remove, or in a folder that they do."""
-TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.partial", re.DOTALL)
-"""The names that `temporary_file` gives."""
-ENDINGS = (".png", ".ckpt", ".npz", ".json", ".safetensors")
-"""Of the files that this package writes into a folder that it holds."""
+ATTEMPTS = 100  # at taking a lock that others make and remove, or their folder
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.partial", re.DOTALL)  # as `temporary_file` names
+ENDINGS = (".png", ".ckpt", ".npz", ".json", ".safetensors")  # of files in a folder that we lock
 HOLDER = re.compile(r"process \d+ on \S{1,100} since [\d-]{10} [\d:]{8}")
 
 
@@ -39,8 +36,8 @@ HOLDER = re.compile(r"process \d+ on \S{1,100} since [\d-]{10} [\d:]{8}")
 def atomic_write(file: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; on success flush it to the disk and rename it to `file`.
 
-    If the writing fails, `file` stays as it was. Missing folders are made. A link at `file` is replaced, and what it
-    points to is left alone. The permissions are those of a new file, whatever the writer gave it.
+    If the writing fails, `file` stays as it was. Missing folders are made. A link at `file`
+    is replaced, and its target is left alone. The permissions are those of a new file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary_file(file)
@@ -48,9 +45,8 @@ def atomic_write(file: Path) -> Iterator[Path]:
         mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
         with _opened(partial, os.O_NOFOLLOW) as descriptor:
-            if (
-                stat.S_IMODE(os.fstat(descriptor).st_mode) != mode
-            ):  # safetensors hides its files from others
+            # safetensors hides its files from others
+            if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
                 os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         partial.replace(file)
@@ -63,17 +59,16 @@ def atomic_write(file: Path) -> Iterator[Path]:
 def temporary_file(file: Path) -> Path:
     """Create an empty file with a random name next to `file`, and return its path."""
     path = file.with_name(f".{_short(file.name)}.{secrets.token_hex(8)}.partial")
-    os.close(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    )
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    os.close(os.open(path, flags, 0o666))
     return path
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that could not be made, or written to. Nothing of it is made.
+    """Refuse a folder that could not be made or written to, without making it.
 
     Raises:
-        OSError: with what stands in the way.
+        OSError: if it cannot be made or written to.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
@@ -85,12 +80,12 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def exclusive_file(file: Path) -> Iterator[None]:
-    """Let this process alone write `file`, and remove what a killed writer of it left half written.
+    """Let this process alone write `file`, and remove the partial files of killed writers.
 
     The lock is a file next to it, `.NAME.lock`; missing folders are made.
 
     Raises:
-        ValueError: if another process has the lock, naming it; or if what is in the place of the lock cannot be one.
+        ValueError: if another process has the lock, or its place is taken.
         OSError: if the folder cannot be made or written to.
     """
     with _exclusive(lock_of(file), file):
@@ -102,14 +97,14 @@ def exclusive_file(file: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive_folder(folder: Path) -> Iterator[None]:
-    """Let this process alone write into `folder`, and remove what a killed writer of it left half written.
+    """Let this process alone write into `folder`, and remove the partial files of killed writers.
 
-    The lock is a file in it, `.lock`; missing folders are made. A new folder is made under the lock that
-    `exclusive_file` takes for it, so that nobody can be about to put a whole folder there. Files in it that have a
-    lock of their own are left to their writers.
+    The lock is a file in it, `.lock`; missing folders are made. A new folder is made under
+    the lock that `exclusive_file` takes for it, so that no other process can put a whole
+    folder there. Files with a lock of their own are left to their writers.
 
     Raises:
-        ValueError: if another process has the lock, naming it; or if what is in the place of the lock cannot be one.
+        ValueError: if another process has the lock, or its place is taken.
         OSError: if the folder cannot be made or written to.
     """
     with _folders(folder), ExitStack() as held:
@@ -130,17 +125,15 @@ def lock_of(file: Path) -> Path:
 def _exclusive(lock: Path, output: Path) -> Iterator[None]:
     """Hold the system's lock of the file `lock`, and remove the file at the end.
 
-    The lock (POSIX `lockf`) dies with its process, and a fork does not inherit it: a killed writer's file is taken
-    over. It is lost as soon as its process closes any descriptor of the file, so never open `lock` elsewhere, nor
-    enter this twice for one output in one process.
+    The lock (POSIX `lockf`) dies with its process, and a fork does not inherit it: the file of
+    a killed writer is taken over. The lock is lost when its process closes any descriptor of
+    the file, so never open `lock` elsewhere, nor enter this twice for one output.
     """
     with _folders(lock.parent), _locked(lock, output) as file:
         try:
             file.truncate(0)
-            about = (
-                f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
-            )
-            file.write(about.encode())
+            since = time.strftime("%F %T")
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
             yield
         finally:
             if _is_at(file, lock):  # and nobody removed it by hand, for another to make it again
@@ -149,7 +142,7 @@ def _exclusive(lock: Path, output: Path) -> Iterator[None]:
 
 @contextmanager
 def _folders(folder: Path) -> Iterator[None]:
-    """Remove a folder, and those that it is in, at the end if they were missing before and are empty."""
+    """At the end, remove a folder and its parents if they are new and empty."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
@@ -160,18 +153,12 @@ def _folders(folder: Path) -> Iterator[None]:
 
 
 def _locked(lock: Path, output: Path) -> FileIO:
-    """Open a lock and lock it; make it and its folders if they are missing.
-
-    Raises:
-        ValueError: if another process has the lock, or what is in its place is not a file of its own.
-    """
+    """Open a lock and lock it; make it and its folders if they are missing."""
     for _ in range(ATTEMPTS):
         try:
             file = _open_lock(lock)
         except (FileNotFoundError, FileExistsError) as error:
-            failure: Exception = (
-                error  # unless another process has just removed the folder, which it had made
-            )
+            failure: Exception = error  # or another process has just removed its folder
             continue
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,16 +173,11 @@ def _locked(lock: Path, output: Path) -> FileIO:
 
 
 def _open_lock(lock: Path) -> FileIO:
-    """Open a lock for reading and writing, and make it and its folders if they are missing; follow no link.
-
-    Raises:
-        ValueError: if what is in its place cannot be one: what a link points to, say, would be written over.
-    """
+    """Open a lock, making it and its folders if missing; follow no link."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor = os.open(
-            lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666
-        )
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(lock, flags, 0o666)
         found = os.fstat(descriptor)
         if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
             return os.fdopen(descriptor, "r+b", buffering=0)
@@ -209,7 +191,7 @@ def _open_lock(lock: Path) -> FileIO:
 
 
 def _is_at(file: FileIO, path: Path) -> bool:
-    """Return whether `path` is still the name of an open file."""
+    """Return True if `path` is still the name of an open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.lstat())
     except FileNotFoundError:
@@ -227,7 +209,7 @@ def _holder(file: FileIO) -> str:
 
 
 def _leftovers(folder: Path) -> list[tuple[Path, str]]:
-    """Return what has the name of a temporary file in a folder, each with the NAME in it."""
+    """Return the temporary files in a folder, each with the name it was to get."""
     return [
         (path, found[1])
         for path in folder.glob(".*.partial")
@@ -243,11 +225,12 @@ def _remove(path: Path) -> None:
 
 
 def _short(name: str) -> str:
-    """Return a name as it is, or cut and told apart by its hash if it leaves no room for more characters."""
+    """Return a name, cut and followed by its hash if it is too long to be added to."""
     encoded = os.fsencode(name)
     if len(encoded) <= LONGEST_NAME:
         return name
-    return f"{encoded[: LONGEST_NAME - 17].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:16]}"
+    start = encoded[: LONGEST_NAME - 17].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(encoded).hexdigest()[:16]}"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""The model card: what a shared model is, what it was measured to reach, and how it is drawn from, in Markdown.
+"""The model card: a description of a shared model, its metrics and settings, in Markdown.
 
-A figure on it comes from a report of `ncsn evaluate --json` of these very weights, or there is none.
+Its metrics come from a report of `ncsn evaluate --json` of the same weights.
 """
 
 import json
@@ -27,17 +27,17 @@ tags:
 
 # {name}
 
-A score model of examples of shape {shape}{data}: {denoiser} round {network}, {parameters:,}
-parameters, for noise levels from {high:g} to {low:g}. It draws by `{sampler}` over {levels} levels.
+A score model of examples of shape {shape}{data}: {denoiser} around {network}, {parameters:,}
+parameters, for noise levels from {high:g} to {low:g}. Its sampler is `{sampler}`, over {levels} levels.
 
 ```python
 import ncsn
 
 model = {load}
-x = model.sample(64, seed=0)  # (64, {dimensions}); of pictures, [0, 1] is the visible range
+x = model.sample(64, seed=0)  # (64, {dimensions}); for images, [0, 1] is the visible range
 ```
 
-## Figures
+## Metrics
 
 {figures}
 
@@ -47,7 +47,7 @@ x = model.sample(64, seed=0)  # (64, {dimensions}); of pictures, [0, 1] is the v
 {settings}
 {fence}
 """
-NONE = "None was measured. `ncsn evaluate` measures the models of pictures."
+NONE = "None was measured. `ncsn evaluate` measures models of images."
 
 
 def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = None) -> str:
@@ -60,7 +60,7 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
         report: the content of a file of `ncsn evaluate --json`.
 
     Raises:
-        ValueError: if it is no such report, or is of other weights.
+        ValueError: if the report is of another kind, or of other weights.
     """
     sections = json.loads(json.dumps(model.settings))  # plain: YAML would tell lists from tuples
     settings, data = sections["hyper_parameters"], sections.get(DATA)
@@ -69,7 +69,7 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
     text = yaml.safe_dump(
         {"data": data, "model": settings} if data else {"model": settings}, sort_keys=False
     ).strip()
-    # Text from a file stays within its block, and a name of something else than a class is left out.
+    # Text from a file must stay within its block, and only the name of a class is shown.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     trained_on = data["class_path"] if data and dotted(data.get("class_path")) else None
     return CARD.format(
@@ -92,18 +92,14 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
 
 
 def measured(report: Mapping[str, Any], weights: str) -> str:
-    """The figures of a report as a table, with what they are of.
-
-    Raises:
-        ValueError: where it is no such report, or of other weights than those with this fingerprint.
-    """
+    """Return the metrics of a report as a table; `weights` is the fingerprint they must be of."""
     try:
         samples, counts, floor = report["samples"], report["counts"], report["floor"]
         if samples is None or samples["weights"] != weights:
             raise ValueError(
                 f"figures: they are of other weights than these: of {inline(report['judged'])}"
             )
-        lines = ["| figure | value | held-out pictures |", "|---|---|---|"]
+        lines = ["| metric | value | held-out images |", "|---|---|---|"]
         lines += [
             f"| {inline(name)} | {spread(values)} | {floor[name]:.4g} |"
             for name, values in report["figures"].items()
@@ -116,9 +112,9 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
         features = inline(re.sub(r"[^ ]*/", "", report["features"]))
         of = f"{counts['judged']:,} samples, by `{sampler}` over {index(samples['levels'])} levels "
         of += f"from {samples['sigma_max']:g} to {samples['sigma_min']:g}, in "
-        of += f"{samples['cost']['NFE']:g} calls of the network each; seeds: {seeds}. "
-        of += f"Held out are {counts['floor']:,} pictures of the validation split of {data}. Both are judged "
-        of += f"by {counts['reference']:,} of its training split, with {features}."
+        of += f"{samples['cost']['NFE']:g} NFE each; seeds: {seeds}. "
+        of += f"Held out are {counts['floor']:,} images of the validation split of {data}. Both are compared "
+        of += f"with {counts['reference']:,} of its training split, by the features of {features}."
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             "figures: not a report of this version of `ncsn evaluate --json`"
@@ -127,11 +123,11 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
 
 
 def inline(text: str) -> str:
-    """Return text from a file on one line of printable characters, without those that Markdown takes for its own."""
+    """Return text from a file on one printable line, without the characters of Markdown."""
     line = "".join(character if character.isprintable() else " " for character in str(text))
     return " ".join(re.sub(r"[`|\[\]<>]", "'", line).split())[:300]
 
 
 def spread(values: list[float]) -> str:
-    """The mean of the values, with their standard deviation where there are several."""
+    """Return the mean of the values, and their standard deviation if there are several."""
     return f"{values[0]:.4g}" if len(values) == 1 else f"{mean(values):.4g} +- {stdev(values):.2g}"
