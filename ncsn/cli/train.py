@@ -1,6 +1,7 @@
 """`ncsn train`: train a model as configurations and the options after them say."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +17,10 @@ from ncsn.model.shipped import config_file
 __all__ = ["run"]
 
 DEFAULT_CONFIG = "digits"
+EARLIER = re.compile(
+    r"^score:|\b(anneal_power|corruption|Annealed|ProbabilityFlow|StochasticHeun)\b", re.MULTILINE
+)
+"""What only configurations of earlier versions contain."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -53,11 +58,11 @@ def current(file: str) -> str:
         ValueError: if there is no such file, or it has settings that do not exist.
     """
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
-        settings = yaml.safe_load(Path(file).read_text("utf-8"))
-        new = updated(settings)
-        if isinstance(new, dict) and "score" in new:
-            new["quality"] = new.pop("score")
-        if new != settings:
-            return json.dumps(new)
+        text = Path(file).read_text("utf-8")
+        if EARLIER.search(text):
+            settings = updated(yaml.safe_load(text))
+            if "score" in settings:
+                settings["quality"] = settings.pop("score")
+            return json.dumps(settings)
     check_config(file)
     return file
