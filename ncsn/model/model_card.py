@@ -71,7 +71,8 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
     ).strip()
     # Text from a file must stay within its block, and only the name of a class is shown.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    trained_on = data["class_path"] if data and dotted(data.get("class_path")) else None
+    named = isinstance(data, dict) and dotted(data.get("class_path"))
+    trained_on = data["class_path"] if named else None
     return CARD.format(
         name=name,
         shape=model.shape,

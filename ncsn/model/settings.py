@@ -160,6 +160,9 @@ def check_settings(
 def model_plans(settings: dict[str, Any], trust: Collection[str]) -> tuple[Plan, dict[str, Any]]:
     """Plan the objective that a model was trained by, and the arguments of `Model`."""
     objective = plan_class(settings.get("objective"), (Objective,), "objective", trust)
+    for name in ("warmup", "cooldown", "label_dropout", "compile"):
+        if isinstance(settings.get(name), (dict, list, tuple)):
+            raise ValueError(f"{name}: expected a plain value, got {shown(settings[name])}")
     arguments = without(settings, OF_TRAINING)
     return objective, plan_arguments(Model, arguments, "", trust, ("gaussian_noise", "settings"))
 
