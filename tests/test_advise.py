@@ -128,8 +128,8 @@ def test_standard_output_of_the_command_is_yaml_alone(tmp_path):
     [
         ([], "--config: none given"),
         (["--config", "none.yaml"], "none.yaml"),
-        (["--config", "small.yaml", "--model.schedule.levels", "0"], "levels is 0"),
-        (["--config", "small.yaml", "--model.sampler.epsilon", "1"], "got epsilon=1 (AnnealedLangevin)"),
+        (["--config", "small.yaml", "--model.schedule.levels", "0"], "got levels=0"),
+        (["--config", "small.yaml", "--model.sampler.epsilon", "1"], "got epsilon=1"),
         (["--config", "small.yaml", "--data.batch_size", "5000"], "batch_size is 5000"),
     ],
 )

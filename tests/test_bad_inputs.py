@@ -102,9 +102,9 @@ OPTIONS = {
     "a negative level": (["--model.schedule.sigma_min", "-1"], "sigma_min"),
     "a level of 0": (["--model.schedule.sigma_min", "0"], "sigma_min"),
     "an infinite level": (["--model.schedule.sigma_max", "inf"], "sigma_max"),
-    "no levels": (["--model.schedule.levels", "-1"], "levels is -1"),
-    "one level": (["--model.schedule.levels", "1"], "levels is 1"),
-    "a billion levels": (["--model.schedule.levels", "1000000000"], "levels is 1000000000"),
+    "no levels": (["--model.schedule.levels", "-1"], "levels=-1"),
+    "one level": (["--model.schedule.levels", "1"], "levels=1"),
+    "a billion levels": (["--model.schedule.levels", "1000000000"], "levels=1000000000"),
     "null for a number": (["--model.schedule.levels", "null"], "model.schedule.*levels"),
     "true for a number": (["--model.schedule.sigma_max", "abc"], "model.schedule.*sigma_max"),
     "half a picture": (["--data.batch_size", "2.5"], "data.*batch_size"),
@@ -124,7 +124,7 @@ OPTIONS = {
     "a billion blocks": (["--model.denoiser.network.blocks", "1000000000"], "larger network"),
     "no name": (["--name", ""], "name: ''"),
     "the name of the folder above": (["--name", ".."], r"name: '\.\.' is not the name of a folder"),
-    "a decay of 1": (["--ema.decay", "1"], "decay is 1"),
+    "a decay of 1": (["--ema.decay", "1"], "decay=1"),
 }
 
 

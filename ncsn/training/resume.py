@@ -245,7 +245,7 @@ def resumable(path: Path) -> dict[str, Any]:
         and {"config", "fingerprint", "devices"} <= content["run"].keys()
     ):
         raise ValueError(
-            f"--ckpt_path: {path} was not made by the training command, and cannot be gone on from"
+            f"--ckpt_path: {path} was not made by the training command, and cannot be resumed"
         )
     return content
 
