@@ -20,7 +20,7 @@ from ncsn.cli.errors import silence_libraries
 from ncsn.evaluation.extractors import looks, real_pictures, reference_looks
 from ncsn.evaluation.measure import chosen_judge
 from ncsn.evaluation.metrics import frechet
-from ncsn.training.run import TrainCLI, build
+from ncsn.training.run import Run, build, check
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -28,7 +28,7 @@ TRIAL = 100
 """Steps from which the rate is told: enough to make little of what comes once, as the last checkpoint."""
 
 
-def trained(config: Path, steps: int, others: list[str]) -> tuple[TrainCLI, float]:
+def trained(config: Path, steps: int, others: list[str]) -> tuple[Run, float]:
     """What the training command makes of a configuration in so many steps, and the CPU-seconds that the steps took."""
     fixed = [
         "--trainer.max_steps",
@@ -41,7 +41,7 @@ def trained(config: Path, steps: int, others: list[str]) -> tuple[TrainCLI, floa
     fixed += ["--name", f"{config.stem}_{steps}", "--trainer.logger", "false"]
     sys.argv = ["train.py", "--config", str(config), *fixed, *others]
     cli = build()
-    cli.prepare()
+    check(cli)
     began = time.process_time()
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     return cli, time.process_time() - began

@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ncsn.cli.errors import silence_libraries
-from ncsn.training.run import build
+from ncsn.training.run import build, check, fit
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,8 +88,8 @@ def main() -> None:
         os.chdir(folder)
         cli = build()
         cli.trainer.callbacks.append(alternate)
-        cli.prepare()
-        cli.fit()
+        check(cli)
+        fit(cli)
         os.chdir(ROOT)
     # Of ten rounds at a time: as many steps as from one that is logged to the next.
     theirs, bare = (

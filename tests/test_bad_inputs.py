@@ -112,9 +112,9 @@ OPTIONS = {
     "no batches a step": (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches: 0 is not"),
     "no batches": (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches: 0 leaves nothing to do"),
     "no epochs": (["--trainer.max_epochs", "0", "--trainer.max_steps", "-1"], "trainer.max_epochs"),
-    "a seed too large": (["--seed_everything", "4294967296"], "seed_everything: 4294967296"),
+    "a seed too large": (["--seed_everything", "4294967296"], "seed_everything: expected .* got 4294967296"),
     "a seed in letters": (["--seed_everything", "abc"], "seed_everything"),
-    "no seed": (["--seed_everything", "false"], "seed_everything: False is not a whole number"),
+    "no seed": (["--seed_everything", "false"], "seed_everything: expected int, got False"),
     "a seed of 1.7": (["--seed_everything", "1.7"], "seed_everything"),
     "half precision": (["--trainer.precision", "fp16"], "trainer.precision"),
     "16-mixed on a CPU": (["--trainer.precision", "16-mixed"], "trainer.precision: 16-mixed"),
@@ -142,7 +142,7 @@ def test_null_for_a_seed_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL.replace("seed_everything: 0", "seed_everything: null"))
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
-    assert (status, "seed_everything: None is not a whole number" in line) == (2, True), line
+    assert (status, "seed_everything: expected int, got None" in line) == (2, True), line
 
 
 def idx(folder: Path, images: bytes, labels: bytes) -> None:

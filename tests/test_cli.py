@@ -110,7 +110,7 @@ def test_last_goes_on_where_the_run_ended(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_train("--config", "small.yaml", "--ckpt_path", "last", "--trainer.max_steps", "9")
     out = capsys.readouterr().out
-    assert "Going on from checkpoints/small/step=7.ckpt" in out
+    assert "Resuming from checkpoints/small/step=7.ckpt" in out
     checkpoint = torch.load(tmp_path / "checkpoints/small/step=9.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 9
     steps = {int(state["step"]) for state in checkpoint["optimizer_states"][0]["state"].values()}

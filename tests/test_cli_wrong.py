@@ -28,7 +28,7 @@ WRONG_TRAINING = [
     (["--data", "ImageFolder", "--data.root", "no/such", "--data.size", "8"], "root is no/such"),
     (["--trainer.accelerator", "cuda"], "CUDAAccelerator.*available"),
     (["--trainer.max_steps", "-5"], "max_steps"),
-    (["--seed_everything", "-1"], "seed_everything: -1"),
+    (["--seed_everything", "-1"], "seed_everything: expected .* got -1"),
     (["--config", "nope.yaml"], "config: .*nope.yaml"),
     (["--ckpt_path", "nope.ckpt"], "there is no file nope.ckpt"),
     (["--ckpt_path", "small.yaml"], "small.yaml is not a checkpoint"),

@@ -66,7 +66,7 @@ def test_the_papers_configs_are_the_papers(
     assert isinstance(optimizer, torch.optim.Adam)
     assert optimizer.defaults["lr"] == rate
     assert cli.trainer.max_steps == steps
-    assert cli.config_init.ema.decay == decay
+    assert cli.parts.ema.decay == decay
     assert (cli.datamodule.batch_size, cli.datamodule.flip, cli.datamodule.dequantise) == (128, flip, dequantise)
 
 

@@ -125,7 +125,7 @@ def test_a_job_that_slurm_puts_into_its_queue_again_ends_as_one_left_alone(tmp_p
     assert first.returncode == 128 + signal.SIGUSR1, written
     assert Path("requeued").read_text() == "requeue 4242\n"
     steps = str(next(iter(numbered("checkpoints/small").values())) + 3)
-    assert "Going on from" in ended_well(started(*command, steps, **alone, SLURM_RESTART_COUNT="1"))
+    assert "Resuming from" in ended_well(started(*command, steps, **alone, SLURM_RESTART_COUNT="1"))
     ended_well(started(*command, steps, "--name", "alone"))
     again, undisturbed = (checkpoint_file.read(f"checkpoints/{name}/step={steps}.ckpt") for name in ("small", "alone"))
     for kind in ("state_dict", "current_model_state"):

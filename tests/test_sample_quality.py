@@ -104,7 +104,7 @@ def test_the_best_is_kept_and_the_run_goes_on_from_the_newest(tmp_path, monkeypa
     os.utime(folder / "best.ckpt", (later, later))
     assert newest_checkpoint("checkpoints") == folder / "step=12.ckpt"
     run_train("--config", "small.yaml", "--ckpt_path", "last", *SCORED, "--trainer.max_steps", "16")
-    assert "Going on from checkpoints/small/step=12.ckpt" in capsys.readouterr().out
+    assert "Resuming from checkpoints/small/step=12.ckpt" in capsys.readouterr().out
     assert torch.load(folder / "best.ckpt", weights_only=True)["global_step"] == 16
     assert not list(folder.glob(".*"))  # written as durably as the others
     load(folder / "best.ckpt")

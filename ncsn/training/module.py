@@ -6,7 +6,6 @@ score there.
 """
 
 import math
-import warnings
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -82,14 +81,10 @@ class ScoreModule(LightningModule):
                 "ScoreModule: compile is true, but an energy, which is differentiated, cannot be compiled"
             )
         Model(denoiser, schedule, sampler, shape)  # checks these
-        # From a configuration these are plain values, from which a checkpoint is built again. Live objects cannot be
-        # loaded safely: made in Python, they are left out, and given again to `load_from_checkpoint`.
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Attribute 'denoiser' is an instance of `nn.Module`")
-            self.save_hyperparameters(logger=False)
-        for name in ("denoiser", "schedule", "objective", "sampler", "optimizer"):
-            if not isinstance(self.hparams[name], dict):
-                del self.hparams[name]
+        # A checkpoint holds plain settings alone: a run adds those of the parts, which are given
+        # to `load_from_checkpoint` if the module was made in Python.
+        parts = ("denoiser", "schedule", "objective", "sampler", "optimizer")
+        self.save_hyperparameters(ignore=parts, logger=False)
         self.denoiser = denoiser
         self.schedule = schedule
         self.objective = objective

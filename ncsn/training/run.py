@@ -1,28 +1,24 @@
-"""The training command: settings from YAML and the command line, by LightningCLI; a run, by Lightning's Trainer."""
+"""A training run, read from top to bottom: parse, build, check, fit."""
 
 import math
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from copy import deepcopy
-from datetime import timedelta
+from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import (
-    LightningArgumentParser,
-    LightningCLI,
-    SaveConfigCallback,
-    instantiate_class,
-)
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import nn
 
 from ncsn.data import DataModule
 from ncsn.model.files import check_writable, exclusive_folder
@@ -43,29 +39,26 @@ from ncsn.training.callbacks import (
     Throughput,
 )
 from ncsn.training.checkpoint_io import PatientCheckpointIO
+from ncsn.training.checks import check_loss, check_optimizer, check_precision, check_settings
 from ncsn.training.module import ScoreModule
 from ncsn.training.processes import REQUEUE, check_processes, plugins, requeue, requeued
 from ncsn.training.resume import Record, Resume, check_resumed, checkpoint_of, recorded, resumable
 
-__all__ = ["TrainCLI", "run"]
+__all__ = ["Run", "build", "check", "fit", "run"]
 
-
-MOST_PARAMETERS = 20_000
-"""Tensors of parameters in a model: more is a mistake, which would take hours to make."""
-TRIED = 16  # examples
-PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
+MAX_PARAMETERS = 20_000  # tensors in a model
 USAGE = "%(prog)s [--config FILE] [--SECTION.SETTING VALUE ...]"
-DESCRIPTION = """Train a score model, as the files of --config say (configs/digits.yaml where none is given) and the
-settings after them, of which a later one holds. Classes are given by name, and their settings after it:
---data ImageFolder --data.root PICTURES --model.sampler DPMSolver --model.sampler.eta 1."""
-NETWORKS = ("network", "energy")
-"""The settings of a denoiser that hold a network."""
-FROM_DATA = {
+DESCRIPTION = """Train a score model with the settings of the --config files (configs/digits.yaml if
+none is given) and the options after them; a later one overrides an earlier one. Classes are given by
+name, and their settings after it:
+--data ImageFolder --data.root IMAGES --model.sampler DPMSolver --model.sampler.eta 1."""
+NETWORKS = ("network", "energy")  # the settings of a denoiser that hold a network
+# Network arguments inferred from the data, for networks that accept them.
+FROM_DATA: dict[str, Callable[[DataModule], int | None]] = {
     "channels": lambda data: data.shape[0],
     "features": lambda data: math.prod(data.shape),
     "classes": lambda data: data.classes,
 }
-"""What a network is told of the data, if it has such an argument."""
 
 
 class ResumeError(ValueError):
@@ -73,7 +66,7 @@ class ResumeError(ValueError):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Keeps the whole configuration beside the logs, and shows it in TensorBoard."""
+    """The whole configuration, saved with the logs and shown in TensorBoard."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(trainer.logger, TensorBoardLogger):
@@ -81,359 +74,49 @@ class SaveConfig(SaveConfigCallback):
             trainer.logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
 
-class TrainCLI(LightningCLI):
-    """All settings of a run: `name`, `model`, `data`, `trainer`, and its standing callbacks."""
+@dataclass
+class Run:
+    """A training run that is built.
 
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--name",
-            type=str,
-            default="run",
-            help="The run's folders: checkpoints/NAME, logs/NAME.",
-        )
-        parser.add_argument(
-            "--ckpt_path",
-            type=str | None,
-            default=None,
-            help="Go on from this checkpoint, or from the run's `last`.",
-        )
-        super().add_default_arguments_to_parser(parser)
+    Args:
+        config: the settings, as parsed.
+        settings: the same as plain values, for the checkpoints.
+        parts: what was built of each section.
+        stop: the signal handler.
+        record: the description of the run in its checkpoints.
+        files: the writer of checkpoints.
+    """
 
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # In the order in which they are read in the help and in the saved configuration: Lightning's own come last.
-        parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
-        parser.add_lightning_class_args(ScoreModule, "model")
-        # The order matters: SampleGrid and SampleQuality draw while EMA has its weights in place.
-        parser.add_lightning_class_args(SampleGrid, "samples")
-        parser.add_lightning_class_args(SampleQuality, "quality")
-        parser.add_lightning_class_args(EMA, "ema")
-        parser.add_lightning_class_args(Checkpoint, "checkpoint")
-        parser.link_arguments(
-            "name", "checkpoint.dirpath", compute_fn=lambda name: f"checkpoints/{name}"
-        )
-        parser.link_arguments(
-            "data", "model.shape", compute_fn=lambda data: data.shape, apply_on="instantiate"
-        )
-        for network, (key, of) in product(NETWORKS, FROM_DATA.items()):
-            told = f"model.denoiser.init_args.{network}.init_args.{key}"
-            parser.link_arguments("data", told, compute_fn=of, apply_on="instantiate")
-        parser.add_lightning_class_args(Trainer, "trainer")
-        parser.set_defaults(
-            {f"trainer.{name}": value for name, value in self.trainer_defaults.items()}
-        )
+    config: Namespace
+    settings: dict[str, Any]
+    parts: Namespace
+    stop: GracefulStop
+    record: Record = field(default_factory=Record)
+    files: PatientCheckpointIO = field(default_factory=PatientCheckpointIO)
+    trainer: Trainer = field(init=False)
+    resumed_from: Path | None = None
+    finished: bool = False
 
-    def before_instantiate_classes(self) -> None:
-        # For the checkpoint, Lightning notes what each link gave, in settings that must be there: even of the networks
-        # that there are not.
-        self._dump_config()
-        self.settings = deepcopy(self.config_dump)
-        settings = self.config_dump["model"]["denoiser"].setdefault("init_args", {})
-        for name in NETWORKS:
-            settings.setdefault(name, {}).setdefault("init_args", {})
+    @property
+    def model(self) -> ScoreModule:
+        """The module that is trained."""
+        module: ScoreModule = self.parts.model
+        return module
 
-    def after_instantiate_classes(self) -> None:
-        # The parser's own maker of optimisers holds on to the parser, and so to the trainer and the data, all of which
-        # would be copied with the model for its moving average.
-        self.model.optimizer = partial(instantiate_class, init=self.model.hparams["optimizer"])
-        settings = self.model.hparams["denoiser"]["init_args"]
-        for name in NETWORKS:
-            if "class_path" in settings[name]:
-                self._drop_unused(settings[name]["init_args"], getattr(self.model.denoiser, name))
-            else:
-                del settings[name]
-        # Kept in the checkpoints, to say what the model was trained on.
-        self.datamodule.save_hyperparameters(self.config_dump["data"], logger=False)
-
-    def _drop_unused(self, settings: dict[str, Any], network: nn.Module) -> None:
-        """Take out of a network's settings what the links gave to arguments that it does not have.
-
-        Raises:
-            ValueError: where it has none for the labels that the data gives.
-        """
-        accepted = signature(type(network)).parameters
-        for key in FROM_DATA.keys() - accepted.keys():
-            settings.pop(key, None)
-        if self.datamodule.classes and "classes" not in accepted:
-            name = type(network).__name__
-            raise ValueError(
-                f"data.labels: true, but the network {name} has no argument `classes` and takes no labels"
-            )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
-        name, seed, trainer = self.config.name, self.config.seed_everything, self.config.trainer
-        optimizer = self.config.model.optimizer.class_path
-        if not subclass_of(optimizer, torch.optim.Optimizer):  # it would be called, whatever it is
-            raise ValueError(
-                f"model.optimizer: {optimizer} is not a subclass of torch.optim.Optimizer"
-            )
-        if name in ("", "..") or Path(name).name != name:
-            raise ValueError(f"name: {name!r} is not the name of a folder")
-        if (
-            seed is None or seed is False or not 0 <= seed < 2**32
-        ):  # without one, a run could not be gone on from to the bit
-            raise ValueError(f"seed_everything: {seed} is not a whole number from 0 to {2**32 - 1}")
-        for key in ("max_steps", "max_epochs", "limit_train_batches", "val_check_interval"):
-            if trainer[key] == 0:
-                raise ValueError(f"trainer.{key}: 0 leaves nothing to do")
-        if trainer.accumulate_grad_batches < 1:
-            raise ValueError(
-                f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches} is not at least 1"
-            )
-        if isinstance(trainer.val_check_interval, dict):
-            try:
-                timedelta(**trainer.val_check_interval)
-            except TypeError as error:
-                raise ValueError(
-                    f"trainer.val_check_interval: {error}; give steps, or {{minutes: 5}}"
-                ) from error
-        if trainer.precision not in PRECISIONS:
-            allowed = ", ".join(str(precision) for precision in PRECISIONS if precision is not None)
-            raise ValueError(
-                f"trainer.precision: {trainer.precision} is none of {allowed}: noise levels stay in float32, and only "
-                "the network may run in less"
-            )
-        if trainer.overfit_batches:
-            raise ValueError(
-                "trainer.overfit_batches: is not there; train on a folder of a few pictures instead"
-            )
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        if self.config.trainer.logger in (None, True):
-            kwargs["logger"] = TensorBoardLogger(
-                "logs", name=self.config.name, default_hp_metric=False, flush_secs=30
-            )
-        self.stop, self.record, self.files = (
-            GracefulStop(self.config_init.checkpoint),
-            Record(),
-            PatientCheckpointIO(),
-        )
-        bar = [RunProgress()] if self.config.trainer.enable_progress_bar is not False else []
-        scored = self.config.quality.features is not None
-        best = [BestCheckpoint(f"checkpoints/{self.config.name}")] if scored else []
-        strips = [DenoisingStrips()] if self.config.samples.count else []
-        levels = LossPerLevel()
-        shown = [levels, Dashboard(levels), Throughput(), *strips]
-        self.trainer_defaults["callbacks"] = [*shown, self.stop, self.record, *bar, *best, Resume()]
-        asked = self.config_init.trainer.plugins or []
-        kwargs["plugins"] = [
-            *(asked if isinstance(asked, list) else [asked]),
-            self.files,
-            *plugins(),
-        ]
-        return super().instantiate_trainer(**kwargs)
-
-    def prepare(self) -> None:
-        """Find the checkpoint to go on from, try the optimiser, and get the data.
-
-        Raises:
-            ValueError: where there is no such checkpoint or it is of another network, where the optimiser refuses its
-                settings, where the data is not what it should be, or something started too many processes.
-            OSError: where the data cannot be had, or the logs cannot be written.
-        """
-        trainer = self.trainer
-        check_processes(trainer.world_size, trainer.num_devices, trainer.num_nodes)
-        # By the same command that began the run, where SLURM gives it again.
-        going_on = requeued() and any(numbered(self.folder))
-        self.ckpt_path = checkpoint_of("last" if going_on else self.config.ckpt_path, self.folder)
-        checkpoint = resumable(self.ckpt_path) if self.ckpt_path else None
-        self.finished = checkpoint is not None and self.is_finished(checkpoint)
-        rate = self.model.hparams["optimizer"].get("init_args", {}).get("lr")
-        if rate is not None and not 0 < rate < math.inf:
-            raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
-        self._try_a_step()
-        precision = str(self.config.trainer.precision)
-        if self.config.model.optimizer.get("init_args", {}).get("fused"):
-            clipped = precision.endswith("mixed") and self.config.trainer.gradient_clip_val
-            if precision == "16-mixed" or clipped:
-                what = (
-                    "trainer.precision: 16-mixed"
-                    if not clipped
-                    else f"trainer.gradient_clip_val: in {precision} it"
-                )
-                raise ValueError(
-                    f"{what} does not go with model.optimizer.fused: true; set it to false"
-                )
-        if (
-            self.config.trainer.precision == "16-mixed"
-            and self.trainer.strategy.root_device.type == "cpu"
-        ):
-            raise ValueError("trainer.precision: 16-mixed is not there on a CPU; bf16-mixed is")
-        if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
-            for logger in self.trainer.loggers:
-                if isinstance(logger, (TensorBoardLogger, CSVLogger)):
-                    check_writable(Path(logger.root_dir))
-            self.datamodule.prepare_data()
-            self.datamodule.setup()
-            self.datamodule.check_share(self.trainer.world_size)
-            self._try_examples()
-            self.config_init.quality.check(self.model.model, self.datamodule)
-            self.record.run = recorded(self.settings, self.datamodule, self.trainer.world_size)
-            if checkpoint is not None:
-                check_resumed(self.record.run, checkpoint, str(self.ckpt_path))
-                check_weights(self.model, checkpoint["state_dict"], str(self.ckpt_path))
-
-    def is_finished(self, checkpoint: dict[str, Any]) -> bool:
-        """Return True if a checkpoint is of the end of the run; it is not if a last validation was broken off."""
-        step, last = checkpoint["global_step"], self.trainer.max_steps
-        return 0 < last < step or (last == step and bool(checkpoint.get("complete", True)))
-
-    def _try_a_step(self) -> None:
-        """Make the optimiser, and let another like it take a step.
-
-        Raises:
-            ValueError: where it refuses its settings, or computes with numbers that 32 bits do not hold.
-        """
-        weights = nn.Parameter(torch.zeros(2, 2, device=self.trainer.strategy.root_device))
-        weights.grad = torch.ones_like(weights)
-        try:
-            self.model.configure_optimizers()
-            with torch.enable_grad():
-                self.model.optimizer([weights]).step(weights.sum)
-        except (ValueError, RuntimeError, AssertionError) as error:
-            settings = self.model.hparams["optimizer"].get("init_args", {})
-            raise ValueError(f"model.optimizer: {error}, with lr {settings.get('lr')}") from error
+    @property
+    def datamodule(self) -> DataModule:
+        """The data."""
+        data: DataModule = self.parts.data
+        return data
 
     @property
     def folder(self) -> Path:
-        """Where the run's checkpoints are."""
+        """The folder of the checkpoints."""
         return Path("checkpoints", self.config.name)
-
-    def _try_examples(self) -> None:
-        """Compute the loss of some examples, before a run's folders are made for one that cannot be.
-
-        Raises:
-            ValueError: where they do not fit the network, the objective or the schedule.
-        """
-        examples = self.datamodule.splits["train"]
-        several = examples[list(range(min(TRIED, len(examples))))]
-        x, label = self.datamodule.on_after_batch_transfer(several, 0)
-        if self.model.objective.binary_data and not ((x == 0) | (x == 1)).all():
-            name = type(self.model.objective).__name__
-            raise ValueError(f"model.objective: {name} expects data of zeros and ones (data)")
-        try:
-            self.model.eval()  # a trial is no part of the training: whatever counts or averages there is left alone
-            with torch.random.fork_rng(), torch.no_grad():
-                losses = self.model.losses(x, self.model.schedule.sample(x), label)
-            self.model.train()
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"model: it has no loss on this data, examples of shape {self.model.shape}: {error}"
-            ) from error
-        if not losses.isfinite().all():
-            raise ValueError(
-                f"model: its loss on the data is {losses[:2].tolist()}; is a level of the schedule 0?"
-            )
-
-    @rank_zero_only
-    def announce(self) -> None:
-        """Say what is trained, and from where it goes on."""
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        pictures = len(self.datamodule.splits["train"])
-        print(
-            f"Training {self.config.name}: {parameters:,} parameters on {pictures:,} examples of {self.model.shape}"
-        )
-        if self.ckpt_path:
-            print(f"Going on from {self.ckpt_path}")
-
-    def fit(self) -> None:
-        """Train, say where the results are, and end as a signal asked for.
-
-        Raises:
-            FloatingPointError: where too many steps in a row have no finite gradient.
-            OSError: where the last checkpoint could not be written, figures were not logged, or SLURM did not take the
-                job into its queue again.
-        """
-        if self.finished:
-            print(
-                f"{self.ckpt_path} is of the end of the run: trainer.max_steps is {self.trainer.max_steps}."
-            )
-            return
-        self.announce()
-        try:
-            with suppress(RunStopped):
-                self.trainer.fit(
-                    self.model,
-                    datamodule=self.datamodule,
-                    ckpt_path=self.ckpt_path,
-                    weights_only=True,
-                )
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            if self.ckpt_path is None or self.stop.began:
-                raise
-            raise ResumeError(
-                f"--ckpt_path: {self.ckpt_path} cannot be resumed: {' '.join(str(error).split())}"
-            ) from error
-        if self.files.failure is not None:
-            raise self.files.failure
-        self.report()
-        if self.stop.signal == REQUEUE:
-            try:
-                rank_zero_only(requeue)()
-            finally:  # a process that ends before may take the others with it
-                self.trainer.strategy.barrier()
-        if self.stop.signal is not None:
-            sys.exit(128 + self.stop.signal)
-
-    @rank_zero_only
-    def report(self) -> None:
-        """Print where the checkpoint and the logs are, and how to draw."""
-        print(f"Trained {self.trainer.global_step:,} steps.")
-        checkpoint = next(iter(numbered(self.folder)), None)
-        if checkpoint is not None:  # a run of `trainer.fast_dev_run` saves none
-            print(f"Checkpoint:  {checkpoint}")
-        if (
-            self.trainer.logger is not None and self.trainer.logger.log_dir
-        ):  # `trainer.log_dir` waits for other ranks
-            print(f"Logs:        {self.trainer.logger.log_dir}  (tensorboard --logdir logs)")
-        if self.stop.signal is not None:
-            print("Resume:      the same command with --ckpt_path last")
-        elif checkpoint is not None:
-            print(f"Sample:      ncsn sample {checkpoint}")
-
-
-def subclass_of(path: str, kind: type) -> bool:
-    """Return True if an import path leads to a subclass of `kind`."""
-    module, _, name = path.rpartition(".")
-    found = getattr(import_module(module), name, None)
-    return isinstance(found, type) and issubclass(found, kind)
-
-
-def build() -> TrainCLI:
-    """Parse the command line, and build what it describes.
-
-    Raises:
-        ArgumentError, ValueError, MisconfigurationException: where a setting is wrong.
-    """
-    make = partial(
-        TrainCLI,
-        ScoreModule,
-        DataModule,
-        subclass_mode_data=True,
-        run=False,
-        auto_configure_optimizers=False,
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"overwrite": True},
-        seed_everything_default=0,
-        trainer_defaults={
-            "check_val_every_n_epoch": None,  # validation is by steps
-            "num_sanity_val_steps": 0,
-            "enable_model_summary": False,
-        },
-        parser_kwargs={"exit_on_error": False, "usage": USAGE, "description": DESCRIPTION},
-    )
-    try:
-        return make()
-    except (
-        RuntimeError,
-        OverflowError,
-        MemoryError,
-    ) as error:  # of torch, where no memory holds what is asked for
-        raise ValueError(f"model: it cannot be made: {error}") from error
 
 
 def run() -> None:
-    """Parse, build, check and train.
+    """Train as the command line says.
 
     Raises:
         ArgumentError, ValueError, MisconfigurationException: if a setting is wrong.
@@ -442,14 +125,14 @@ def run() -> None:
     """
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32, if the precision is 32-true
-    with at_most_parameters(MOST_PARAMETERS):
-        cli = build()
+    with at_most_parameters(MAX_PARAMETERS):
+        built = build()
     with ExitStack() as held:
         if rank_zero_only(lambda: True)():
-            held.enter_context(exclusive_folder(cli.folder))
-        cli.prepare()
+            held.enter_context(exclusive_folder(built.folder))
+        check(built)
         try:
-            cli.fit()
+            fit(built)
         except ResumeError:
             raise
         except ValueError as error:  # of the user's own code, whose traceback is of use
@@ -457,5 +140,220 @@ def run() -> None:
         except RuntimeError as error:
             if not str(error).startswith("DataLoader"):
                 raise
-            # A worker was killed for want of memory, say, or waits for a dead disk.
+            # A worker was killed for lack of memory, say, or waits for a dead disk.
             raise OSError(f"data.workers: {error}") from error
+
+
+def make_parser() -> LightningArgumentParser:
+    """Return the parser of all settings of a run."""
+    parser = LightningArgumentParser(exit_on_error=False, usage=USAGE, description=DESCRIPTION)
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file of settings.")
+    parser.add_argument(
+        "--name",
+        type=str,
+        default="run",
+        help="The run's folders: checkpoints/NAME, logs/NAME.",
+    )
+    parser.add_argument(
+        "--ckpt_path",
+        type=str | None,
+        default=None,
+        help="Resume from this checkpoint, or from the run's `last`.",
+    )
+    parser.add_argument("--seed_everything", type=int, default=0, help="The seed of the run.")
+    # In the order of the help and of the saved configuration: Lightning's own settings come last.
+    parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
+    parser.add_lightning_class_args(ScoreModule, "model")
+    parser.add_lightning_class_args(SampleGrid, "samples")
+    parser.add_lightning_class_args(SampleQuality, "quality")
+    parser.add_lightning_class_args(EMA, "ema")
+    parser.add_lightning_class_args(Checkpoint, "checkpoint")
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.set_defaults(
+        {
+            "trainer.check_val_every_n_epoch": None,  # validation is by steps
+            "trainer.num_sanity_val_steps": 0,
+            "trainer.enable_model_summary": False,
+        }
+    )
+    parser.link_arguments("name", "checkpoint.dirpath", lambda name: f"checkpoints/{name}")
+    parser.link_arguments("data", "model.shape", lambda data: data.shape, apply_on="instantiate")
+    for network, (key, of) in product(NETWORKS, FROM_DATA.items()):
+        target = f"model.denoiser.init_args.{network}.init_args.{key}"
+        parser.link_arguments("data", target, of, apply_on="instantiate")
+    return parser
+
+
+def build() -> Run:
+    """Parse the command line, and build what it describes.
+
+    Raises:
+        ArgumentError, ValueError, MisconfigurationException: if a setting is wrong.
+    """
+    parser = make_parser()
+    config = parser.parse_args()
+    check_settings(config)
+    seed_everything(config.seed_everything, workers=True)
+    text = parser.dump(config, skip_link_targets=False, skip_none=False, format="yaml")
+    settings = yaml.safe_load(text)
+    try:
+        parts = parser.instantiate_classes(config)
+    except (RuntimeError, OverflowError, MemoryError) as error:  # torch, out of memory
+        raise ValueError(f"model: it cannot be made: {error}") from error
+    built = Run(config, settings, parts, GracefulStop(parts.checkpoint))
+    add_settings(built)
+    saved = [] if config.trainer.fast_dev_run else [SaveConfig(parser, config, overwrite=True)]
+    built.trainer = make_trainer(built, saved)
+    return built
+
+
+def add_settings(run: Run) -> None:
+    """Give the model and the data the settings that checkpoints hold.
+
+    Raises:
+        ValueError: if the data has labels, which the network does not take.
+    """
+    model, data, settings = run.model, run.datamodule, deepcopy(run.settings)
+    arguments = settings["model"]["denoiser"].get("init_args", {})
+    for name in NETWORKS:
+        if "class_path" in (arguments.get(name) or {}):
+            network = type(getattr(model.denoiser, name))
+            accepted = signature(network).parameters
+            if data.classes and "classes" not in accepted:
+                raise ValueError(
+                    f"data.labels: true, but the network {network.__name__} has no argument "
+                    "`classes` and takes no labels"
+                )
+            inferred = {key: of(data) for key, of in FROM_DATA.items() if key in accepted}
+            arguments[name].setdefault("init_args", {}).update(inferred)
+    model.hparams.update({**settings["model"], "shape": data.shape})
+    data.save_hyperparameters(settings["data"], logger=False)
+    # The parser's own maker of optimisers would keep the parser, the trainer and the data alive.
+    model.optimizer = partial(instantiate_class, init=model.hparams["optimizer"])
+
+
+def make_trainer(run: Run, callbacks: list[SaveConfig]) -> Trainer:
+    """Return the trainer, with the callbacks and plugins of every run and those of the user."""
+    config, parts, levels = run.config, run.parts, LossPerLevel()
+    given = dict(parts.trainer)
+    if config.trainer.logger in (None, True):
+        given["logger"] = TensorBoardLogger(
+            "logs", name=config.name, default_hp_metric=False, flush_secs=30
+        )
+    # SampleGrid and SampleQuality need the averaged weights, which EMA holds in place until its
+    # own hook runs after theirs.
+    given["callbacks"] = [
+        *as_list(given["callbacks"]),
+        *(parts.samples, parts.quality, parts.ema, parts.checkpoint),
+        *(levels, Dashboard(levels), Throughput()),
+        *([DenoisingStrips()] if config.samples.count else []),
+        *(run.stop, run.record),
+        *([RunProgress()] if config.trainer.enable_progress_bar is not False else []),
+        *([BestCheckpoint(run.folder)] if config.quality.features is not None else []),
+        Resume(),
+        *callbacks,
+    ]
+    given["plugins"] = [*as_list(given["plugins"]), run.files, *plugins()]
+    return Trainer(**given)
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a list of nothing, of one value, or of the values given."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def check(run: Run) -> None:
+    """Find the checkpoint to resume from, try the optimiser, and get the data.
+
+    Raises:
+        ValueError: if there is no such checkpoint or it is of another network, the optimiser
+            refuses its settings, the data is not as expected, or too many processes were started.
+        OSError: if the data cannot be had, or the logs cannot be written.
+    """
+    trainer, model, data = run.trainer, run.model, run.datamodule
+    check_processes(trainer.world_size, trainer.num_devices, trainer.num_nodes)
+    # SLURM starts a requeued job by the command that began the run.
+    resumes = requeued() and any(numbered(run.folder))
+    run.resumed_from = checkpoint_of("last" if resumes else run.config.ckpt_path, run.folder)
+    checkpoint = resumable(run.resumed_from) if run.resumed_from else None
+    run.finished = checkpoint is not None and is_finished(checkpoint, trainer.max_steps)
+    check_optimizer(model, trainer.strategy.root_device)
+    check_precision(run.config, trainer.strategy.root_device)
+    if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
+        for logger in trainer.loggers:
+            if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+                check_writable(Path(logger.root_dir))
+        data.prepare_data()
+        data.setup()
+        data.check_share(trainer.world_size)
+        check_loss(model, data)
+        run.parts.quality.check(model.model, data)
+        run.record.run = recorded(run.settings, data, trainer.world_size)
+        if checkpoint is not None:
+            check_resumed(run.record.run, checkpoint, str(run.resumed_from))
+            check_weights(model, checkpoint["state_dict"], str(run.resumed_from))
+
+
+def is_finished(checkpoint: dict[str, Any], max_steps: int) -> bool:
+    """Return True if a checkpoint ends the run; not if its last validation was interrupted."""
+    step = checkpoint["global_step"]
+    complete = bool(checkpoint.get("complete", True))
+    return 0 < max_steps < step or (max_steps == step and complete)
+
+
+def fit(run: Run) -> None:
+    """Train, print where the results are, and end as a signal asked for.
+
+    Raises:
+        FloatingPointError: if too many steps in a row have no finite gradient.
+        OSError: if the last checkpoint could not be written, or SLURM did not requeue the job.
+    """
+    trainer, last = run.trainer, run.resumed_from
+    if run.finished:
+        print(f"{last} is of the end of the run: trainer.max_steps is {trainer.max_steps}.")
+        return
+    announce(run)
+    try:
+        with suppress(RunStopped):
+            trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=last, weights_only=True)
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if last is None or run.stop.began:
+            raise
+        reason = " ".join(str(error).split())
+        raise ResumeError(f"--ckpt_path: {last} cannot be resumed: {reason}") from error
+    if run.files.failure is not None:
+        raise run.files.failure
+    report(run)
+    if run.stop.signal == REQUEUE:
+        try:
+            rank_zero_only(requeue)()
+        finally:  # a process that ends before may take the others with it
+            trainer.strategy.barrier()
+    if run.stop.signal is not None:
+        sys.exit(128 + run.stop.signal)
+
+
+@rank_zero_only
+def announce(run: Run) -> None:
+    """Print what is trained, and from where it is resumed."""
+    parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    examples = f"{len(run.datamodule.splits['train']):,} examples of {run.model.shape}"
+    print(f"Training {run.config.name}: {parameters:,} parameters on {examples}")
+    if run.resumed_from:
+        print(f"Resuming from {run.resumed_from}")
+
+
+@rank_zero_only
+def report(run: Run) -> None:
+    """Print where the checkpoint and the logs are, and how to sample."""
+    print(f"Trained {run.trainer.global_step:,} steps.")
+    checkpoint = next(iter(numbered(run.folder)), None)
+    if checkpoint is not None:  # `trainer.fast_dev_run` saves none
+        print(f"Checkpoint:  {checkpoint}")
+    logger = run.trainer.logger
+    if logger is not None and logger.log_dir:  # `trainer.log_dir` waits for other ranks
+        print(f"Logs:        {logger.log_dir}  (tensorboard --logdir logs)")
+    if run.stop.signal is not None:
+        print("Resume:      the same command with --ckpt_path last")
+    elif checkpoint is not None:
+        print(f"Sample:      ncsn sample {checkpoint}")

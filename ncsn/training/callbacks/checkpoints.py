@@ -1,11 +1,10 @@
 """Checkpoints of a run: the newest ones, and the best."""
 
+import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer, callbacks
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ncsn.model.load import BEST, numbered
 from ncsn.training.callbacks.quality import FIGURE
@@ -46,10 +45,7 @@ class Checkpoint(callbacks.Checkpoint):
         if step == self.saved or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         trainer.save_checkpoint(self.folder / f"step={step}.ckpt")
-        failure = getattr(
-            trainer.strategy.checkpoint_io, "failure", None
-        )  # a full disk did not take it
-        if trainer.strategy.broadcast(failure) is None:
+        if is_written(trainer):
             self.saved = step
             self.prune(trainer)
 
@@ -85,31 +81,42 @@ class Checkpoint(callbacks.Checkpoint):
         self.save(trainer)
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """The checkpoint whose samples scored best, as best.ckpt: the lowest of the figure that `SampleQuality` logs.
+class BestCheckpoint(callbacks.Checkpoint):
+    """The checkpoint of the lowest distance that `SampleQuality` has logged, as best.ckpt.
 
-    A run goes on from its newest checkpoint, never from this one, unless it is told to.
+    A run resumes from its newest checkpoint, not from this one, unless it is told to.
 
     Args:
         dirpath: the folder.
     """
 
-    def __init__(self, dirpath: str) -> None:
-        super().__init__(
-            dirpath=dirpath,
-            filename=BEST.removesuffix(".ckpt"),
-            monitor=FIGURE,
-            mode="min",
-            save_top_k=1,
-            every_n_epochs=1,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        )
+    def __init__(self, dirpath: str | Path) -> None:
+        self.file = Path(dirpath, BEST).absolute()
+        self.lowest = math.inf
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of what a file says, believe the best score alone, and that where the best checkpoint is still there."""
-        own, score = Path(str(self.dirpath), BEST), state_dict.get("best_model_score")
-        if own.is_file() and isinstance(score, torch.Tensor):
-            self.best_model_path = self.kth_best_model_path = str(own)
-            self.best_model_score = self.kth_value = score
-            self.best_k_models = {str(own): score}
+    def state_dict(self) -> dict[str, Any]:
+        return {"lowest": self.lowest}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if not self.file.is_file():
+            return
+        for key, state in checkpoint["callbacks"].items():
+            if key.startswith("BestCheckpoint"):  # which earlier versions followed by settings
+                self.lowest = float(state.get("lowest", state.get("best_model_score", math.inf)))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        distance = float(trainer.callback_metrics.get(FIGURE, math.inf))
+        if trainer.state.fn != "fit" or not distance < self.lowest:
+            return
+        before, self.lowest = self.lowest, distance
+        trainer.save_checkpoint(self.file)
+        if not is_written(trainer):
+            self.lowest = before
+
+
+def is_written(trainer: Trainer) -> bool:
+    """Return True if the disk has taken the last checkpoint, which the first rank writes."""
+    failure = getattr(trainer.strategy.checkpoint_io, "failure", None)
+    return trainer.strategy.broadcast(failure) is None

@@ -1,0 +1,120 @@
+"""Checks of a run before it begins, so that one that cannot be leaves nothing behind."""
+
+import math
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+from torch import nn
+
+from ncsn.data import DataModule
+from ncsn.training.module import ScoreModule
+
+__all__ = ["check_loss", "check_optimizer", "check_precision", "check_settings"]
+
+EXAMPLES = 16  # that the loss is tried on
+PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
+
+
+def check_settings(config: Namespace) -> None:
+    """Refuse settings of which the parser does not know that they make no sense.
+
+    Raises:
+        ValueError: if there is one, with its name and value.
+    """
+    name, seed, trainer = config.name, config.seed_everything, config.trainer
+    module, _, optimizer = config.model.optimizer.class_path.rpartition(".")
+    made = getattr(import_module(module), optimizer, None)
+    if not (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
+        path = config.model.optimizer.class_path
+        raise ValueError(f"model.optimizer: {path} is not a subclass of torch.optim.Optimizer")
+    if name in ("", "..") or Path(name).name != name:
+        raise ValueError(f"name: {name!r} is not the name of a folder")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed_everything: expected an integer from 0 to {2**32 - 1}, got {seed}")
+    for key in ("max_steps", "max_epochs", "limit_train_batches", "val_check_interval"):
+        if trainer[key] == 0:
+            raise ValueError(f"trainer.{key}: 0 leaves nothing to do")
+    if trainer.accumulate_grad_batches < 1:
+        batches = trainer.accumulate_grad_batches
+        raise ValueError(f"trainer.accumulate_grad_batches: {batches} is not at least 1")
+    if isinstance(trainer.val_check_interval, dict):
+        try:
+            timedelta(**trainer.val_check_interval)
+        except TypeError as error:
+            key = "trainer.val_check_interval"
+            raise ValueError(f"{key}: {error}; give steps, or {{minutes: 5}}") from error
+    if trainer.precision not in PRECISIONS:
+        allowed = ", ".join(str(precision) for precision in PRECISIONS if precision is not None)
+        raise ValueError(
+            f"trainer.precision: {trainer.precision} is none of {allowed}: noise levels stay in "
+            "float32, and only the network may run in less"
+        )
+    if trainer.overfit_batches:
+        raise ValueError("trainer.overfit_batches: train on a folder of a few images instead")
+
+
+def check_precision(config: Namespace, device: torch.device) -> None:
+    """Refuse a precision that the device or a fused optimiser does not go with.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    precision, clip = str(config.trainer.precision), config.trainer.gradient_clip_val
+    if config.model.optimizer.get("init_args", {}).get("fused"):
+        advice = "does not go with model.optimizer.fused: true; set it to false"
+        if precision == "16-mixed":
+            raise ValueError(f"trainer.precision: 16-mixed {advice}")
+        if precision.endswith("mixed") and clip:
+            raise ValueError(f"trainer.gradient_clip_val: in {precision} it {advice}")
+    if precision == "16-mixed" and device.type == "cpu":
+        raise ValueError("trainer.precision: 16-mixed needs a GPU; take bf16-mixed on a CPU")
+
+
+def check_optimizer(model: ScoreModule, device: torch.device) -> None:
+    """Make the optimiser, and let another like it take a step.
+
+    Raises:
+        ValueError: if it refuses its settings, or float32 does not hold its numbers.
+    """
+    rate = model.hparams["optimizer"].get("init_args", {}).get("lr")
+    if rate is not None and not 0 < rate < math.inf:
+        raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
+    weights = nn.Parameter(torch.zeros(2, 2, device=device))
+    weights.grad = torch.ones_like(weights)
+    try:
+        model.configure_optimizers()
+        with torch.enable_grad():
+            model.optimizer([weights]).step(lambda: weights.sum().item())
+    except (ValueError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"model.optimizer: {error}, with lr {rate}") from error
+
+
+def check_loss(model: ScoreModule, data: DataModule) -> None:
+    """Compute the loss of some examples.
+
+    Raises:
+        ValueError: if they do not fit the network, the objective or the schedule.
+    """
+    examples = data.splits["train"]
+    several = examples[list(range(min(EXAMPLES, len(examples))))]
+    x, label = data.on_after_batch_transfer(several, 0)
+    if model.objective.binary_data and not ((x == 0) | (x == 1)).all():
+        name = type(model.objective).__name__
+        raise ValueError(f"model.objective: {name} expects data of zeros and ones (data)")
+    model.eval()  # a trial changes no running statistics
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            losses = model.losses(x, model.schedule.sample(x), label)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"model: it has no loss on this data, examples of shape {model.shape}: {error}"
+        ) from error
+    model.train()
+    if not losses.isfinite().all():
+        raise ValueError(
+            f"model: its loss on the data is {losses[:2].tolist()}; is a noise level 0 "
+            "(model.schedule)?"
+        )
