@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ncsn.cli.config_file import SECTIONS, check_config, parameters
+from ncsn.cli.config_file import check_config
 from ncsn.cli.main import sample
 from ncsn.data import FilePictures
 from ncsn.model import checkpoint_file
-from ncsn.training.run import TrainCLI, build
 from PIL import Image
 from torch.utils.data import get_worker_info
 
@@ -24,23 +23,20 @@ from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
 from test_files import HOLDER
 
 FILES = {
-    "an unknown section": (SMALL + "modle: 3\n", r"line \d+: there: no setting 'modle', did you mean 'model'\?"),
-    "an unknown setting": (SMALL.replace("sigma_max", "sigma_mxa"), "line 10: model.schedule: .* 'sigma_max'"),
-    "an unknown setting of the trainer": (SMALL.replace("max_steps", "max_setps"), "trainer: .* 'max_steps'"),
-    "null for a number": (SMALL.replace("batch_size: 64", "batch_size: null"), "data.batch_size: null"),
-    "2^64": (SMALL.replace("width: 8", f"width: {2**64}"), "network.width: 18446744073709551616 is larger than any"),
-    "a duplicate": (SMALL + "name: other\n", "line 16: name is set a second time, after line 2"),
-    "a duplicate below": (SMALL.replace("levels: 6", "levels: 6, levels: 7"), "schedule.levels is set a second time"),
+    "a duplicate": (SMALL + "name: other\n", "line 16: name is set twice"),
+    "a duplicate below": (SMALL.replace("levels: 6", "levels: 6, levels: 7"), "line 10: levels is set twice"),
     "broken YAML": ("model: {", "line 1: it is not YAML"),
     "a tab": ("model:\n\tdenoiser: 3", "line 2: it is not YAML"),
     "not UTF-8": (b"name: \xff\xfe", "is not a text of YAML"),
     "nothing": ("", "has no sections"),
     "a list": ("- 1\n- 2\n", "has no sections"),
     "text": ("hello", "has no sections"),
-    "1 MB": ("#" * 1_000_001, "has 1,000,001 bytes"),
-    "code": ("name: !!python/object/apply:os.system ['touch marker']", "name: .* is not read"),
-    "a mark of one's own": ("name: !mine 3", "name: .* is not read"),
-    "laughs": ("\n".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" if i else "a0: &a0 [1]" for i in range(40)), "'a0'"),
+    "code": ("name: !!python/object/apply:os.system ['touch marker']", "line 1: .* is not read"),
+    "a mark of one's own": ("name: !mine 3", "line 1: .* is not read"),
+    "laughs": (
+        "\n".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" if i else "a0: &a0 [1]" for i in range(40)),
+        "more than 10,000 values",
+    ),
     "depth": ("data: " + "[" * 3000, "is not"),
 }
 
@@ -58,7 +54,7 @@ def test_a_file_is_answered_before_torch_is_imported(tmp_path, monkeypatch, caps
 
 
 def test_that_takes_half_a_second(tmp_path):
-    (tmp_path / "wrong.yaml").write_text(SMALL.replace("sigma_max", "sigma_mxa"))
+    (tmp_path / "wrong.yaml").write_text(SMALL + "name: other")
     code = "import sys, train; sys.argv = ['train.py', '--config=wrong.yaml']\n"
     code += "try: train.train()\nexcept SystemExit as stop: assert stop.code == 2\nassert 'torch' not in sys.modules"
     command, took = [sys.executable, "-c", code], []
@@ -69,20 +65,6 @@ def test_that_takes_half_a_second(tmp_path):
         took.append(time.monotonic() - began)
         assert ran.returncode == 0, ran.stderr
     assert min(took) < 1.5  # 0.3 s where nothing else runs
-
-
-def test_the_sections_are_those_of_the_parser(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    Path("small.yaml").write_text(SMALL)
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", "small.yaml"])
-    cli: TrainCLI = build()
-    config = cli.config.as_dict()
-    assert set(config) | {"config"} == set(SECTIONS)
-    for section, path in SECTIONS.items():
-        if path is not None:
-            known = parameters(path)
-            linked = {"checkpoint": {"dirpath"}, "model": {"shape"}}.get(section, set())
-            assert set(config[section]) | linked == set(known), section
 
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda file: file.stem)
@@ -142,7 +124,7 @@ def test_null_for_a_seed_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL.replace("seed_everything: 0", "seed_everything: null"))
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml"))
-    assert (status, "seed_everything: expected int, got None" in line) == (2, True), line
+    assert (status, "seed_everything: expected an integer" in line) == (2, True), line
 
 
 def idx(folder: Path, images: bytes, labels: bytes) -> None:

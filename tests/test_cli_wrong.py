@@ -71,7 +71,9 @@ def test_a_wrong_setting_is_answered_in_one_line_and_leaves_nothing(tmp_path, mo
     ("text", "message"),
     [
         (SMALL.replace("sigma_max", "sigma_mxa"), "model.schedule: .*sigma_mxa"),
-        ("modle: {warmup: 3}", "modle"),
+        (SMALL + "modle: {warmup: 3}", "modle"),
+        (SMALL.replace("max_steps", "max_setps"), "trainer.*max_setps"),
+        (SMALL.replace("batch_size: 64", "batch_size: null"), "data.batch_size: null, and must have a value"),
         ("model: {", "line 1"),
     ],
 )

@@ -131,17 +131,18 @@ def test_samples_that_diverge_have_no_score_and_do_not_end_the_run(tmp_path):
     assert curve(tmp_path / "logs/small/version_0") == {4: math.inf}
 
 
-def test_of_what_a_file_says_the_best_score_alone_is_believed(tmp_path):
-    other = tmp_path / "other.ckpt"
-    other.touch()
-    said = {"best_model_score": torch.tensor(2.0), "best_model_path": str(other), "best_k_models": {str(other): 2.0}}
-    best = BestCheckpoint(str(tmp_path))
-    best.load_state_dict(said | {"kth_best_model_path": str(other)})
-    assert (best.best_k_models, best.kth_best_model_path) == ({}, "")  # the best is gone: the next one is the best
+@pytest.mark.parametrize(
+    ("key", "state"),
+    [("BestCheckpoint", {"lowest": 2.0}), ("BestCheckpoint{'mode': 'min'}", {"best_model_score": torch.tensor(2.0)})],
+    ids=["of today", "of an earlier version"],
+)
+def test_the_lowest_distance_is_known_again_if_the_best_checkpoint_is_there(tmp_path, key, state):
+    best = BestCheckpoint(tmp_path)
+    best.on_load_checkpoint(None, None, {"callbacks": {key: state}})
+    assert best.lowest == math.inf  # the best is gone: the next one is the best
     (tmp_path / "best.ckpt").touch()
-    best.load_state_dict(said | {"kth_best_model_path": str(other)})
-    assert best.best_k_models == {str(tmp_path / "best.ckpt"): torch.tensor(2.0)}
-    assert best.kth_best_model_path == str(tmp_path / "best.ckpt")
+    best.on_load_checkpoint(None, None, {"callbacks": {"EMA": {}, key: state}})
+    assert best.lowest == 2
 
 
 def test_points_have_no_features(tmp_path, monkeypatch, capsys):

@@ -145,6 +145,6 @@ def silence_libraries() -> None:
         ".*does not have many workers",  # data in memory needs none
         ".*your dataloader is not resumable",  # it is: see `Batches`
         ".*Checkpoint directory .* exists and is not empty",  # checkpoints are numbered
-        r".*callbacks used to create the checkpoint .*\[.Checkpoint\{",  # of an earlier version
+        r".*callbacks used to create the checkpoint .*\[.(Best)?Checkpoint\{",  # of an earlier version
     ):
         warnings.filterwarnings("ignore", message)

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from ncsn.cli.config_file import check_config
+from ncsn.cli.errors import silence_libraries
 from ncsn.model.renamed import updated
 from ncsn.model.shipped import config_file
 
@@ -36,6 +37,7 @@ def run(arguments: Sequence[str]) -> None:
 
     from ncsn.training.run import run  # takes seconds to import
 
+    silence_libraries()  # Lightning, once it is imported
     run()
 
 

@@ -3,7 +3,9 @@
 import math
 from datetime import timedelta
 from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -12,7 +14,7 @@ from torch import nn
 from ncsn.data import DataModule
 from ncsn.training.module import ScoreModule
 
-__all__ = ["check_loss", "check_optimizer", "check_precision", "check_settings"]
+__all__ = ["check_loss", "check_nulls", "check_optimizer", "check_precision", "check_settings"]
 
 EXAMPLES = 16  # that the loss is tried on
 PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
@@ -25,14 +27,12 @@ def check_settings(config: Namespace) -> None:
         ValueError: if there is one, with its name and value.
     """
     name, seed, trainer = config.name, config.seed_everything, config.trainer
-    module, _, optimizer = config.model.optimizer.class_path.rpartition(".")
-    made = getattr(import_module(module), optimizer, None)
-    if not (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
-        path = config.model.optimizer.class_path
+    path = config.model.optimizer.class_path
+    if not issubclass(imported(path), torch.optim.Optimizer):  # it would be called all the same
         raise ValueError(f"model.optimizer: {path} is not a subclass of torch.optim.Optimizer")
     if name in ("", "..") or Path(name).name != name:
         raise ValueError(f"name: {name!r} is not the name of a folder")
-    if not 0 <= seed < 2**32:
+    if seed is None or not 0 <= seed < 2**32:
         raise ValueError(f"seed_everything: expected an integer from 0 to {2**32 - 1}, got {seed}")
     for key in ("max_steps", "max_epochs", "limit_train_batches", "val_check_interval"):
         if trainer[key] == 0:
@@ -54,6 +54,30 @@ def check_settings(config: Namespace) -> None:
         )
     if trainer.overfit_batches:
         raise ValueError("trainer.overfit_batches: train on a folder of a few images instead")
+
+
+def check_nulls(settings: dict[str, Any], made: type, where: str) -> None:
+    """Refuse null, which the parser passes on, for arguments of a class that need a value.
+
+    Raises:
+        ValueError: for the first such argument, of the class or of a part of it.
+    """
+    if "class_path" in settings:
+        made, settings = imported(settings["class_path"]), settings.get("init_args") or {}
+    for name, parameter in signature(made).parameters.items():
+        value, key = settings.get(name, parameter.default), f"{where}.{name}"
+        allowed = parameter.default in (None, Parameter.empty) or "None" in str(parameter)
+        if value is None and not allowed and "Optional" not in str(parameter):
+            raise ValueError(f"{key}: null, and must have a value")
+        if isinstance(value, dict) and "class_path" in value:
+            check_nulls(value, object, key)
+
+
+def imported(path: str) -> type:
+    """Return the class with an import path."""
+    module, _, name = path.rpartition(".")
+    found = getattr(import_module(module), name, None)
+    return found if isinstance(found, type) else object
 
 
 def check_precision(config: Namespace, device: torch.device) -> None:

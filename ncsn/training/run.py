@@ -39,7 +39,13 @@ from ncsn.training.callbacks import (
     Throughput,
 )
 from ncsn.training.checkpoint_io import PatientCheckpointIO
-from ncsn.training.checks import check_loss, check_optimizer, check_precision, check_settings
+from ncsn.training.checks import (
+    check_loss,
+    check_nulls,
+    check_optimizer,
+    check_precision,
+    check_settings,
+)
 from ncsn.training.module import ScoreModule
 from ncsn.training.processes import REQUEUE, check_processes, plugins, requeue, requeued
 from ncsn.training.resume import Record, Resume, check_resumed, checkpoint_of, recorded, resumable
@@ -52,6 +58,15 @@ DESCRIPTION = """Train a score model with the settings of the --config files (co
 none is given) and the options after them; a later one overrides an earlier one. Classes are given by
 name, and their settings after it:
 --data ImageFolder --data.root IMAGES --model.sampler DPMSolver --model.sampler.eta 1."""
+# The sections of the settings but `data`, in the order of the help and of saved configurations.
+SECTIONS = {
+    "model": ScoreModule,
+    "samples": SampleGrid,
+    "quality": SampleQuality,
+    "ema": EMA,
+    "checkpoint": Checkpoint,
+    "trainer": Trainer,
+}
 NETWORKS = ("network", "energy")  # the settings of a denoiser that hold a network
 # Network arguments inferred from the data, for networks that accept them.
 FROM_DATA: dict[str, Callable[[DataModule], int | None]] = {
@@ -161,14 +176,9 @@ def make_parser() -> LightningArgumentParser:
         help="Resume from this checkpoint, or from the run's `last`.",
     )
     parser.add_argument("--seed_everything", type=int, default=0, help="The seed of the run.")
-    # In the order of the help and of the saved configuration: Lightning's own settings come last.
     parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
-    parser.add_lightning_class_args(ScoreModule, "model")
-    parser.add_lightning_class_args(SampleGrid, "samples")
-    parser.add_lightning_class_args(SampleQuality, "quality")
-    parser.add_lightning_class_args(EMA, "ema")
-    parser.add_lightning_class_args(Checkpoint, "checkpoint")
-    parser.add_lightning_class_args(Trainer, "trainer")
+    for name, section in SECTIONS.items():
+        parser.add_lightning_class_args(section, name)
     parser.set_defaults(
         {
             "trainer.check_val_every_n_epoch": None,  # validation is by steps
@@ -196,6 +206,8 @@ def build() -> Run:
     seed_everything(config.seed_everything, workers=True)
     text = parser.dump(config, skip_link_targets=False, skip_none=False, format="yaml")
     settings = yaml.safe_load(text)
+    for name, section in {"data": DataModule, **SECTIONS}.items():
+        check_nulls(settings[name], section, name)
     try:
         parts = parser.instantiate_classes(config)
     except (RuntimeError, OverflowError, MemoryError) as error:  # torch, out of memory
