@@ -17,7 +17,7 @@ LANGEVIN = [
     "1",
 ]
 PLAIN = ["--model.objective", "ncsn.objectives.ImplicitScoreMatching"]
-NO_LOSS = r"error: model: its loss on the data is \[nan, nan\]; is a level of the schedule 0\?"
+NO_LOSS = r"error: model: its loss on the data is \[nan, nan\]; is a noise level 0 \(model.schedule\)\?"
 OF_DIGITS = r"error: model: it has no loss on this data, examples of shape \(1, 8, 8\): "
 
 
