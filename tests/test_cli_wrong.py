@@ -70,7 +70,7 @@ def test_a_wrong_setting_is_answered_in_one_line_and_leaves_nothing(tmp_path, mo
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (SMALL.replace("sigma_max", "sigma_mxa"), "model.schedule: .*sigma_mxa"),
+        (SMALL.replace("sigma_max", "sigma_mxa"), "model.schedule: .*sigma_mxa.*; did you mean 'sigma_max'"),
         (SMALL + "modle: {warmup: 3}", "modle"),
         (SMALL.replace("max_steps", "max_setps"), "trainer.*max_setps"),
         (SMALL.replace("batch_size: 64", "batch_size: null"), "data.batch_size: null, and must have a value"),

@@ -108,9 +108,11 @@ def run(options: Namespace, measure: Measure | None = None) -> None:
         for job, writer in zip(jobs, writers, strict=True):
             write(fabric, job, writer)
         if fabric.is_global_zero:
-            if options.kind in ("grid", "gif"):
-                samples = [w.samples(j.order) for j, w in zip(jobs, writers, strict=True)]  # type: ignore[attr-defined]
-                save(jobs, samples, options)
+            collectors = [writer for writer in writers if isinstance(writer, Collector)]
+            if collectors:
+                orders = [job.order for job in jobs]
+                drawn = [c.samples(order) for c, order in zip(collectors, orders, strict=True)]
+                save(jobs, drawn, options)
             print(f"Wrote {options.out}")
 
 
@@ -235,9 +237,7 @@ def drawn_with(job: Job, options: Namespace) -> str:
 def write(fabric: Fabric, job: Job, writer: Writer) -> None:
     """Draw this process's share of the batches, and write them."""
     request, model = job.request, job.model.to(fabric.device)
-    left = list(request.batches)
-    if isinstance(writer, FolderWriter):
-        left = [batch for batch in left if not writer.is_written(batch)]
+    left = [batch for batch in request.batches if not writer.is_written(batch)]
     total, missing = len(job.order), sum(map(len, left))
     if fabric.is_global_zero:
         print(

@@ -3,9 +3,9 @@
 import os
 import shutil
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,7 +25,7 @@ KEY = "drawn_with"
 """The key of the text in a PNG that says what the sample follows from."""
 
 
-class Writer:
+class Writer(ABC):
     """A context that takes batches of samples (B, ...) with their indices."""
 
     def __init__(self, fabric: Fabric) -> None:
@@ -34,21 +34,20 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        if kind is None:
             self.fabric.barrier()  # the first process holds the output for the others
             self.finish()
 
+    def is_written(self, indices: Sequence[int]) -> bool:
+        """Return True if an earlier command has drawn all of these samples."""
+        return False
+
+    @abstractmethod
     def write(self, indices: Sequence[int], x: Tensor) -> None:
         """Take a batch."""
-        raise NotImplementedError
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 - a folder needs none
         """Complete the output, once all processes have written."""
 
 
@@ -89,7 +88,6 @@ class FolderWriter(Writer):
         return self.folder / f"{index:06d}.png"
 
     def is_written(self, indices: Sequence[int]) -> bool:
-        """Return True if an earlier command has drawn all of these samples."""
         return self.written.issuperset(indices)
 
     def write(self, indices: Sequence[int], x: Tensor) -> None:
@@ -149,14 +147,9 @@ class NpzWriter(Writer):
         self.fabric.barrier()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: Any) -> None:
         try:
-            super().__exit__(kind, error, trace)
+            super().__exit__(*raised)
         finally:
             if self.fabric.is_global_zero:
                 self.rows.unlink(missing_ok=True)

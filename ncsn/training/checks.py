@@ -1,6 +1,8 @@
 """Checks of a run before it begins, so that one that cannot be leaves nothing behind."""
 
+import difflib
 import math
+import re
 from datetime import timedelta
 from importlib import import_module
 from inspect import Parameter, signature
@@ -8,13 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from ncsn.data import DataModule
+from ncsn.model.classes import ALL_ROOMS, classes
 from ncsn.training.module import ScoreModule
 
-__all__ = ["check_loss", "check_nulls", "check_optimizer", "check_precision", "check_settings"]
+__all__ = [
+    "check_loss",
+    "check_nulls",
+    "check_optimizer",
+    "check_precision",
+    "check_settings",
+    "with_hint",
+]
 
 EXAMPLES = 16  # that the loss is tried on
 PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
@@ -54,6 +64,19 @@ def check_settings(config: Namespace) -> None:
         )
     if trainer.overfit_batches:
         raise ValueError("trainer.overfit_batches: train on a folder of a few images instead")
+
+
+def with_hint(message: str, parser: ArgumentParser) -> str:
+    """Return a parser's message, with the known setting that an unknown one is close to."""
+    unknown = re.search(r"(?:Option '|unrecognized arguments: --)([\w.]+)", message)
+    options = re.findall(r"--([\w.]+)", parser.format_help())
+    known = {name for option in options for name in option.split(".")}
+    known |= {name for made in classes(ALL_ROOMS).values() for name in signature(made).parameters}
+    for name in unknown[1].split(".") if unknown else []:
+        close = difflib.get_close_matches(name, known, 1)
+        if close and name not in known:
+            return f"{message.strip()}; did you mean {close[0]!r}?"
+    return message
 
 
 def check_nulls(settings: dict[str, Any], made: type, where: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, ArgumentError, Namespace  # type: ignore[attr-defined]
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, instantiate_class
@@ -45,6 +45,7 @@ from ncsn.training.checks import (
     check_optimizer,
     check_precision,
     check_settings,
+    with_hint,
 )
 from ncsn.training.module import ScoreModule
 from ncsn.training.processes import REQUEUE, check_processes, plugins, requeue, requeued
@@ -201,7 +202,10 @@ def build() -> Run:
         ArgumentError, ValueError, MisconfigurationException: if a setting is wrong.
     """
     parser = make_parser()
-    config = parser.parse_args()
+    try:
+        config = parser.parse_args()
+    except ArgumentError as error:
+        raise ValueError(with_hint(str(error), parser)) from error
     check_settings(config)
     seed_everything(config.seed_everything, workers=True)
     text = parser.dump(config, skip_link_targets=False, skip_none=False, format="yaml")

@@ -11,6 +11,7 @@ from ncsn.data import DataModule, ImageData
 from ncsn.evaluation.extractors import look_at, reference_looks
 from ncsn.evaluation.features import load_features
 from ncsn.evaluation.metrics import frechet
+from ncsn.model.draws import Request, batches, draws
 from ncsn.model.model import Model
 from ncsn.samplers import DPMSolver, Sampler
 from ncsn.training.module import ScoreModule
@@ -110,10 +111,9 @@ class SampleQuality(Callback):
         assert self.judge is not None
         judge, parts = self.judge.to(module.device), []
         sigmas = module.sigmas_for(self.sampler, self.levels)
-        for start in range(0, len(indices), self.batch_size):
-            batch = indices[start : start + self.batch_size]
+        for batch in batches(indices, self.batch_size):
             try:
-                *_, x = module.trajectories(batch, self.seed, sampler=self.sampler, sigmas=sigmas)
+                ((_, x),) = draws(module, Request([batch], self.sampler, sigmas, self.seed))
                 parts.append(look_at(judge, x).features.float().cpu())
             except FloatingPointError:
                 parts.append(torch.full((len(batch), judge.num_features), torch.nan))
