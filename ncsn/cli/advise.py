@@ -1,7 +1,8 @@
 """`ncsn advise --config FILE`: noise levels and steps for a data set.
 
-The data is looked at, and the techniques of Song & Ermon (2020) are worked out for it: settings to paste into the
-configuration, each under its reason. Where the configuration's own are far off, a warning on standard error says so.
+The techniques of Song & Ermon (2020) are applied to the data. The result is settings to paste
+into the configuration, each with its reason; a warning on standard error names what is far off
+in the configuration.
 """
 
 import json
@@ -47,14 +48,14 @@ FAR = 1.5
 
 @dataclass(frozen=True)
 class Advice:
-    """A schedule and a sampler for a data set, and the reason for each number in them, by its name."""
+    """A schedule and a sampler for a data set, and the reason for each number by its name."""
 
     schedule: NoiseSchedule
     sampler: AnnealedLangevin
     reasons: dict[str, str]
 
     def yaml(self) -> str:
-        """The settings as a block of YAML, each reason a comment above its number."""
+        """Return the settings as YAML, each reason as a comment above its number."""
         lines = ["model:"]
         for name, part in (("schedule", self.schedule), ("sampler", self.sampler)):
             assert is_dataclass(part)
@@ -73,18 +74,18 @@ def advise(
     sampler: Sampler,
     of: str = "",
 ) -> Advice:
-    """The settings that the techniques come to, in the schedule's own class where that has a ladder to set.
+    """Return the settings that the techniques recommend, in the schedule's own class if it can hold them.
 
     Args:
-        distance: the largest between two examples.
+        distance: the largest distance between two examples.
         dimension: numbers in an example.
-        pixels: the data is pictures of 8 bits.
-        schedule: the configuration's own, of which what is not of the ladder is kept.
-        sampler: the configuration's own, for its budget of network calls.
-        of: which examples the distance is of, where not of all.
+        pixels: the data is images of 8 bits.
+        schedule: the configuration's own, of which other settings are kept.
+        sampler: the configuration's own, for its number of network evaluations.
+        of: the examples that the distance is of, if not of all.
 
     Raises:
-        ValueError: where the examples are no farther apart than the smallest level.
+        ValueError: if the examples are no farther apart than the lowest level.
     """
     own, reasons = schedule.sigmas(), {}
     sigma_max = float(f"{distance.lower:.3g}")
@@ -137,7 +138,7 @@ def advise(
 
 
 def affordable(sampler: Sampler, sigmas: Tensor, levels: int) -> tuple[int, str]:
-    """The steps a level that a sampler's budget of network calls has for so many levels, and the reason for them."""
+    """Return the steps a level within a sampler's network evaluations, and the reason."""
     calls, whose = USUAL_CALLS, "CIFAR-10's were"
     if isinstance(sampler, AnnealedLangevin) and len(sigmas) > 1:
         calls, whose = len(sigmas) * sampler.steps, "yours are"
@@ -151,7 +152,7 @@ def affordable(sampler: Sampler, sigmas: Tensor, levels: int) -> tuple[int, str]
 def objections(
     distance: Distance, dimension: int, schedule: NoiseSchedule, sampler: Sampler
 ) -> Iterator[str]:
-    """What is far off in the settings of a configuration, a line each."""
+    """Yield a line for each setting of a configuration that is far off."""
     sigmas = schedule.sigmas()
     sigma_max, sigma_min, levels = sigmas[0].item(), sigmas[-1].item(), len(sigmas)
     if not sigma_min > 0:
@@ -194,7 +195,7 @@ def objections(
 
 
 def stated(distance: Distance) -> str:
-    """The distance in words, or what is known of it."""
+    """Return the distance, or its bounds, as text."""
     return (
         f"{distance.lower:.4g}"
         if distance.exact
@@ -203,7 +204,7 @@ def stated(distance: Distance) -> str:
 
 
 def class_path(part: Any) -> str:
-    """The import path of a class: of this package, the shortest that the configurations use."""
+    """Return the import path of a class, the shortest one for those of this package."""
     kind = type(part)
     package = (
         ".".join(kind.__module__.split(".")[:2])
@@ -214,7 +215,7 @@ def class_path(part: Any) -> str:
 
 
 def scalar(value: Any) -> str:
-    """A number, a truth or a text as YAML, to which 1e-05 without a dot is a text."""
+    """Return a value as YAML, to which 1e-05 without a dot is a text."""
     text = json.dumps(value)
     return (
         text.replace("e", ".0e")
@@ -224,9 +225,9 @@ def scalar(value: Any) -> str:
 
 
 def examples(data: DataModule) -> tuple[Tensor, str]:
-    """The training examples (N, ...) of a data module that is set up, and words for which they are, where not all.
+    """Return the training examples (N, ...), and a text that says which, if not all.
 
-    Of pictures that are streamed, as many as half a GiB holds are read, the same ones every time.
+    Of images that are streamed, as many as fit into half a GiB are read, always the same ones.
     """
     split = data.splits["train"]
     if isinstance(split, HeldExamples):
@@ -246,7 +247,7 @@ def examples(data: DataModule) -> tuple[Tensor, str]:
 
 
 def largest_distance(values: Tensor) -> Distance:
-    """The largest distance between two examples (N, ...), pixels taken as [0, 1], with a bar on standard error."""
+    """Return the largest distance between two examples (N, ...), with pixels in [0, 1]."""
     unit = to_unit(torch.ones((), dtype=torch.uint8)).item() if values.dtype == torch.uint8 else 1.0
     with bar() as progress:
         task = progress.add_task("Largest distance", total=None)
@@ -257,14 +258,14 @@ def largest_distance(values: Tensor) -> Distance:
 
 
 def bar() -> Progress:
-    """A bar on standard error, so that standard output is YAML."""
+    """Return a progress bar on standard error, because standard output is YAML."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Parse as training does, look at the data, and print the settings."""
+    """Parse as training does, read the data, and print the settings."""
     options = {argument.split("=")[0] for argument in arguments}
     if not options & {"-c", "--config", "-h", "--help"}:
         raise ValueError("--config: none given; give a YAML file, as to ncsn train")

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration as a file, which takes no import of torch to tell."""
+"""The check of a configuration as a file, which does not import torch."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The option `--data` of commands: the data section of a configuration, or the class of a data set."""
+"""The option `--data` of commands: a configuration's data section, or the class of a data set."""
 
 import json
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ __all__ = ["chosen_data", "data_section", "given_data"]
 
 
 def data_section(text: str) -> str:
-    """The `data` section of the configuration that `text` is the path of, as JSON; another text as it is.
+    """Return the `data` section of a configuration as JSON; return any other text as it is.
 
     Raises:
-        ValueError: where the file has no such section.
+        ValueError: if the file has no such section.
     """
     path = Path(text)
     if path.suffix not in (".yaml", ".yml"):
@@ -32,10 +32,10 @@ def data_section(text: str) -> str:
 
 
 def given_data(arguments: Sequence[str]) -> list[str]:
-    """Arguments in which `--data CONFIGURATION` is replaced by what is in it.
+    """Return arguments in which the content of a configuration replaces `--data CONFIG`.
 
     Raises:
-        ValueError: where a file has no section `data`.
+        ValueError: if a file has no section `data`.
     """
     given: list[str] = []
     for argument in arguments:
@@ -47,10 +47,10 @@ def given_data(arguments: Sequence[str]) -> list[str]:
 
 
 def chosen_data(arguments: Sequence[str]) -> ImageData:
-    """The data set that `--data` and its `--data.NAME`s describe.
+    """Return the data set that `--data` and its `--data.NAME`s describe.
 
     Raises:
-        ArgumentError, ValueError: where a setting is wrong.
+        ArgumentError, ValueError: if a setting is wrong.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ImageData, "data", required=True)

@@ -1,4 +1,4 @@
-"""How a command ends: with one line on standard error, and an exit code.
+"""The end of a command: one line on standard error, and an exit code.
 
 2 is a wrong setting, 1 a failed run (disk, network, memory), 3 a sampler that diverged, and
 128 + N signal N. A traceback is a bug.

@@ -121,11 +121,11 @@ def measured(
 
 
 def evaluated_data(options: Namespace) -> ImageData:
-    """The data set of the options, or that of the checkpoint, ready to be read.
+    """Return the data of the options, or of the checkpoint's training, ready to be read.
 
     Raises:
-        ArgumentError, ValueError: where a setting is wrong, or the checkpoint is not of pictures.
-        OSError: where the data cannot be had.
+        ArgumentError, ValueError: if a setting is wrong, or the checkpoint is not of images.
+        OSError: if the data cannot be had.
     """
     if options.data:
         if not any(argument.partition("=")[0] == "--data" for argument in options.data):
@@ -146,10 +146,10 @@ def evaluated_data(options: Namespace) -> ImageData:
 
 
 def counts_of(count: int, data: ImageData, judge: Judge) -> Counts:
-    """How many pictures of each kind there will be.
+    """Return the numbers of images.
 
     Raises:
-        ValueError: where they are too few for the covariance of the features.
+        ValueError: if they are too few for the covariance of the features.
     """
     least = judge.num_features + 1
     if count < least:
@@ -209,10 +209,10 @@ def request_of(model: Model, options: Namespace, count: int) -> Request:
 
 
 def report_of_folder(options: Namespace, data: ImageData, judge: Judge) -> Report:
-    """Judge the pictures of a folder.
+    """Return the report of the images in a folder.
 
     Raises:
-        ValueError: where they are not as many as asked for, not of the size of the data's, or not pictures.
+        ValueError: if there are too few, they are of another size, or are not images.
     """
     pictures = same_pictures(options.png, data.shape)
     count = options.num_samples or len(pictures)
@@ -237,7 +237,7 @@ def judged_report(
     samples: Samples | None = None,
     bits: tuple[float, float, int] | None = None,
 ) -> Report:
-    """The figures of the rows (N, F + K + 2) of each seed, and those of held-out pictures."""
+    """Return the report of the rows (N, F + K + 2) of each seed, and of held-out images."""
     reference = reference_looks(judge, data)
     place = next(judge.parameters()).device
     held_out = [
@@ -290,7 +290,7 @@ def model_of(options: Namespace, data: ImageData) -> Model:
 
 
 def check_shape(shape: tuple[int, ...], checkpoint: Path, data: ImageData) -> None:
-    """Refuse data of another shape than that of the model.
+    """Refuse data of another shape than the model's.
 
     Raises:
         ValueError: with both shapes.
@@ -302,13 +302,13 @@ def check_shape(shape: tuple[int, ...], checkpoint: Path, data: ImageData) -> No
 
 
 def in_batches(pictures: FilePictures, count: int, size: int = 100) -> Iterator[Tensor]:
-    """The first `count` pictures (B, C, H, W) in [0, 1], in batches."""
+    """Yield batches of the first `count` images (B, C, H, W) in [0, 1]."""
     for start in range(0, count, size):
         yield to_unit(pictures[range(start, min(start + size, count))][0])
 
 
 def show(report: Report, options: Namespace) -> None:
-    """Print a report, and write it where the options say."""
+    """Print a report, and write it to --json if that is given."""
     print(markdown(report.table()) + "\n")
     print(notes(report.judged, report.data, report.features, report.counts))
     if options.json is not None:

@@ -87,10 +87,10 @@ def name_of(checkpoint: Path) -> str:
 
 
 def read_report(file: Path) -> dict[str, Any]:
-    """What an evaluation wrote as JSON.
+    """Return the report of an evaluation.
 
     Raises:
-        ValueError: where it is missing, or something else.
+        ValueError: if the file is missing, or is something else.
     """
     try:
         report = json.loads(file.read_text("utf-8"))
@@ -102,14 +102,15 @@ def read_report(file: Path) -> dict[str, Any]:
 
 
 def exported(model: Model) -> tuple[bytes, float]:
-    """A model's denoiser as a file of `torch.export.save`, and how far that is from it.
+    """Return a denoiser as a file of `torch.export.save`, and its largest error.
 
-    The program takes x (B, *shape) and sigma (B, 1, ..., 1) of any B, and label (B,), -1 for none, where the model has
-    classes; it gives D(x, sigma). What was written is read again and compared, on noisy examples at all levels.
+    The program takes x (B, *shape) and sigma (B, 1, ..., 1) for any B, and label (B,), -1 for none,
+    if the model has classes; it gives D(x, sigma). The file is read again and compared, on noisy
+    examples at all levels.
 
     Raises:
-        ValueError: where the model is not a denoiser.
-        OSError: if torch cannot follow its network, or what it made of it gives something else.
+        ValueError: if the model is not a denoiser.
+        OSError: if torch cannot follow its network, or the program gives something else.
     """
     denoiser = model.denoiser
     if not isinstance(denoiser, Denoiser):
@@ -143,7 +144,7 @@ def exported(model: Model) -> tuple[bytes, float]:
 
 
 def noisy_examples(model: Model, count: int) -> tuple[Tensor, ...]:
-    """`count` examples of noise, each at a level of the ladder, with a class where the model has classes."""
+    """Return `count` noisy examples, their noise levels and, if the model has classes, labels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sigmas = model.schedule.sigmas()

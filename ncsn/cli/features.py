@@ -1,7 +1,7 @@
-"""A small classifier, for its features: `ncsn features --data configs/mnist.yaml` trains one.
+"""`ncsn features --data CONFIG`: a small classifier, whose features the metrics use.
 
-It prints the share of the validation pictures that are named rightly, and keeps it in the file beside the weights
-(`ncsn.evaluation.features`), by which the samples of a model are judged.
+It prints the accuracy on the validation images, and keeps it in the file of the weights
+(`ncsn.evaluation.features`).
 """
 
 import math
@@ -31,7 +31,7 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 
 class Classifier(LightningModule):
-    """How features are learned: cross-entropy, AdamW, and one cycle of the learning rate."""
+    """The training of the classifier: cross-entropy, AdamW, one cycle of the learning rate."""
 
     def __init__(self, features: Features, lr: float) -> None:
         super().__init__()
@@ -62,16 +62,16 @@ def train_features(
     accelerator: str = "auto",
     precision: Precision = "32-true",
 ) -> Features:
-    """Train a classifier on labelled pictures; it knows its data's name and its accuracy on their validation split.
+    """Return a classifier that is trained on labelled images, with its accuracy.
 
     Args:
         data: made with `labels=True`.
-        epochs: passes over the training pictures.
-        lr: the learning rate at its highest, for batches of about 64.
+        epochs: passes over the training images.
+        lr: the highest learning rate, for batches of about 64.
         accelerator, precision: as for Lightning's Trainer.
 
     Raises:
-        ValueError: where the data has no labels, or a number is not positive.
+        ValueError: if the data has no labels, or a number is not positive.
     """
     if not data.classes:
         raise ValueError(
@@ -104,10 +104,10 @@ def train_features(
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """The settings, and the data module that they describe, with labels.
+    """Return the settings and the data module, with labels.
 
     Raises:
-        ArgumentError, ValueError: where a setting is wrong.
+        ArgumentError, ValueError: if a setting is wrong.
     """
     parser = ArgumentParser(
         prog="ncsn features",
