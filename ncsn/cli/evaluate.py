@@ -86,10 +86,7 @@ def measured(
     request: Request,
     measure: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Cost]:
-    """Return measurements (N, K) of samples from all processes, by index, and the cost.
-
-    `measure` is a function from samples (B, ...) to rows (B, K).
-    """
+    """Return `measure` of all samples, rows (N, K) by index, and the cost."""
     nfe, seconds, indices = [0], 0.0, [i for batch in request.batches for i in batch]
     mine = request.batches[fabric.global_rank :: fabric.world_size]
     request = replace(request, batches=mine, guide=lambda score: counted(score, nfe))

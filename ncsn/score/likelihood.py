@@ -64,7 +64,7 @@ def log_prob(
             N(mean, (sigma_max^2 + std^2) I). (0, 0) is N(0, sigma_max^2 I), as in the papers.
         probes: 0 computes the divergence exactly, by one backward pass for each of the d numbers
             of an example. Otherwise it is Hutchinson's estimate by so many directions of random
-            signs, drawn once for the whole flow, and unbiased.
+            signs, fixed for the whole flow, and unbiased.
         rtol: the relative error of a step, of x and of the log-density per dimension.
         atol: the absolute error of a step.
 
