@@ -1,7 +1,8 @@
 """`ncsn advise --config FILE`: noise levels and steps for a data set.
 
-The data is looked at, and the techniques of Song & Ermon (2020) are worked out for it: settings to paste into the
-configuration, each under its reason. Where the configuration's own are far off, a warning on standard error says so.
+It applies the techniques of Song & Ermon (2020) to the data, and prints settings for
+the configuration, each with its reason. Warnings on standard error name settings of the
+configuration that are far off.
 """
 
 import json
@@ -33,28 +34,24 @@ from ncsn.training.run import build
 
 __all__ = ["Advice", "advise", "largest_distance", "objections", "run"]
 
-READ_AT_MOST = 2**29
-"""Bytes of pictures that are read where they are streamed: more than can be held."""
-MULTIPLICATIONS = 6e12
-"""Spent on the distance: two minutes of two cores at most, seconds on real pictures."""
+READ_AT_MOST = 2**29  # bytes, if the images are streamed
+MULTIPLICATIONS = 6e12  # for the distance: at most two minutes on two cores
 PIXEL_SIGMA_MIN = 0.01
 FEWEST_STEPS = 3
-USUAL_CALLS = 1160
-"""Of the network, as was published for CIFAR-10: five steps at each of 232 levels."""
-FAR = 1.5
-"""The factor from which a step size is objected to: it is a cliff, not a slope."""
+USUAL_CALLS = 1160  # NFE published for CIFAR-10: 232 levels of 5 steps
+FAR = 1.5  # factor from the best step size that is objected to
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A schedule and a sampler for a data set, and the reason for each number in them, by its name."""
+    """A schedule and a sampler for a data set, and the reasons for their numbers."""
 
     schedule: NoiseSchedule
     sampler: AnnealedLangevin
     reasons: dict[str, str]
 
     def yaml(self) -> str:
-        """The settings as a block of YAML, each reason a comment above its number."""
+        """Return the settings as YAML, each reason a comment above its number."""
         lines = ["model:"]
         for name, part in (("schedule", self.schedule), ("sampler", self.sampler)):
             assert is_dataclass(part)
@@ -73,18 +70,18 @@ def advise(
     sampler: Sampler,
     of: str = "",
 ) -> Advice:
-    """The settings that the techniques come to, in the schedule's own class where that has a ladder to set.
+    """Return the techniques' settings, in the schedule's own class if it fits.
 
     Args:
-        distance: the largest between two examples.
-        dimension: numbers in an example.
-        pixels: the data is pictures of 8 bits.
-        schedule: the configuration's own, of which what is not of the ladder is kept.
-        sampler: the configuration's own, for its budget of network calls.
-        of: which examples the distance is of, where not of all.
+        distance: the largest distance between two examples.
+        dimension: the numbers in an example.
+        pixels: the data is 8-bit images.
+        schedule: the configured schedule, whose other settings are kept.
+        sampler: the configured sampler, which sets the NFE to spend.
+        of: which examples the distance is of, if not all.
 
     Raises:
-        ValueError: where the examples are no farther apart than the smallest level.
+        ValueError: if the examples are no farther apart than the lowest level.
     """
     own, reasons = schedule.sigmas(), {}
     sigma_max = float(f"{distance.lower:.3g}")
@@ -137,7 +134,7 @@ def advise(
 
 
 def affordable(sampler: Sampler, sigmas: Tensor, levels: int) -> tuple[int, str]:
-    """The steps a level that a sampler's budget of network calls has for so many levels, and the reason for them."""
+    """Return the steps per level that keep the sampler's NFE, and the reason."""
     calls, whose = USUAL_CALLS, "CIFAR-10's were"
     if isinstance(sampler, AnnealedLangevin) and len(sigmas) > 1:
         calls, whose = len(sigmas) * sampler.steps, "yours are"
@@ -151,13 +148,13 @@ def affordable(sampler: Sampler, sigmas: Tensor, levels: int) -> tuple[int, str]
 def objections(
     distance: Distance, dimension: int, schedule: NoiseSchedule, sampler: Sampler
 ) -> Iterator[str]:
-    """What is far off in the settings of a configuration, a line each."""
+    """Yield one line for each configured setting that is far off."""
     sigmas = schedule.sigmas()
     sigma_max, sigma_min, levels = sigmas[0].item(), sigmas[-1].item(), len(sigmas)
     if not sigma_min > 0:
         yield f"model.schedule: {type(schedule).__name__} has no ladder of noise levels to walk down"
         return
-    # The others go with the level: they need no neighbours that overlap, nor the time to cross from kind to kind.
+    # Other samplers need neither overlapping levels nor time to change modes.
     langevin = isinstance(sampler, Langevin | AnnealedLangevin | ConsistentAnnealed)
     if langevin and sigma_max < distance.lower / 2:
         yield (
@@ -194,7 +191,7 @@ def objections(
 
 
 def stated(distance: Distance) -> str:
-    """The distance in words, or what is known of it."""
+    """Return the distance, or its bounds, in words."""
     return (
         f"{distance.lower:.4g}"
         if distance.exact
@@ -203,7 +200,7 @@ def stated(distance: Distance) -> str:
 
 
 def class_path(part: Any) -> str:
-    """The import path of a class: of this package, the shortest that the configurations use."""
+    """Return the import path of a class, as the configurations abbreviate it."""
     kind = type(part)
     package = (
         ".".join(kind.__module__.split(".")[:2])
@@ -214,7 +211,7 @@ def class_path(part: Any) -> str:
 
 
 def scalar(value: Any) -> str:
-    """A number, a truth or a text as YAML, to which 1e-05 without a dot is a text."""
+    """Return a value as YAML, in which 1e-05 without a dot would be a string."""
     text = json.dumps(value)
     return (
         text.replace("e", ".0e")
@@ -224,10 +221,7 @@ def scalar(value: Any) -> str:
 
 
 def examples(data: DataModule) -> tuple[Tensor, str]:
-    """The training examples (N, ...) of a data module that is set up, and words for which they are, where not all.
-
-    Of pictures that are streamed, as many as half a GiB holds are read, the same ones every time.
-    """
+    """Return the training examples (N, ...), and words for the subset ("" if all)."""
     split = data.splits["train"]
     if isinstance(split, HeldExamples):
         return split.values, ""
@@ -246,7 +240,10 @@ def examples(data: DataModule) -> tuple[Tensor, str]:
 
 
 def largest_distance(values: Tensor) -> Distance:
-    """The largest distance between two examples (N, ...), pixels taken as [0, 1], with a bar on standard error."""
+    """Return the largest distance between two examples, with a progress bar.
+
+    The examples are (N, ...); pixels are measured in the unit [0, 1].
+    """
     unit = to_unit(torch.ones((), dtype=torch.uint8)).item() if values.dtype == torch.uint8 else 1.0
     with bar() as progress:
         task = progress.add_task("Largest distance", total=None)
@@ -257,14 +254,14 @@ def largest_distance(values: Tensor) -> Distance:
 
 
 def bar() -> Progress:
-    """A bar on standard error, so that standard output is YAML."""
+    """Return a progress bar on standard error, because standard output is YAML."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Parse as training does, look at the data, and print the settings."""
+    """Parse the arguments as training does, read the data, and print the settings."""
     options = {argument.split("=")[0] for argument in arguments}
     if not options & {"-c", "--config", "-h", "--help"}:
         raise ValueError("--config: none given; give a YAML file, as to ncsn train")

@@ -1,4 +1,4 @@
-"""The option `--data` of commands: the data section of a configuration, or the class of a data set."""
+"""The option `--data`: a configuration with a data section, or a data set's class."""
 
 import json
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ __all__ = ["chosen_data", "data_section", "given_data"]
 
 
 def data_section(text: str) -> str:
-    """The `data` section of the configuration that `text` is the path of, as JSON; another text as it is.
+    """Return a YAML file's `data` section as JSON, or any other text as is.
 
     Raises:
-        ValueError: where the file has no such section.
+        ValueError: if the file has no such section.
     """
     path = Path(text)
     if path.suffix not in (".yaml", ".yml"):
@@ -24,7 +24,7 @@ def data_section(text: str) -> str:
         raise ValueError(f"--data: there is no file {path}")
     try:
         config = get_loader("yaml")(path.read_text())
-    except Exception as error:  # of the loader's kinds
+    except Exception as error:  # the loader raises errors of many kinds
         raise ValueError(f"--data: {path} is not YAML ({error})") from error
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         raise ValueError(f"--data: {path} has no section `data`")
@@ -32,10 +32,10 @@ def data_section(text: str) -> str:
 
 
 def given_data(arguments: Sequence[str]) -> list[str]:
-    """Arguments in which `--data CONFIGURATION` is replaced by what is in it.
+    """Return the arguments with each `--data CONFIG` replaced by its data section.
 
     Raises:
-        ValueError: where a file has no section `data`.
+        ValueError: if a file has no such section.
     """
     given: list[str] = []
     for argument in arguments:
@@ -47,16 +47,16 @@ def given_data(arguments: Sequence[str]) -> list[str]:
 
 
 def chosen_data(arguments: Sequence[str]) -> ImageData:
-    """The data set that `--data` and its `--data.NAME`s describe.
+    """Return the data set that `--data` and `--data.NAME` describe.
 
     Raises:
-        ArgumentError, ValueError: where a setting is wrong.
+        ArgumentError, ValueError: if a setting is wrong.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ImageData, "data", required=True)
     instantiate = getattr(
         parser, "instantiate", parser.instantiate_classes
-    )  # its name before jsonargparse 4.49
+    )  # the name before jsonargparse 4.49
     data = instantiate(parser.parse_args(given_data(arguments))).data
     assert isinstance(data, ImageData)
     return data

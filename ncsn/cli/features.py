@@ -1,7 +1,6 @@
-"""A small classifier, for its features: `ncsn features --data configs/mnist.yaml` trains one.
+"""`ncsn features`: train a small classifier, whose features the metrics use.
 
-It prints the share of the validation pictures that are named rightly, and keeps it in the file beside the weights
-(`ncsn.evaluation.features`), by which the samples of a model are judged.
+The accuracy on the validation images is printed, and stored with the weights.
 """
 
 import math
@@ -31,7 +30,7 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 
 class Classifier(LightningModule):
-    """How features are learned: cross-entropy, AdamW, and one cycle of the learning rate."""
+    """Training of features by cross-entropy, AdamW and a one-cycle learning rate."""
 
     def __init__(self, features: Features, lr: float) -> None:
         super().__init__()
@@ -62,16 +61,16 @@ def train_features(
     accelerator: str = "auto",
     precision: Precision = "32-true",
 ) -> Features:
-    """Train a classifier on labelled pictures; it knows its data's name and its accuracy on their validation split.
+    """Train a classifier on labelled images, and record its data set and its accuracy.
 
     Args:
-        data: made with `labels=True`.
-        epochs: passes over the training pictures.
-        lr: the learning rate at its highest, for batches of about 64.
+        data: a data set made with `labels=True`.
+        epochs: passes over the training images.
+        lr: the peak learning rate, for batches of about 64.
         accelerator, precision: as for Lightning's Trainer.
 
     Raises:
-        ValueError: where the data has no labels, or a number is not positive.
+        ValueError: if the data has no labels, or a number is not positive.
     """
     if not data.classes:
         raise ValueError(
@@ -98,17 +97,13 @@ def train_features(
         classifier, datamodule=data
     )
     features.trained_on = type(data).__name__
-    # In float32, as the features are used, whatever the precision of training.
+    # The features are used in float32, whatever the training precision.
     features.accuracy = quiet().validate(classifier, datamodule=data, verbose=False)[0]["accuracy"]
     return features.eval()
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """The settings, and the data module that they describe, with labels.
-
-    Raises:
-        ArgumentError, ValueError: where a setting is wrong.
-    """
+    """Return the settings, and the data module with labels that they describe."""
     parser = ArgumentParser(
         prog="ncsn features",
         description="Train a classifier, whose features the metrics use.",
@@ -141,12 +136,12 @@ def parse(arguments: Sequence[str]) -> Any:
     settings: Namespace = parser.parse_args(given)
     instantiate = getattr(
         parser, "instantiate", parser.instantiate_classes
-    )  # its name before jsonargparse 4.49
+    )  # the name before jsonargparse 4.49
     return instantiate(settings)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train as the arguments say, print the accuracy, and keep the weights."""
+    """Train a classifier, print its accuracy, and save its weights."""
     settings = parse(arguments)
     if not 0 <= settings.seed < 2**32:
         raise ValueError(f"seed: expected an integer from 0 to {2**32 - 1}, got {settings.seed}")
@@ -163,11 +158,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def check_out(file: Path) -> None:
-    """Refuse to replace anything but weights of such a classifier.
-
-    Raises:
-        ValueError: if the file is something else.
-    """
+    """Refuse to replace anything but the weights of a classifier."""
     if file.suffix != ".safetensors":
         raise ValueError(f"--out: expected a name with .safetensors, got {file}")
     if file.exists() and not (file.is_file() and holds_features(file)):
