@@ -18,16 +18,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RunStopped(BaseException):
-    """The end of a run by a signal; its last step is saved."""
+    """The end of a run by a signal, with its last step saved."""
 
 
 class GracefulStop(Callback):
     """A handler of SIGINT, SIGTERM and SIGHUP that stops the run after its step.
 
-    The step is saved, and no validation follows. A signal interrupts a validation, whose
-    step is already saved; on several devices the validation finishes first, because all
-    ranks must stop together. A second signal ends the process at once if the step is
-    saved, and a third always does. SLURM's time limit warning has the same effect.
+    The step is saved, and no validation follows. A signal interrupts a validation; on
+    several devices it finishes first, because all ranks must stop together. A second
+    signal ends the process at once if the step is saved, and a third always does.
 
     `signal` is the number of the first signal, or None; `began` is True once training has.
 
