@@ -14,20 +14,20 @@ __all__ = ["UNet"]
 
 
 class UNet(nn.Module):
-    """F(x, c_noise, label) for images x (B, C, H, W) (Ho et al., 2020, appendix B).
+    """A U-Net F(x, c_noise, label) for images (Ho et al., 2020, appendix B).
 
     Its output starts at zero, so that the score of an untrained `NCSNDenoiser` is zero.
 
     Args:
         channels: C, the channels of the images.
         width: channels of the first resolution, at least 4.
-        multipliers: channels of each resolution, in units of `width`; the first resolution is
-            the full one, and each next one is half the size.
-        blocks: residual blocks at each resolution, in the encoder and again in the decoder.
-        attention: resolutions with self-attention, where 0 is the full one.
+        multipliers: channels of each resolution, in units of `width`; each resolution is
+            half the previous one.
+        blocks: residual blocks per resolution, in the encoder and in the decoder.
+        attention: resolutions with self-attention; 0 is the full one.
         dropout: probability of dropping an activation inside a block.
         classes: number of classes; 0 for a network that takes no label.
-        patch: side of the squares of pixels that are folded into channels first.
+        patch: side of the pixel squares that are folded into channels first.
     """
 
     def __init__(

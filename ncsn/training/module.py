@@ -221,7 +221,7 @@ class ScoreModule(LightningModule):
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Return the Euclidean norm () of all gradients together, 0 if there are none."""
-    # `nn.utils.get_total_norm` takes 1.5 times as long, as it groups gradients by device.
+    # `nn.utils.get_total_norm` takes 1.5 times as long, as it sorts by device and dtype.
     # Most tensors are short vectors, and one norm of all is faster than one of each.
     short: list[Tensor] = []
     others: list[Tensor] = []

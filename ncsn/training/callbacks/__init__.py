@@ -1,4 +1,4 @@
-"""Callbacks of a training run: weight averaging, checkpoints, samples, metrics, speed."""
+"""Callbacks of training: weight averaging, checkpoints, samples, metrics, speed."""
 
 from ncsn.training.callbacks.checkpoints import BestCheckpoint, Checkpoint
 from ncsn.training.callbacks.dashboard import Dashboard

@@ -62,7 +62,7 @@ class Checkpoint(callbacks.Checkpoint):
             self.saved = checkpoint["global_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.prune(trainer)  # a run killed between writing and pruning leaves one too many
+        self.prune(trainer)  # a run killed before pruning leaves one too many
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -75,12 +75,12 @@ class Checkpoint(callbacks.Checkpoint):
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved = 0  # the step is saved again, with the state after the last validation
+        self.saved = 0  # the step is saved again after the last validation
         self.save(trainer)
 
 
 class BestCheckpoint(callbacks.Checkpoint):
-    """The checkpoint with the lowest Fréchet distance of `SampleQuality`, as best.ckpt.
+    """The checkpoint of the lowest distance of `SampleQuality`, as best.ckpt.
 
     A run resumes from its newest checkpoint by default, not from this one.
 

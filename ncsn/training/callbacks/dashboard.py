@@ -66,7 +66,7 @@ class Dashboard(Callback):
 
 
 def charts(levels: list[str]) -> dict[str, dict[str, list[Any]]]:
-    """Return the custom scalars layout; `levels` are per-level loss tags, lowest first."""
+    """Return the custom scalars layout; `levels` are loss tags, lowest sigma first."""
     middle = len(levels) // 2
     by_level = {"at low noise": levels[:middle], "at high noise": levels[middle:]}
     loss = {"training and validation": ["train/loss", "val/loss"], **by_level}

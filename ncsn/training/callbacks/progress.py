@@ -27,7 +27,7 @@ class LossPerLevel(Callback):
         if bins < 1:
             raise ValueError(f"LossPerLevel: bins is {bins}, and must be at least 1")
         self.bins = bins
-        # Losses of an unfinished step are kept apart: a resumed run computes them again.
+        # Losses of an unfinished step are separate: a resumed run recomputes them.
         self.of_step: list[tuple[Tensor, Tensor]] = []
         self.held: list[tuple[Tensor, Tensor]] = []
         self.totals = torch.zeros(0)
@@ -86,7 +86,7 @@ class LossPerLevel(Callback):
 
 
 class Throughput(Callback):
-    """Training images per second over all devices, in the progress bar and in the log."""
+    """Training images per second over all devices, in the progress bar and log."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.images, self.began = 0, time.perf_counter()

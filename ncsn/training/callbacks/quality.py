@@ -103,7 +103,7 @@ class SampleQuality(Callback):
             )
         elif self.reference is not None:
             value = frechet(features, self.reference)
-        # Rank 0 alone has the reference; all ranks log its value and keep the same best.
+        # Rank 0 alone has the reference; all ranks log its value, for the same best.
         pl_module.log(FIGURE, trainer.strategy.broadcast(value), prog_bar=True)
 
     def seen(self, module: Model, indices: range) -> Tensor:

@@ -71,9 +71,9 @@ class GracefulStop(Callback):
         if trainer.world_size > 1:
             signals = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
             self.signal = int(trainer.strategy.reduce(signals, reduce_op="max")) or None
-        # `Checkpoint`, the last callback, saves this step; the run stops at the next batch
-        # or validation, once Lightning has logged it. `trainer.should_stop` would log values
-        # of an earlier step, and validate once more.
+        # `Checkpoint`, the last callback, saves this step; the run stops at the next
+        # batch or validation, once Lightning has logged it. `trainer.should_stop` would
+        # log values of an earlier step, and validate once more.
         self.checkpoint.due = self.stopping = self.signal is not None
 
     def on_train_batch_start(
@@ -93,7 +93,7 @@ class GracefulStop(Callback):
         self.interruptible = False
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._restore()  # after `on_train_end`, in which `Checkpoint` may save the last step
+        self._restore()  # after `on_train_end`, when `Checkpoint` may save the last step
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
