@@ -160,7 +160,7 @@ def digest(path: Path, sealed: bool = False) -> str:
 
 
 def check_seal(path: Path) -> bool:
-    """Return True if a file ends with its checksum; raise DamagedError if it is wrong."""
+    """Return True if a file ends with its checksum; raise an error if it is wrong."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - SEAL_SIZE))
         seal = file.read()
@@ -172,7 +172,7 @@ def check_seal(path: Path) -> bool:
 
 
 def check_zip(path: Path) -> None:
-    """Raise DamagedError if a file is no zip, claims more than its size, or holds code."""
+    """Check that a file is a zip, claims no more than its size, and holds no code."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()

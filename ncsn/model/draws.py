@@ -46,14 +46,14 @@ class Request:
 def draws(
     model: Model, request: Request, advance: Callable[[float], None] = lambda samples: None
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """Yield batches of indices with samples (B, ...), or states (B, S, ...) with `shown`.
+    """Yield batches of indices and samples (B, ...), or states (B, S, ...) if `shown`.
 
     The last of the states is the sample.
 
     Args:
         model: the model, on the device to sample on.
         request: the samples.
-        advance: a function called after each level with the equivalent number of samples.
+        advance: a function called after each level with the fraction of samples done.
 
     Raises:
         ValueError, FloatingPointError: as `Model.trajectory` does.

@@ -28,7 +28,7 @@ LONGEST_NAME = 200  # bytes; file systems take 255, and our suffixes add up to 2
 HOLDER_TIMEOUT = 1  # seconds to wait for the name of a lock's holder
 ATTEMPTS = 100  # attempts to take a lock that others make and remove
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.partial", re.DOTALL)  # temporary files
-ENDINGS = (".png", ".ckpt", ".npz", ".json", ".safetensors")  # of files in locked folders
+ENDINGS = (".png", ".ckpt", ".npz", ".json", ".safetensors")  # of files we write
 HOLDER = re.compile(r"process \d+ on \S{1,100} since [\d-]{10} [\d:]{8}")
 
 

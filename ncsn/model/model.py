@@ -42,7 +42,7 @@ class Model(nn.Module):
             them; None if its parts were made in Python.
 
     Raises:
-        ValueError: if the shape is invalid, or the sampler does not fit the other parts.
+        ValueError: if the shape is invalid, or the sampler does not fit the model.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Model(nn.Module):
             label: classes (B,), for a model that takes them.
 
         Raises:
-            ValueError: if a shape is wrong, or `label` is given to a model without labels.
+            ValueError: if a shape is wrong, or the model takes no labels.
         """
         sigma = self._level(x, sigma)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
@@ -121,8 +121,8 @@ class Model(nn.Module):
     ) -> Tensor:
         """Return log p(x) (B,) in nats by the probability flow (Song et al., 2021).
 
-        The density is that at the lowest noise level of the schedule, and the prior is at
-        the highest. See `ncsn.log_prob` for other levels and priors, and
+        The density is at the lowest noise level of the schedule, the prior at the
+        highest. See `ncsn.log_prob` for other levels and priors, and
         `ncsn.bits_per_dim` for images.
 
         Args:
@@ -155,7 +155,7 @@ class Model(nn.Module):
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the states (B, *shape) after each noise level, the last being the sample.
+        """Yield the state (B, *shape) after each noise level; the last is the sample.
 
         Args:
             start: states at the highest noise level, from `start()`.
@@ -264,7 +264,7 @@ class Model(nn.Module):
     def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
         """Return states (count, *shape) at the highest noise level: U[0, 1] + sigma z.
 
-        At a large sigma this is nearly N(0, sigma^2). The NCSN papers start from U[0, 1].
+        At large sigma this is nearly N(0, sigma^2). The NCSN papers start from U[0, 1].
         """
         sigma = self.schedule.sigmas()[0] if sigma is None else sigma
         like = torch.empty(count, *self.shape, device=self.device)

@@ -69,7 +69,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return F, of the shape of `x` (B, C, H, W), at `c_noise` () or (B, 1, 1, 1)."""
+        """Return F, shaped as `x` (B, C, H, W), at `c_noise` () or (B, 1, 1, 1)."""
         height, width = x.shape[-2:]
         embedding = self.conditioning(len(x), c_noise, label)
         h = functional.pad(x, (0, -width % self.patch, 0, -height % self.patch))

@@ -36,7 +36,7 @@ class ScoreModule(LightningModule):
         shape: (C, H, W) of an image, or the shape of any other example.
         optimizer: makes the optimiser from the parameters.
         warmup: steps over which the learning rate rises from 0.
-        cooldown: steps over which it falls to 0, up to `trainer.max_steps` or `max_epochs`.
+        cooldown: steps over which it falls to 0 at the end of the run.
         label_dropout: the probability of training an example without its label.
         compile: compile the network; this takes minutes and pays on GPUs.
 
@@ -98,7 +98,7 @@ class ScoreModule(LightningModule):
         Args:
             checkpoint_path: a .ckpt file.
             trust: as for `ncsn.load`.
-            parts: constructor arguments that the file lacks, for a module made in Python.
+            parts: the arguments that the file lacks, for a module made in Python.
 
         Raises:
             ValueError: if the file is no such checkpoint, or does not fit its settings.
@@ -221,7 +221,7 @@ class ScoreModule(LightningModule):
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Return the Euclidean norm () of all gradients together, 0 if there are none."""
-    # `nn.utils.get_total_norm` takes 1.5 times as long, as it sorts by device and dtype.
+    # `nn.utils.get_total_norm` takes 1.5 times as long: it sorts by device and dtype.
     # Most tensors are short vectors, and one norm of all is faster than one of each.
     short: list[Tensor] = []
     others: list[Tensor] = []

@@ -31,7 +31,7 @@ class MuonAdam(Optimizer):
         betas: of Adam.
 
     Raises:
-        ValueError: if momentum is out of range, or `params` are groups or hold no matrix.
+        ValueError: if momentum is not in [0, 1), or `params` are groups or no matrices.
     """
 
     def __init__(

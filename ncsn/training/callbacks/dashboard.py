@@ -36,7 +36,7 @@ class Dashboard(Callback):
     """The layout of a run's charts, and its entry in TensorBoard's hparams tab.
 
     Args:
-        levels: the callback that logs the loss per noise level; list it before this one.
+        levels: the callback that logs the loss per level; list it before this one.
     """
 
     def __init__(self, levels: LossPerLevel) -> None:

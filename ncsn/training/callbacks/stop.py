@@ -28,7 +28,7 @@ class GracefulStop(Callback):
     several devices it finishes first, because all ranks must stop together. A second
     signal ends the process at once if the step is saved, and a third always does.
 
-    `signal` is the number of the first signal, or None; `began` is True once training has.
+    `signal` is the first signal, or None; `began` is True once training has begun.
 
     Args:
         checkpoint: the callback that saves the run.
@@ -93,7 +93,7 @@ class GracefulStop(Callback):
         self.interruptible = False
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._restore()  # after `on_train_end`, when `Checkpoint` may save the last step
+        self._restore()  # after `on_train_end`, when `Checkpoint` may still save a step
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
