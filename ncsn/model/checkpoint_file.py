@@ -1,8 +1,8 @@
 """Checkpoint files: the zip that torch writes, followed by a checksum.
 
-torch can read them. `read` trusts nothing in a file: it must be local, intact, of a known
-version, made of tensors and plain values alone, no larger in memory than on disk, and
-finite. The checksum and the absence of code are verified before anything is unpickled.
+torch can read them. `read` trusts nothing in a file: it must be local, intact, of a
+known version, made of tensors and plain values alone, no larger in memory than on disk,
+and finite. The checksum and the absence of code are verified before unpickling.
 """
 
 import hashlib

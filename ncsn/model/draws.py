@@ -53,7 +53,7 @@ def draws(
     Args:
         model: the model, on the device to sample on.
         request: the samples.
-        advance: a function called after each level with the fraction of samples done.
+        advance: a function called after each level with the progress, in samples.
 
     Raises:
         ValueError, FloatingPointError: as `Model.trajectory` does.

@@ -124,8 +124,8 @@ def lock_of(file: Path) -> Path:
 @contextmanager
 def _exclusive(lock: Path, output: Path) -> Iterator[None]:
     """Hold the POSIX lock of the file `lock`, and remove the file at the end."""
-    # The lock ends with its process, and a fork does not inherit it. It is lost when the
-    # process closes any descriptor of the file: never open `lock` elsewhere.
+    # The lock ends with its process, and a fork does not inherit it. It is lost when
+    # the process closes any descriptor of the file: never open `lock` elsewhere.
     with _folders(lock.parent), _locked(lock, output) as file:
         try:
             file.truncate(0)

@@ -38,12 +38,12 @@ BEST = "best.ckpt"  # the state of best sample quality, which a run does not res
 def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> Model:
     """Return the model in a file or folder, on the CPU and in evaluation mode.
 
-    No code in the file is run, and no module it names is imported. Its settings may name
-    the public classes of this package, and classes of yours that you trust.
+    No code in the file is run, and no module it names is imported. Its settings may
+    name the public classes of this package, and classes of yours that you trust.
 
     Args:
-        path: a training checkpoint (.ckpt), a model (.safetensors), or a local folder in
-            the layout of the Hugging Face Hub.
+        path: a training checkpoint (.ckpt), a model (.safetensors), or a local folder
+            in the layout of the Hugging Face Hub.
         raw: load the raw weights, instead of their moving average.
         trust: dotted names of your own classes that the file may name ("mine.MyUNet").
 

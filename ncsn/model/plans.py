@@ -3,8 +3,8 @@
 Settings are plain values: None, bool, int, float, str, and lists and tuples of these.
 `{class_path, init_args}` may stand for an argument whose declared type is one of our
 kinds, such as `network: nn.Module`. An argument of another type, such as Callable,
-takes nothing from a file. The training command writes defaults into the file, as text if
-they are not plain, so such a value is left out.
+takes nothing from a file. The training command writes defaults into the file, as text
+if they are not plain, so such a value is left out.
 """
 
 import re

@@ -28,8 +28,8 @@ class Conditioning(nn.Module):
 
     def __init__(self, width: int, classes: int = 0) -> None:
         super().__init__()
-        # Periods from 60 down to 0.6, for a c_noise of ln sigma or a quarter of it. They
-        # are a buffer, so that checkpoints hold them.
+        # Periods from 60 down to 0.6, for a c_noise of ln sigma or a quarter of it.
+        # They are a buffer, so that checkpoints hold them.
         self.register_buffer("frequencies", torch.logspace(-1, 1, width // 2))
         self.classes = classes
         self.label = nn.Embedding(classes + 1, width) if classes else None

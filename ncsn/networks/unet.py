@@ -21,8 +21,8 @@ class UNet(nn.Module):
     Args:
         channels: C, the channels of the images.
         width: channels of the first resolution, at least 4.
-        multipliers: channels of each resolution, in units of `width`; each resolution is
-            half the previous one.
+        multipliers: channels of each resolution, in units of `width`; each resolution
+            is half the previous one.
         blocks: residual blocks per resolution, in the encoder and in the decoder.
         attention: resolutions with self-attention; 0 is the full one.
         dropout: probability of dropping an activation inside a block.

@@ -21,8 +21,8 @@ class MuonAdam(Optimizer):
     """Muon (Jordan et al., 2024) for matrices and convolutions, Adam for vectors.
 
     Muon's update is its momentum with all singular values set to about 1. A convolution
-    is a matrix (out, in * height * width). The singular values are set in bfloat16 if the
-    device has instructions for it.
+    is a matrix (out, in * height * width). The singular values are set in bfloat16 if
+    the device has instructions for it.
 
     Args:
         params: the parameters.

@@ -1,8 +1,8 @@
 """Settings that must match when a run is resumed, and the position it resumes from.
 
-No random state is saved: the order of examples follows from (seed, epoch), the noise of a
-step from (seed, step, rank). A run resumes bit-exactly if the settings in `FIXED` match.
-The learning rate, the length of the run, the sampler, and logging may change.
+No random state is saved: the order of examples follows from (seed, epoch), the noise of
+a step from (seed, step, rank). A run resumes bit-exactly if the settings in `FIXED`
+match. The learning rate, the length of the run, the sampler, and logging may change.
 """
 
 import math
@@ -75,12 +75,12 @@ class Record(Callback):
 class Resume(Callback):
     """A resumed run's exact continuation at the batch after its step.
 
-    Lightning's progress counters depend on the hook that saves a checkpoint, and only after
-    a batch do they lead to the next batch and the right step in the logs. The counters are
-    therefore computed from the step.
+    Lightning's progress counters depend on the hook that saves a checkpoint, and only
+    after a batch do they lead to the next batch and the right step in the logs. The
+    counters are therefore computed from the step.
 
-    "complete" in a checkpoint is True if its step was validated or ended the run. If it is
-    False and a validation is due at that step, the resumed run begins with the validation.
+    "complete" in a checkpoint is True if its step was validated or ended the run. If it
+    is False and a validation is due at that step, the resumed run begins with it.
     """
 
     def __init__(self) -> None:

@@ -15,8 +15,8 @@ __all__ = ["BestCheckpoint", "Checkpoint"]
 class Checkpoint(callbacks.Checkpoint):
     """The newest checkpoints of a run, as step=N.ckpt.
 
-    The run is saved every `every` steps, before each validation, and when it ends. `saved`
-    is the last step on disk. If `due` is True, the current step is saved in any case.
+    The run is saved every `every` steps, before each validation, and when it ends.
+    `saved` is the last step on disk. If `due` is True, the current step is saved too.
 
     Args:
         dirpath: the folder.

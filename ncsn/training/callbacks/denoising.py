@@ -65,7 +65,7 @@ class DenoisingStrips(Callback):
 
 @torch.no_grad()
 def strips(module: ScoreModule, x: Tensor, label: Tensor | None, sigmas: Tensor) -> Tensor:
-    """Return rows of `x`, clean and noisy, each above its denoised: (2B, 1 + L, ...)."""
+    """Return rows of `x` clean and noisy, each above its denoised: (2B, 1 + L, ...)."""
 
     def score(x: Tensor, sigma: Tensor) -> Tensor:
         return (

@@ -26,8 +26,8 @@ class SampleQuality(Callback):
     """The Fréchet distance of samples to the training images, at each validation.
 
     Every validation uses the same seed. `EMA` swaps in the averaged weights for the
-    validation: list this callback before it. The defaults are cheap and suit comparisons
-    within a run; report the metrics of `ncsn evaluate`.
+    validation: list this callback before it. The defaults are cheap and suit
+    comparisons within a run; report the metrics of `ncsn evaluate`.
 
     Args:
         features: weights from `ncsn features`; without them the callback is off.

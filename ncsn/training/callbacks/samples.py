@@ -22,8 +22,8 @@ STATES = 7  # states shown of the trajectory
 class SampleGrid(Callback):
     """Samples and one trajectory in TensorBoard at each validation, from the same seed.
 
-    The samples are also saved to samples/ in the log folder. `EMA` swaps in the averaged
-    weights for the validation: list this callback before it.
+    The samples are also saved to samples/ in the log folder. `EMA` swaps in the
+    averaged weights for the validation: list this callback before it.
 
     Args:
         count: the number of samples; 0 disables the callback.
