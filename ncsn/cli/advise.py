@@ -1,8 +1,8 @@
 """`ncsn advise --config FILE`: noise levels and steps for a data set.
 
-The techniques of Song & Ermon (2020) are applied to the data. The result is settings to paste
-into the configuration, each with its reason; a warning on standard error names what is far off
-in the configuration.
+It applies the techniques of Song & Ermon (2020) to the data, and prints settings for
+the configuration, each with its reason. Warnings on standard error name settings of the
+configuration that are far off.
 """
 
 import json
@@ -34,28 +34,24 @@ from ncsn.training.run import build
 
 __all__ = ["Advice", "advise", "largest_distance", "objections", "run"]
 
-READ_AT_MOST = 2**29
-"""Bytes of pictures that are read where they are streamed: more than can be held."""
-MULTIPLICATIONS = 6e12
-"""Spent on the distance: two minutes of two cores at most, seconds on real pictures."""
+READ_AT_MOST = 2**29  # bytes, if the images are streamed
+MULTIPLICATIONS = 6e12  # for the distance: at most two minutes on two cores
 PIXEL_SIGMA_MIN = 0.01
 FEWEST_STEPS = 3
-USUAL_CALLS = 1160
-"""Of the network, as was published for CIFAR-10: five steps at each of 232 levels."""
-FAR = 1.5
-"""The factor from which a step size is objected to: it is a cliff, not a slope."""
+USUAL_CALLS = 1160  # NFE published for CIFAR-10: 232 levels of 5 steps
+FAR = 1.5  # factor from the best step size that is objected to
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A schedule and a sampler for a data set, and the reason for each number by its name."""
+    """A schedule and a sampler for a data set, and the reasons for their numbers."""
 
     schedule: NoiseSchedule
     sampler: AnnealedLangevin
     reasons: dict[str, str]
 
     def yaml(self) -> str:
-        """Return the settings as YAML, each reason as a comment above its number."""
+        """Return the settings as YAML, each reason a comment above its number."""
         lines = ["model:"]
         for name, part in (("schedule", self.schedule), ("sampler", self.sampler)):
             assert is_dataclass(part)
@@ -74,15 +70,15 @@ def advise(
     sampler: Sampler,
     of: str = "",
 ) -> Advice:
-    """Return the settings that the techniques recommend, in the schedule's own class if it can hold them.
+    """Return the techniques' settings, in the schedule's own class if it fits.
 
     Args:
         distance: the largest distance between two examples.
-        dimension: numbers in an example.
-        pixels: the data is images of 8 bits.
-        schedule: the configuration's own, of which other settings are kept.
-        sampler: the configuration's own, for its number of network evaluations.
-        of: the examples that the distance is of, if not of all.
+        dimension: the numbers in an example.
+        pixels: the data is 8-bit images.
+        schedule: the configured schedule, whose other settings are kept.
+        sampler: the configured sampler, which sets the NFE to spend.
+        of: which examples the distance is of, if not all.
 
     Raises:
         ValueError: if the examples are no farther apart than the lowest level.
@@ -138,7 +134,7 @@ def advise(
 
 
 def affordable(sampler: Sampler, sigmas: Tensor, levels: int) -> tuple[int, str]:
-    """Return the steps a level within a sampler's network evaluations, and the reason."""
+    """Return the steps per level that keep the sampler's NFE, and the reason."""
     calls, whose = USUAL_CALLS, "CIFAR-10's were"
     if isinstance(sampler, AnnealedLangevin) and len(sigmas) > 1:
         calls, whose = len(sigmas) * sampler.steps, "yours are"
@@ -152,13 +148,13 @@ def affordable(sampler: Sampler, sigmas: Tensor, levels: int) -> tuple[int, str]
 def objections(
     distance: Distance, dimension: int, schedule: NoiseSchedule, sampler: Sampler
 ) -> Iterator[str]:
-    """Yield a line for each setting of a configuration that is far off."""
+    """Yield one line for each configured setting that is far off."""
     sigmas = schedule.sigmas()
     sigma_max, sigma_min, levels = sigmas[0].item(), sigmas[-1].item(), len(sigmas)
     if not sigma_min > 0:
         yield f"model.schedule: {type(schedule).__name__} has no ladder of noise levels to walk down"
         return
-    # The others go with the level: they need no neighbours that overlap, nor the time to cross from kind to kind.
+    # Other samplers need neither overlapping levels nor time to change modes.
     langevin = isinstance(sampler, Langevin | AnnealedLangevin | ConsistentAnnealed)
     if langevin and sigma_max < distance.lower / 2:
         yield (
@@ -195,7 +191,7 @@ def objections(
 
 
 def stated(distance: Distance) -> str:
-    """Return the distance, or its bounds, as text."""
+    """Return the distance, or its bounds, in words."""
     return (
         f"{distance.lower:.4g}"
         if distance.exact
@@ -204,7 +200,7 @@ def stated(distance: Distance) -> str:
 
 
 def class_path(part: Any) -> str:
-    """Return the import path of a class, the shortest one for those of this package."""
+    """Return the import path of a class, as the configurations abbreviate it."""
     kind = type(part)
     package = (
         ".".join(kind.__module__.split(".")[:2])
@@ -215,7 +211,7 @@ def class_path(part: Any) -> str:
 
 
 def scalar(value: Any) -> str:
-    """Return a value as YAML, to which 1e-05 without a dot is a text."""
+    """Return a value as YAML, in which 1e-05 without a dot would be a string."""
     text = json.dumps(value)
     return (
         text.replace("e", ".0e")
@@ -225,10 +221,7 @@ def scalar(value: Any) -> str:
 
 
 def examples(data: DataModule) -> tuple[Tensor, str]:
-    """Return the training examples (N, ...), and a text that says which, if not all.
-
-    Of images that are streamed, as many as fit into half a GiB are read, always the same ones.
-    """
+    """Return the training examples (N, ...), and words for the subset ("" if all)."""
     split = data.splits["train"]
     if isinstance(split, HeldExamples):
         return split.values, ""
@@ -247,7 +240,10 @@ def examples(data: DataModule) -> tuple[Tensor, str]:
 
 
 def largest_distance(values: Tensor) -> Distance:
-    """Return the largest distance between two examples (N, ...), with pixels in [0, 1]."""
+    """Return the largest distance between two examples, with a progress bar.
+
+    The examples are (N, ...); pixels are measured in the unit [0, 1].
+    """
     unit = to_unit(torch.ones((), dtype=torch.uint8)).item() if values.dtype == torch.uint8 else 1.0
     with bar() as progress:
         task = progress.add_task("Largest distance", total=None)
@@ -265,7 +261,7 @@ def bar() -> Progress:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Parse as training does, read the data, and print the settings."""
+    """Parse the arguments as training does, read the data, and print the settings."""
     options = {argument.split("=")[0] for argument in arguments}
     if not options & {"-c", "--config", "-h", "--help"}:
         raise ValueError("--config: none given; give a YAML file, as to ncsn train")

@@ -1,4 +1,4 @@
-"""The check of a configuration as a file, which does not import torch."""
+"""Checks of a configuration file, which do not import torch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,17 +8,17 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 __all__ = ["check_config"]
 
-MAX_VALUES = 10_000  # of a configuration, aliases written out
+MAX_VALUES = 10_000  # values in a configuration, with aliases expanded
 PLAIN = [
     f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")
 ]
 
 
 def check_config(path: str | Path) -> None:
-    """Refuse a configuration that is not plain YAML, or that sets something twice.
+    """Check that a configuration is plain YAML and sets nothing twice.
 
     Raises:
-        ValueError: in one line, with the file and the line in it.
+        ValueError: if it is not; the message gives the file and the line.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,7 +53,7 @@ def check_config(path: str | Path) -> None:
 
 
 def nodes(node: Node) -> Iterator[Node]:
-    """Yield a node and all below it, once for each alias."""
+    """Yield a node and all nodes below it, once per alias."""
     yield node
     if isinstance(node, ScalarNode):
         return

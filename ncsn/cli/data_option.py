@@ -1,4 +1,4 @@
-"""The option `--data` of commands: a configuration's data section, or the class of a data set."""
+"""The option `--data`: a configuration with a data section, or a data set's class."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ __all__ = ["chosen_data", "data_section", "given_data"]
 
 
 def data_section(text: str) -> str:
-    """Return the `data` section of a configuration as JSON; return any other text as it is.
+    """Return a YAML file's `data` section as JSON, or any other text as is.
 
     Raises:
         ValueError: if the file has no such section.
@@ -24,7 +24,7 @@ def data_section(text: str) -> str:
         raise ValueError(f"--data: there is no file {path}")
     try:
         config = get_loader("yaml")(path.read_text())
-    except Exception as error:  # of the loader's kinds
+    except Exception as error:  # the loader raises errors of many kinds
         raise ValueError(f"--data: {path} is not YAML ({error})") from error
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         raise ValueError(f"--data: {path} has no section `data`")
@@ -32,10 +32,10 @@ def data_section(text: str) -> str:
 
 
 def given_data(arguments: Sequence[str]) -> list[str]:
-    """Return arguments in which the content of a configuration replaces `--data CONFIG`.
+    """Return the arguments with each `--data CONFIG` replaced by its data section.
 
     Raises:
-        ValueError: if a file has no section `data`.
+        ValueError: if a file has no such section.
     """
     given: list[str] = []
     for argument in arguments:
@@ -47,7 +47,7 @@ def given_data(arguments: Sequence[str]) -> list[str]:
 
 
 def chosen_data(arguments: Sequence[str]) -> ImageData:
-    """Return the data set that `--data` and its `--data.NAME`s describe.
+    """Return the data set that `--data` and `--data.NAME` describe.
 
     Raises:
         ArgumentError, ValueError: if a setting is wrong.
@@ -56,7 +56,7 @@ def chosen_data(arguments: Sequence[str]) -> ImageData:
     parser.add_subclass_arguments(ImageData, "data", required=True)
     instantiate = getattr(
         parser, "instantiate", parser.instantiate_classes
-    )  # its name before jsonargparse 4.49
+    )  # the name before jsonargparse 4.49
     data = instantiate(parser.parse_args(given_data(arguments))).data
     assert isinstance(data, ImageData)
     return data

@@ -1,7 +1,7 @@
 """The end of a command: one line on standard error, and an exit code.
 
-2 is a wrong setting, 1 a failed run (disk, network, memory), 3 a sampler that diverged, and
-128 + N signal N. A traceback is a bug.
+The code is 2 for a wrong setting, 1 for a failed run (disk, network, memory), 3 for a
+diverged sampler, and 128 + N for signal N. A traceback is a bug.
 """
 
 import atexit
@@ -29,15 +29,14 @@ __all__ = [
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODES = {
-    "ArgumentError": 2,  # of jsonargparse
-    "MisconfigurationException": 2,  # of Lightning
+    "ArgumentError": 2,  # jsonargparse
+    "MisconfigurationException": 2,  # Lightning
     "ValueError": 2,
     "FloatingPointError": 3,
     "OSError": 1,
-}
-"""The exit code of an exception, by the name of its class or of a base: nothing is imported."""
+}  # exit codes by class name, which needs no imports
 
-# jsonargparse's message names every alternative that did not fit, and repeats what it was given.
+# jsonargparse lists every alternative that did not match, and repeats its input.
 _NOISE = re.compile(
     r"Expected a path but|Expected a <class 'NoneType'>|Does not validate against|Subtypes:|Errors:"
     r"|Given value|Type typing\.Callable|Problem with given class_path '[^']*':$"
@@ -45,7 +44,7 @@ _NOISE = re.compile(
 _UNION = "Does not validate against any of the Union subtypes"
 _ALTERNATIVE = re.compile(r"- Expected a (?:<class '([^']*)'>|typing\.Literal\[(.*)\])$")
 _GIVEN = re.compile(r"Given value: (.*?)(?:\. Got value: .*)?$")
-# Where a number is expected torch would accept a tensor, too, which no configuration holds.
+# For a number torch would also accept a tensor, which no configuration contains.
 _TENSOR = "<class 'float'>, <class 'torch.Tensor'>"
 _KEY = re.compile(r"""Parser key ["']([^"']*)["']:?""")
 
@@ -58,7 +57,7 @@ def fail(code: int, message: object) -> NoReturn:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """End the program in one line for the exceptions of `CODES`, and if memory runs out."""
+    """End the program in one line on an exception of `CODES` or a lack of memory."""
     try:
         yield
     except KeyboardInterrupt:
@@ -74,11 +73,11 @@ def exit_codes() -> Iterator[None]:
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:
-    """End the program for a signal, with the exit code that a shell gives it."""
+    """End the program for a signal, with the shell's exit code."""
     try:
         fail(128 + number, f"stopped by {signal.Signals(number).name}")
     finally:
-        # Libraries swallow exceptions while they are imported, and fail later.
+        # Libraries swallow exceptions during their import, and fail later.
         if _is_importing(frame):
             os._exit(128 + number)
 
@@ -93,7 +92,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 def exit_on_signals() -> Iterator[None]:
     """End the program in one line for each of `SIGNALS`."""
     before = {number: signal.signal(number, stop) for number in SIGNALS}
-    # The interpreter takes a second to end; a signal in that time would change the exit code.
+    # The interpreter takes a second to end, and a signal would change the exit code.
     atexit.register(ignore_signals)
     try:
         yield
@@ -111,7 +110,7 @@ def ignore_signals(*_: object) -> None:
 def reason(error: Exception) -> str:
     """Return one line of an error's message: the setting, and what is wrong with it."""
     text = str(error)
-    if "\nOriginal Traceback" in text:  # of a worker process
+    if "\nOriginal Traceback" in text:  # raised in a worker process
         return text.strip().splitlines()[-1]
     if not (_KEY.search(text) or _UNION in text):
         return " ".join(text.split())
@@ -135,7 +134,7 @@ def reason(error: Exception) -> str:
 
 
 def silence_libraries() -> None:
-    """Leave out the warnings of Lightning that a user of this package cannot act on."""
+    """Hide warnings of Lightning that a user of this package cannot act on."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

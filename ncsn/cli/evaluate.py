@@ -1,8 +1,8 @@
 """`ncsn evaluate`: metrics of a model's samples, next to those of held-out images.
 
-Samples are drawn as `ncsn sample` does, over any number of devices, and what is kept of them
-is rows of numbers (`ncsn.evaluation.measure`). Held-out images, as many, give the value that a
-perfect model would reach: the floor. Both are compared with the training split.
+Samples are made as by `ncsn sample`, on any number of devices, and only rows of numbers
+are kept of them (`ncsn.evaluation.measure`). Equally many held-out images give the
+floor, the value of a perfect model. Both are compared with the training split.
 """
 
 import time
@@ -73,11 +73,7 @@ def run(options: Namespace) -> None:
 
 
 def check_json(file: Path) -> None:
-    """Refuse a file that cannot take the report, or would lose something else.
-
-    Raises:
-        ValueError: if it is such a file.
-    """
+    """Refuse a file that cannot take the report, or would lose other content."""
     if file.suffix != ".json" or file.is_dir() or not file.parent.is_dir():
         raise ValueError(f"--json: expected a .json file in a folder that exists, got {file}")
     if file.exists() and not (file.is_file() and is_report(file)):
@@ -90,17 +86,7 @@ def measured(
     request: Request,
     measure: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Cost]:
-    """Draw samples on all processes, and return what is measured of them, with the cost.
-
-    Args:
-        fabric: the processes.
-        model: the model.
-        request: the samples.
-        measure: a function from samples (B, ...) to rows (B, K).
-
-    Returns:
-        The rows (N, K) on every process, in the order of the indices.
-    """
+    """Return `measure` of all samples, rows (N, K) by index, and the cost."""
     nfe, seconds, indices = [0], 0.0, [i for batch in request.batches for i in batch]
     mine = request.batches[fabric.global_rank :: fabric.world_size]
     request = replace(request, batches=mine, guide=lambda score: counted(score, nfe))
@@ -121,12 +107,7 @@ def measured(
 
 
 def evaluated_data(options: Namespace) -> ImageData:
-    """Return the data of the options, or of the checkpoint's training, ready to be read.
-
-    Raises:
-        ArgumentError, ValueError: if a setting is wrong, or the checkpoint is not of images.
-        OSError: if the data cannot be had.
-    """
+    """Return the data set of the options or of the checkpoint, ready to be read."""
     if options.data:
         if not any(argument.partition("=")[0] == "--data" for argument in options.data):
             raise ValueError(f"{options.data[0]}: needs --data CONFIG as well")
@@ -146,11 +127,7 @@ def evaluated_data(options: Namespace) -> ImageData:
 
 
 def counts_of(count: int, data: ImageData, judge: Judge) -> Counts:
-    """Return the numbers of images.
-
-    Raises:
-        ValueError: if they are too few for the covariance of the features.
-    """
+    """Return the number of images of each kind; refuse fewer than the features need."""
     least = judge.num_features + 1
     if count < least:
         raise ValueError(
@@ -167,12 +144,7 @@ def counts_of(count: int, data: ImageData, judge: Judge) -> Counts:
 def report_of_checkpoint(
     fabric: Fabric, options: Namespace, data: ImageData, judge: Judge
 ) -> Report | None:
-    """Return the report of each seed's samples, on the first process alone.
-
-    Raises:
-        ValueError: if an option does not fit the model or the data.
-        FloatingPointError: if the sampler diverges.
-    """
+    """Return the report of each seed's samples on the first process, None on others."""
     counts = counts_of(options.num_samples or DEFAULT_COUNT, data, judge)
     model = model_of(options, data)
     request = request_of(model, options, counts.judged)
@@ -200,7 +172,7 @@ def report_of_checkpoint(
 
 
 def request_of(model: Model, options: Namespace, count: int) -> Request:
-    """Return the samples that the options ask for."""
+    """Return the samples that the options request."""
     sampler = sampler_of(model, options.sampler)
     sigmas = sigmas_of(model, options, sampler)
     size = options.batch_size or default_batch_size(model)
@@ -209,11 +181,7 @@ def request_of(model: Model, options: Namespace, count: int) -> Request:
 
 
 def report_of_folder(options: Namespace, data: ImageData, judge: Judge) -> Report:
-    """Return the report of the images in a folder.
-
-    Raises:
-        ValueError: if there are too few, they are of another size, or are not images.
-    """
+    """Return the report of a folder's images, which must have the shape of the data."""
     pictures = same_pictures(options.png, data.shape)
     count = options.num_samples or len(pictures)
     if count > len(pictures):
@@ -237,7 +205,7 @@ def judged_report(
     samples: Samples | None = None,
     bits: tuple[float, float, int] | None = None,
 ) -> Report:
-    """Return the report of the rows (N, F + K + 2) of each seed, and of held-out images."""
+    """Return the report of each seed's rows (N, F + K + 2), next to held-out images."""
     reference = reference_looks(judge, data)
     place = next(judge.parameters()).device
     held_out = [
@@ -279,22 +247,14 @@ def compare(fabric: Fabric, options: Namespace, data: ImageData, judge: Judge) -
 
 
 def model_of(options: Namespace, data: ImageData) -> Model:
-    """Return the model of the checkpoint, if its images have the shape of the data's.
-
-    Raises:
-        ValueError: if they have not, or the file holds no model.
-    """
+    """Return the model of the checkpoint, whose images must have the data's shape."""
     model = loaded(options.checkpoint, options)
     check_shape(model.shape, options.checkpoint, data)
     return model
 
 
 def check_shape(shape: tuple[int, ...], checkpoint: Path, data: ImageData) -> None:
-    """Refuse data of another shape than the model's.
-
-    Raises:
-        ValueError: with both shapes.
-    """
+    """Refuse data whose shape is not the model's."""
     if shape != data.shape:
         raise ValueError(
             f"--data: its pictures are of shape {data.shape}, but {checkpoint} draws examples of shape {shape}"
@@ -302,13 +262,13 @@ def check_shape(shape: tuple[int, ...], checkpoint: Path, data: ImageData) -> No
 
 
 def in_batches(pictures: FilePictures, count: int, size: int = 100) -> Iterator[Tensor]:
-    """Yield batches of the first `count` images (B, C, H, W) in [0, 1]."""
+    """Yield the first `count` images in batches (B, C, H, W) in [0, 1]."""
     for start in range(0, count, size):
         yield to_unit(pictures[range(start, min(start + size, count))][0])
 
 
 def show(report: Report, options: Namespace) -> None:
-    """Print a report, and write it to --json if that is given."""
+    """Print a report, and write it to the file of the options."""
     print(markdown(report.table()) + "\n")
     print(notes(report.judged, report.data, report.features, report.counts))
     if options.json is not None:

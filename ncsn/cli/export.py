@@ -1,7 +1,7 @@
-"""`ncsn export`: a model for others, as one file, a folder for the Hub, or a program.
+"""`ncsn export`: a model as one file, a folder for the Hub, or a program.
 
-The program is the denoiser D(x, sigma) by `torch.export`, which runs without this package. What
-is written is whole or absent, and replaces nothing.
+The program is the denoiser D(x, sigma) from `torch.export`, which runs without this
+package. Output is written completely or not at all, and replaces nothing.
 """
 
 import io
@@ -25,8 +25,7 @@ from ncsn.training.processes import hold_outputs
 __all__ = ["exported", "run"]
 
 SUFFIXES = {"safetensors": ".safetensors", "folder": "", "program": ".pt2"}
-TOLERANCE = 1e-4
-"""The error of a program: absolute for values up to 1, relative above."""
+TOLERANCE = 1e-4  # error of a program: absolute up to 1, relative above
 
 
 def run(options: Namespace) -> None:
@@ -40,28 +39,19 @@ def run(options: Namespace) -> None:
     files = [out, out.with_suffix(".md")] if options.to == "safetensors" else [out]
     refuse_existing(files)
     with hold_outputs("--out", *map(exclusive_file, files)):
-        refuse_existing(files)  # again: another command may just have written one
+        refuse_existing(files)  # another command may just have written one
         write(checkpoint, out, options)
 
 
 def refuse_existing(files: list[Path]) -> None:
-    """Refuse to replace anything, be it a link to nothing.
-
-    Raises:
-        ValueError: if one of the files exists.
-    """
+    """Refuse to replace a file or a link, even a broken one."""
     for file in files:
         if os.path.lexists(file):
             raise ValueError(f"--out: {file} exists, and nothing is overwritten; give another name")
 
 
 def write(checkpoint: Path, out: Path, options: Namespace) -> None:
-    """Load a model, and write it to `out` in the form of the options.
-
-    Raises:
-        ValueError: if the model or the report does not fit.
-        OSError: if the program is not what it should be, or the disk does not take it.
-    """
+    """Load a model, and write it to `out` in the form of the options."""
     report = read_report(options.metrics) if options.metrics is not None else None
     model = load(checkpoint, options.raw, options.trust)
     if options.to == "program":
@@ -87,11 +77,7 @@ def name_of(checkpoint: Path) -> str:
 
 
 def read_report(file: Path) -> dict[str, Any]:
-    """Return the report of an evaluation.
-
-    Raises:
-        ValueError: if the file is missing, or is something else.
-    """
+    """Return the JSON report of an evaluation."""
     try:
         report = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -102,15 +88,15 @@ def read_report(file: Path) -> dict[str, Any]:
 
 
 def exported(model: Model) -> tuple[bytes, float]:
-    """Return a denoiser as a file of `torch.export.save`, and its largest error.
+    """Return a denoiser as the bytes of `torch.export.save`, and the program's error.
 
-    The program takes x (B, *shape) and sigma (B, 1, ..., 1) for any B, and label (B,), -1 for none,
-    if the model has classes; it gives D(x, sigma). The file is read again and compared, on noisy
-    examples at all levels.
+    The program maps x (B, *shape), sigma (B, 1, ..., 1) and, if the model has classes,
+    label (B,), -1 for none, to D(x, sigma). It is read back and compared with the
+    denoiser on noisy examples at all levels.
 
     Raises:
         ValueError: if the model is not a denoiser.
-        OSError: if torch cannot follow its network, or the program gives something else.
+        OSError: if torch cannot export the network, or the program's result differs.
     """
     denoiser = model.denoiser
     if not isinstance(denoiser, Denoiser):
@@ -120,16 +106,16 @@ def exported(model: Model) -> tuple[bytes, float]:
     example = noisy_examples(model, 2)
     batch = torch.export.Dim("batch")
     try:
-        # Strict: it follows `len(x)` as the size that it is, and not as the number of this example.
+        # Strict mode keeps `len(x)` symbolic.
         program = torch.export.export(
             denoiser, example, dynamic_shapes=tuple({0: batch} for _ in example), strict=True
         )
-    except Exception as error:  # of many kinds
+    except Exception as error:  # torch raises errors of many kinds
         first = str(error).strip().partition("\n")[0]
         raise OSError(f"--to program: torch.export cannot follow the network: {first}") from error
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
-    read = torch.export.load(io.BytesIO(buffer.getvalue())).module()  # a file of nobody else's
+    read = torch.export.load(io.BytesIO(buffer.getvalue())).module()  # written above
     worst = 0.0
     for count in (1, 2, 5, len(model.schedule.sigmas())):
         inputs = noisy_examples(model, count)
@@ -144,7 +130,7 @@ def exported(model: Model) -> tuple[bytes, float]:
 
 
 def noisy_examples(model: Model, count: int) -> tuple[Tensor, ...]:
-    """Return `count` noisy examples, their noise levels and, if the model has classes, labels."""
+    """Return `count` noisy examples at the schedule's levels, with any classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         sigmas = model.schedule.sigmas()

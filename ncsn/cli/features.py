@@ -1,7 +1,6 @@
-"""`ncsn features --data CONFIG`: a small classifier, whose features the metrics use.
+"""`ncsn features`: train a small classifier, whose features the metrics use.
 
-It prints the accuracy on the validation images, and keeps it in the file of the weights
-(`ncsn.evaluation.features`).
+The accuracy on the validation images is printed, and stored with the weights.
 """
 
 import math
@@ -31,7 +30,7 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 
 class Classifier(LightningModule):
-    """The training of the classifier: cross-entropy, AdamW, one cycle of the learning rate."""
+    """Training of features by cross-entropy, AdamW and a one-cycle learning rate."""
 
     def __init__(self, features: Features, lr: float) -> None:
         super().__init__()
@@ -62,12 +61,12 @@ def train_features(
     accelerator: str = "auto",
     precision: Precision = "32-true",
 ) -> Features:
-    """Return a classifier that is trained on labelled images, with its accuracy.
+    """Train a classifier on labelled images, and record its data set and its accuracy.
 
     Args:
-        data: made with `labels=True`.
+        data: a data set made with `labels=True`.
         epochs: passes over the training images.
-        lr: the highest learning rate, for batches of about 64.
+        lr: the peak learning rate, for batches of about 64.
         accelerator, precision: as for Lightning's Trainer.
 
     Raises:
@@ -98,17 +97,13 @@ def train_features(
         classifier, datamodule=data
     )
     features.trained_on = type(data).__name__
-    # In float32, as the features are used, whatever the precision of training.
+    # The features are used in float32, whatever the training precision.
     features.accuracy = quiet().validate(classifier, datamodule=data, verbose=False)[0]["accuracy"]
     return features.eval()
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """Return the settings and the data module, with labels.
-
-    Raises:
-        ArgumentError, ValueError: if a setting is wrong.
-    """
+    """Return the settings, and the data module with labels that they describe."""
     parser = ArgumentParser(
         prog="ncsn features",
         description="Train a classifier, whose features the metrics use.",
@@ -141,12 +136,12 @@ def parse(arguments: Sequence[str]) -> Any:
     settings: Namespace = parser.parse_args(given)
     instantiate = getattr(
         parser, "instantiate", parser.instantiate_classes
-    )  # its name before jsonargparse 4.49
+    )  # the name before jsonargparse 4.49
     return instantiate(settings)
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Train as the arguments say, print the accuracy, and keep the weights."""
+    """Train a classifier, print its accuracy, and save its weights."""
     settings = parse(arguments)
     if not 0 <= settings.seed < 2**32:
         raise ValueError(f"seed: expected an integer from 0 to {2**32 - 1}, got {settings.seed}")
@@ -163,11 +158,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def check_out(file: Path) -> None:
-    """Refuse to replace anything but weights of such a classifier.
-
-    Raises:
-        ValueError: if the file is something else.
-    """
+    """Refuse to replace anything but the weights of a classifier."""
     if file.suffix != ".safetensors":
         raise ValueError(f"--out: expected a name with .safetensors, got {file}")
     if file.exists() and not (file.is_file() and holds_features(file)):

@@ -1,8 +1,8 @@
-"""Data: pictures, or points of a density, as tensors.
+"""Data: images, or points of a density, as tensors.
 
-A data module of pictures holds (or streams) them as uint8 and gives batches `(x, label)`: x (B, C, H, W) float in
-[0, 1], label (B,) whole numbers, or None where the module was made with `labels=False`. Scaling, flips and
-dequantisation run once a batch, on the device. The order of the training examples follows from (seed, epoch) alone.
+Batches of images are `(x, label)`: x (B, C, H, W) is float in [0, 1], label (B,) is
+integer, or None if `labels=False`. Scaling, flips and dequantisation run on the device.
+The order of the training examples depends on (seed, epoch) alone.
 """
 
 from ncsn.data.examples import Examples

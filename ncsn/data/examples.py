@@ -1,4 +1,4 @@
-"""Examples that are read a batch at a time, and the order in which they are."""
+"""Examples that are read in batches, and the order of the batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Sized
@@ -13,18 +13,18 @@ __all__ = ["Batches", "Examples", "HeldExamples", "held_out_last"]
 
 
 class Examples(Dataset[tuple[Tensor, Tensor]], Sized, ABC):
-    """Examples read a batch at a time: `examples[indices]` is (B, ...), uint8 for pictures, and labels (B,)."""
+    """Examples read in batches: `examples[indices]` is (B, ...), with labels (B,)."""
 
     @abstractmethod
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """64 hexadecimal digits that other examples, or the same in another order, do not have."""
+        """Return 64 hexadecimal digits that identify the examples and their order."""
 
 
 class HeldExamples(Examples):
-    """Examples held in memory as one tensor (N, ...), uint8 for pictures, with labels (N,)."""
+    """Examples in memory: one tensor (N, ...), uint8 for images, and labels (N,)."""
 
     def __init__(self, values: Tensor, labels: Tensor) -> None:
         if len(values) != len(labels):
@@ -35,13 +35,11 @@ class HeldExamples(Examples):
         return len(self.values)
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        chosen = torch.as_tensor(
-            indices, dtype=torch.long
-        )  # a quarter of the time that indexing by a list takes
+        chosen = torch.as_tensor(indices, dtype=torch.long)  # faster than a list as index
         return self.values.index_select(0, chosen), self.labels.index_select(0, chosen)
 
     def fingerprint(self) -> str:
-        """The sha256 of shape and type, values and labels."""
+        """Return the sha256 of the shape, the dtype, the values and the labels."""
         digest = sha256(repr((tuple(self.values.shape), self.values.dtype)).encode())
         for tensor in (self.values, self.labels):
             for part in torch.split(tensor, 4096):
@@ -50,12 +48,12 @@ class HeldExamples(Examples):
 
 
 class Batches(DistributedSampler[Any]):
-    """Lists of indices, one a batch: this rank's share of an order that follows from (seed, epoch) alone.
+    """Lists of indices, one per batch: this rank's share of the order of (seed, epoch).
 
-    It counts the batches that it has given in the whole run, and is told that count when a run is resumed: an epoch
-    that was broken off goes on where it was. It is a `DistributedSampler` so that Lightning leaves it in place.
-
-    `taken` is how many batches of an epoch are asked for, where the trainer's `limit_train_batches` makes it shorter.
+    `given` counts the batches of the whole run. It is set when a run is resumed, so
+    that an interrupted epoch continues. `taken` is the number of batches per epoch,
+    which `limit_train_batches` may reduce. Lightning keeps a `DistributedSampler` in
+    place.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class Batches(DistributedSampler[Any]):
 
 
 def held_out_last(count: int, fraction: float) -> dict[str, list[int]]:
-    """Indices of `count` examples, the stated fraction of them (one at least) in "val", the same ones every time."""
+    """Return the indices of "train" and "val", of which val is the given fraction."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     cut = count - max(1, round(count * fraction))
     return {"train": order[:cut], "val": order[cut:]}

@@ -1,4 +1,4 @@
-"""Your own pictures, from a folder of files."""
+"""Images from a folder of files."""
 
 import os
 import warnings
@@ -23,31 +23,29 @@ __all__ = ["FilePictures", "ImageFolder", "same_pictures"]
 
 
 class ImageFolder(ImageData):
-    """Your own pictures: every file under `root`, nested folders too, of a format that Pillow reads.
+    """Images from files: every file under `root`, at any depth, in a format of Pillow.
 
-    They are turned upright, resized and centre-cropped to size x size, in colour or grey. Transparent ones are laid on
-    white, as on a page; the colours that are hidden under transparent pixels do not show. 16-bit greys are scaled to 8
-    bits. Links to files and folders are followed. What is no file or no picture is named before training; but of those
-    that are streamed a damaged one is named when its turn comes, unless `skip_broken` has all of them tried.
+    The images are turned upright, resized and centre-cropped to size x size.
+    Transparent images are composited on white, and 16-bit grey is scaled to 8 bits.
+    Links are followed. A broken file is reported before training, or if images are
+    streamed, when it is read.
 
     Args:
         root: the folder.
-        size: height and width of a picture, in pixels.
+        size: height and width of an image, in pixels.
         channels: 3 for colour, 1 for grey.
-        batch_size: pictures in a batch, on each device.
-        labels: the class of a picture is the folder of `root` that it is in.
-        flip: mirror half of the training pictures, left to right.
-        dequantise: spread each training pixel uniformly over its 1/256 of the range.
-        held_out: the fraction of the pictures that is for validation, the same ones every time.
-        memory: hold the pictures in memory where they take at most so many GiB, and stream them otherwise.
-        workers: processes that read ahead where they are streamed.
-        skip_broken: leave out files that cannot be read as pictures, with a warning that counts them, in place of
-            refusing the folder.
+        batch_size: images per batch, on each device.
+        labels: use the top-level folder of an image as its class.
+        flip: mirror half of the training images, left to right.
+        dequantise: add uniform noise of 1/256 of the range to each training pixel.
+        held_out: the fraction of the images for validation, always the same ones.
+        memory: GiB up to which the images are held in memory; above, they are streamed.
+        workers: processes that read ahead if the images are streamed.
+        skip_broken: skip unreadable images with a warning, after trying all of them.
 
     Raises:
-        ValueError: where the folder is missing or has no pictures, something in it has the name of a picture and is no
-            file, or a number is out of its range.
-        OSError: where a folder in it cannot be read.
+        ValueError: if there are no images, a file is broken, or a number out of range.
+        OSError: if a folder cannot be read.
     """
 
     def __init__(
@@ -107,11 +105,7 @@ class ImageFolder(ImageData):
         return splits
 
     def _drop_broken(self) -> None:
-        """Try all pictures, and go on with those that can be read.
-
-        Raises:
-            ValueError: where none can.
-        """
+        """Try all images, and keep those that can be read."""
         channels, size, _ = self.shape
         wrong = FilePictures(self.files, self.targets, channels, size).wrong()
         good = [i for i in range(len(self.files)) if i not in wrong]
@@ -128,7 +122,7 @@ class ImageFolder(ImageData):
 
 
 class FilePictures(Examples):
-    """Examples read from their files as they are asked for, resized and centre-cropped to size x size."""
+    """Images read from files on demand, resized and cropped to size x size."""
 
     def __init__(self, files: Sequence[Path], labels: Tensor, channels: int, size: int) -> None:
         self.files, self.labels, self.channels, self.size = files, labels, channels, size
@@ -139,22 +133,20 @@ class FilePictures(Examples):
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         try:
             return torch.stack([self.read(self.files[i]) for i in indices]), self.labels[indices]
-        except (
-            ValueError
-        ) as error:  # in the middle of a run: a failure of the world, no more a wrong setting
+        except ValueError as error:  # during a run it is not a wrong setting
             raise OSError(error) from error
 
     def fingerprint(self) -> str:
-        """The sha256 of what is known without reading them: names, lengths and labels, and the size that they get."""
+        """Return the sha256 of file names and sizes, labels and image shape."""
         files = [(file.name, file.stat().st_size) for file in self.files]
         known = repr((files, self.labels.tolist(), self.channels, self.size))
         return sha256(known.encode()).hexdigest()
 
     def read(self, file: Path) -> Tensor:
-        """The picture in `file`, uint8 (C, size, size).
+        """Return the image in `file`, uint8 (C, size, size).
 
         Raises:
-            ValueError: where it cannot be read as a picture.
+            ValueError: if it cannot be read as an image.
         """
         with opened(file) as picture:
             upright = on_white(eight_bits(ImageOps.exif_transpose(picture)))
@@ -165,7 +157,7 @@ class FilePictures(Examples):
         return pixels
 
     def wrong(self) -> dict[int, str]:
-        """What is wrong with those that cannot be read, by their places."""
+        """Return the error message of each unreadable image, by its index."""
 
         def reason(file: Path) -> str | None:
             try:
@@ -180,7 +172,7 @@ class FilePictures(Examples):
             return {i: said for i, said in enumerate(tried) if said is not None}
 
     def held(self) -> HeldExamples:
-        """All of them, read into memory now."""
+        """Read all images into memory."""
         pixels = torch.empty(len(self), self.channels, self.size, self.size, dtype=torch.uint8)
         with ThreadPoolExecutor() as threads:
             pictures = threads.map(self.read, self.files, chunksize=64)
@@ -193,17 +185,13 @@ class FilePictures(Examples):
 
 @contextmanager
 def opened(file: Path) -> Iterator[Image.Image]:
-    """The picture in a file.
-
-    Raises:
-        ValueError: in one line, where there is none, or it turns out to be broken as it is read.
-    """
+    """Open an image, and turn every error into a one-line ValueError."""
     try:
-        if file.exists() and not file.is_file():  # a pipe would be waited for
+        if file.exists() and not file.is_file():  # opening a pipe would block
             raise ValueError("it is not a file")
         with Image.open(file) as picture:
             yield picture
-    except Exception as error:  # of many kinds, depending on where a broken file stops making sense
+    except Exception as error:  # broken files raise errors of many kinds
         what = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"cannot read {file} as a picture ({what}); repair or remove it"
@@ -211,11 +199,7 @@ def opened(file: Path) -> Iterator[Image.Image]:
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
-    """A picture of 16-bit greys in 8 bits, which Pillow would cut off in place of scaling; any other as it is.
-
-    Raises:
-        ValueError: where its greys are fractions or of more bits, whose range is not known.
-    """
+    """Scale 16-bit grey to 8 bits (Pillow would clip it); return other images as is."""
     if picture.mode == "F":
         raise ValueError("its pixels are fractions")
     if not picture.mode.startswith("I"):
@@ -228,7 +212,7 @@ def eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """A picture in which something may be transparent, on white; any other as it is."""
+    """Composite an image with transparency on white; return other images as is."""
     if not picture.has_transparency_data:
         return picture
     picture = picture.convert("RGBA")
@@ -236,10 +220,10 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 
 def same_pictures(root: Path, shape: tuple[int, ...]) -> FilePictures:
-    """The pictures under `root`, none of which is resized: of the height and width of `shape` (C, H, W), H = W.
+    """Return the images under `root`, which must have the `shape` (C, H, W) with H = W.
 
     Raises:
-        ValueError: where there are none, one cannot be read, or is of another size.
+        ValueError: if there are none, or one is unreadable or has another size.
     """
     channels, height, width = shape
     files = picture_files(root, "the folder of pictures")
@@ -256,13 +240,7 @@ def same_pictures(root: Path, shape: tuple[int, ...]) -> FilePictures:
 def picture_files(
     root: Path, name: str = "ImageFolder: root", skip_broken: bool = False
 ) -> list[Path]:
-    """The files under `root` whose names end as a format that Pillow reads does, hidden ones left out, sorted.
-
-    Raises:
-        ValueError: where there is no such folder, or no such file in it; or something that has such a name and is no
-            file, unless those are skipped.
-        OSError: where a folder cannot be read.
-    """
+    """Return the image files under `root`, sorted, without hidden ones."""
     if not root.is_dir():
         raise ValueError(f"{name} is {root}, which is not a folder")
     Image.init()
@@ -280,12 +258,7 @@ def picture_files(
 
 
 def files_under(root: Path) -> Iterator[Path]:
-    """All but the hidden ones, of linked folders too.
-
-    Raises:
-        ValueError: where a linked folder leads back to one that it is in.
-        OSError: where a folder cannot be read.
-    """
+    """Yield the files that are not hidden, also of linked folders; refuse cycles."""
 
     def refuse(error: OSError) -> NoReturn:
         raise error

@@ -1,4 +1,4 @@
-"""The data modules that the others are made from."""
+"""Base classes of the data modules."""
 
 import hashlib
 import os
@@ -17,28 +17,27 @@ from ncsn.data.pixels import to_unit
 
 __all__ = ["DataModule", "ImageData"]
 
-PATIENCE = 600
-"""Seconds for which a batch is waited for that worker processes read."""
+PATIENCE = 600  # seconds to wait for a batch of a worker process
 
 Batch = tuple[Tensor, Tensor | None]
 
 
 class DataModule(LightningDataModule, ABC):
-    """Examples for training and validation. A subclass says how to `load` them.
+    """Examples for training and validation; a subclass defines `load`.
 
     Args:
         shape: the shape of an example.
-        class_names: the names of the classes, in the order of their numbers; empty where there are none.
-        batch_size: examples in a batch, on each device.
-        labels: give class labels beside the examples.
-        workers: processes that read ahead, where the examples are streamed from disk.
+        class_names: the names of the classes, in the order of their labels.
+        batch_size: examples per batch, on each device.
+        labels: yield class labels with the examples.
+        workers: processes that read ahead if the examples are streamed from disk.
 
     Raises:
-        ValueError: where a number is out of its range, or there are no classes to label with.
+        ValueError: if a number is out of range, or `labels` is set without classes.
     """
 
     downloads = True
-    """False if the settings come from a file: then no folder is made, and nothing is downloaded into one."""
+    """False if the settings come from a file: then nothing is created or downloaded."""
 
     def __init__(
         self,
@@ -65,7 +64,7 @@ class DataModule(LightningDataModule, ABC):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> "DataModule":
-        """Refuse: Lightning's own loader would import what the file names.
+        """Refuse, because Lightning's loader would import whatever the file names.
 
         Raises:
             ValueError: always.
@@ -76,12 +75,12 @@ class DataModule(LightningDataModule, ABC):
 
     @property
     def classes(self) -> int:
-        """How many classes the batches' labels tell apart; 0 where they have none."""
+        """Return the number of classes of the labels, or 0 without labels."""
         return len(self.class_names) if self.labels else 0
 
     @abstractmethod
     def load(self) -> dict[str, Examples]:
-        """The examples of the splits "train" and "val"."""
+        """Return the examples of the splits "train" and "val"."""
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
@@ -90,15 +89,15 @@ class DataModule(LightningDataModule, ABC):
         self.check_share(self.trainer.world_size if self.trainer else 1)
 
     def fingerprint(self) -> str:
-        """The sha256 of the fingerprints of the splits, once they are loaded."""
+        """Return the sha256 of the fingerprints of the loaded splits."""
         known = {name: examples.fingerprint() for name, examples in self.splits.items()}
         return hashlib.sha256(repr(known).encode()).hexdigest()
 
     def check_share(self, ranks: int) -> None:
-        """Refuse a batch size that leaves a rank without a single batch.
+        """Refuse a batch size that leaves a rank without a batch.
 
         Raises:
-            ValueError: with both numbers.
+            ValueError: if `batch_size` exceeds the training examples per rank.
         """
         share = len(self.splits["train"]) // ranks
         if share < self.batch_size:
@@ -114,12 +113,12 @@ class DataModule(LightningDataModule, ABC):
         return self._loader("val")
 
     def batches(self, split: str) -> Batches:
-        """Return the batches of a split for this process, from where the trainer is in the run."""
+        """Return this process's batches of a split, from the trainer's position."""
         ranks, rank = (
             (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         )
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        # Equal batches on every rank, and none at the end of an epoch that is smaller than the others.
+        # Ranks need equally many batches, and an epoch must not end with a smaller one.
         training = split == "train"
         batches = Batches(
             self.splits[split], self.batch_size, ranks, rank, training, seed, drop_last=training
@@ -142,7 +141,7 @@ class DataModule(LightningDataModule, ABC):
             num_workers=workers,
             persistent_workers=workers > 0,
             timeout=PATIENCE if workers else 0,
-            worker_init_fn=ignore_signals,  # Ctrl-C in a terminal is for the process that trains
+            worker_init_fn=ignore_signals,  # Ctrl-C is for the training process
         )
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> Batch:
@@ -151,16 +150,16 @@ class DataModule(LightningDataModule, ABC):
 
 
 class ImageData(DataModule):
-    """Examples for training and validation, uint8 as they are loaded and float in [0, 1] as they are given.
+    """Images for training and validation, stored as uint8 and yielded in [0, 1].
 
     Args:
-        shape: (C, H, W) of a picture.
+        shape: (C, H, W) of an image.
         class_names, batch_size, labels, workers: as for `DataModule`.
-        flip: mirror half of the training pictures, left to right.
-        dequantise: spread each training pixel uniformly over its 1/256 of the range.
+        flip: mirror half of the training images, left to right.
+        dequantise: add uniform noise of 1/256 of the range to each training pixel.
 
     Raises:
-        ValueError: as `DataModule` does.
+        ValueError: as `DataModule`.
     """
 
     def __init__(
@@ -190,6 +189,6 @@ class ImageData(DataModule):
 
 
 def ignore_signals(worker: int) -> None:
-    """Let a worker process outlive the signals that are for the process that trains."""
+    """Make a worker process ignore the signals for the training process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

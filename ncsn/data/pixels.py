@@ -1,4 +1,4 @@
-"""The data range [0, 1] and the way back to pixels: here, and only here."""
+"""Conversion between pixels and the data range [0, 1], and image grids."""
 
 import math
 
@@ -10,25 +10,25 @@ __all__ = ["enlarged", "pixel_grid", "tiled", "to_pixels", "to_unit"]
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """Pixels, uint8 from 0 to 255, as float32 in [0, 1]."""
+    """Return uint8 pixels from 0 to 255 as float32 in [0, 1]."""
     return pixels.to(torch.float32) / 255
 
 
 def to_pixels(x: Tensor) -> Tensor:
-    """A state, of which [0, 1] is the visible range, as uint8 from 0 to 255: clamped, scaled and rounded."""
+    """Return `x`, clamped to [0, 1], as uint8 pixels from 0 to 255."""
     return (x.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def enlarged(pixels: Tensor, scale: int | None = None) -> Tensor:
-    """Pixels (..., H, W), each one repeated `scale` times on a side: where not given, to about 32 in all."""
+    """Repeat each pixel (..., H, W) `scale` times per side; by default to about 32."""
     scale = scale or max(1, 32 // min(pixels.shape[-2:]))
     return pixels.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
 def tiled(pixels: Tensor, columns: int | None = None) -> Tensor:
-    """Pixels (B, C, H, W) of pictures side by side, with a dark edge of 2 between them: (3, H', W').
+    """Return images (B, C, H, W) as one grid (3, H', W') with borders of 2 pixels.
 
-    There are so many columns, or as many as rows. A single one is as it is, without an edge.
+    The default is a square grid. A single image has no border.
     """
     grid: Tensor = torchvision.utils.make_grid(
         pixels, nrow=columns or math.isqrt(len(pixels) - 1) + 1
@@ -37,5 +37,5 @@ def tiled(pixels: Tensor, columns: int | None = None) -> Tensor:
 
 
 def pixel_grid(x: Tensor, columns: int | None = None, scale: int | None = None) -> Tensor:
-    """States (B, C, H, W) side by side, as uint8 (3, H', W'): `enlarged`, and `tiled`."""
+    """Return images `x` (B, C, H, W) enlarged, as one uint8 grid (3, H', W')."""
     return tiled(enlarged(to_pixels(x.cpu()), scale), columns)

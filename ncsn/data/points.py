@@ -1,4 +1,4 @@
-"""Examples of a density that is known."""
+"""Samples of a known density as training data."""
 
 import torch
 
@@ -10,15 +10,15 @@ __all__ = ["Points"]
 
 
 class Points(DataModule):
-    """Points drawn once from a density, the same ones every time, and a tenth as many others for validation.
+    """Fixed samples of a density, and a tenth as many others for validation.
 
     Args:
-        density: what they are drawn from, such as one of `ncsn.score.toys`.
-        count: how many for training.
-        batch_size: points in a batch, on each device.
+        density: the density, such as one of `ncsn.score.toys`.
+        count: the number of training points, up to 100 million.
+        batch_size: points per batch, on each device.
 
     Raises:
-        ValueError: where a number is not positive, or `count` is above 100 million.
+        ValueError: if a number is out of range.
     """
 
     def __init__(self, density: Density, count: int = 50_000, batch_size: int = 512) -> None:

@@ -1,4 +1,4 @@
-"""Data sets that others made."""
+"""Public data sets."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +21,11 @@ BROKEN = (
     RuntimeError,
     TypeError,
     ValueError,
-)
-"""What comes of a data set's files that are missing or broken, depending on where they stop making sense."""
+)  # exceptions that missing or broken files of a data set cause
 
 
 class Digits(ImageData):
-    """scikit-learn's handwritten digits: 1,797 scans of 8x8 pixels in 17 greys, a tenth of them for validation."""
+    """scikit-learn's 1,797 handwritten digits, 8x8, grey; a tenth is for validation."""
 
     def __init__(
         self, batch_size: int = 128, labels: bool = False, dequantise: bool = False
@@ -43,7 +42,7 @@ class Digits(ImageData):
         }
 
     def scans(self) -> tuple[Tensor, Tensor]:
-        """All of the pictures, uint8 (N, 1, 8, 8), and their labels (N,)."""
+        """Return all images, uint8 (N, 1, 8, 8), and their labels (N,)."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -52,7 +51,7 @@ class Digits(ImageData):
 
 
 class BinaryDigits(Digits):
-    """The handwritten digits in black and white: 1 where a pixel is in the upper half of its range, and 0 elsewhere."""
+    """The handwritten digits, thresholded at half of the range."""
 
     def __init__(self, batch_size: int = 128, labels: bool = False) -> None:
         super().__init__(batch_size, labels)
@@ -63,7 +62,7 @@ class BinaryDigits(Digits):
 
 
 class TorchvisionData(ImageData):
-    """A data set of torchvision's, downloaded into `root` on first use; its test split is for validation."""
+    """A torchvision data set in `root`; its test split is for validation."""
 
     source: type[Any]
 
@@ -81,15 +80,15 @@ class TorchvisionData(ImageData):
         self.root = Path(root)
 
     def prepare_data(self) -> None:
-        """Download the data if it is not there yet, unless `downloads` is False.
+        """Download the data if it is missing, unless `downloads` is False.
 
         Raises:
-            OSError: if it cannot be had, with the place that it was looked for in.
-            ValueError: if it is there and damaged, or is not there and must not be downloaded.
+            OSError: if the download fails.
+            ValueError: if the data is damaged, or missing and must not be downloaded.
         """
         folder = (
             self.root / self.source.__name__ / "raw"
-        )  # torchvision makes it before it knows that it can fill it
+        )  # torchvision creates it before the download
         present = folder.is_dir() and any(folder.iterdir())
         missing = [path for path in (folder, folder.parent, self.root) if not path.exists()]
         try:
@@ -156,7 +155,7 @@ class MNIST(TorchvisionData):
 
 
 class FashionMNIST(TorchvisionData):
-    """Fashion-MNIST: 60,000 + 10,000 pictures of clothes, 28x28, grey."""
+    """Fashion-MNIST: 60,000 + 10,000 images of clothes, 28x28, grey."""
 
     source = torchvision.datasets.FashionMNIST
 
@@ -174,7 +173,7 @@ class FashionMNIST(TorchvisionData):
 
 
 class CIFAR10(TorchvisionData):
-    """CIFAR-10: 50,000 + 10,000 photographs of ten kinds of thing, 32x32, in colour."""
+    """CIFAR-10: 50,000 + 10,000 photographs in ten classes, 32x32, colour."""
 
     source = torchvision.datasets.CIFAR10
 

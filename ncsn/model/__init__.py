@@ -1,1 +1,1 @@
-"""The four nouns together, and their files: a model, how it is loaded, and what a file may hold."""
+"""Models and their files: loading, saving, and checks of their settings."""

@@ -1,9 +1,8 @@
-"""The file of a checkpoint: the zip that torch writes, followed by a checksum.
+"""Checkpoint files: the zip that torch writes, followed by a checksum.
 
-torch can read such a file as one of its own. `read` trusts nothing in it: it must be a
-local file, intact to the bit, of a known version, made of tensors and plain values alone,
-no larger in memory than on the disk, and finite. The checksum and the absence of code are
-verified before anything is unpickled.
+torch can read them. `read` trusts nothing in a file: it must be local, intact, of a
+known version, made of tensors and plain values alone, no larger in memory than on disk,
+and finite. The checksum and the absence of code are verified before unpickling.
 """
 
 import hashlib
@@ -32,11 +31,11 @@ __all__ = [
     "write",
 ]
 
-FORMAT = 1  # the version of what `write` writes; no other is read
-SEAL = b"\nncsn sha256 "  # stands between the zip and its checksum
+FORMAT = 1  # the version of the file format; no other is read
+SEAL = b"\nncsn sha256 "  # between the zip and its checksum
 SEAL_SIZE = len(SEAL) + 64  # bytes, with the checksum in hexadecimal
 STORAGES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
-# All that a file may call to rebuild its values. None takes more memory than the file has.
+# Globals that a file may call; none takes more memory than the file has.
 KNOWN = {
     "collections OrderedDict",
     "torch Size",
@@ -55,10 +54,10 @@ class DamagedError(ValueError):
 
 
 def write(content: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values to `path` atomically, with the version and a checksum.
+    """Write tensors and plain values to `path` atomically, with a checksum.
 
     Raises:
-        OSError: if the disk refuses it, for example because it is full.
+        OSError: if the file cannot be written, for example because the disk is full.
     """
     try:
         with atomic_write(path) as partial:
@@ -70,17 +69,17 @@ def write(content: dict[str, Any], path: Path) -> None:
                 file.write(SEAL + checksum.encode())
     except RecursionError:
         raise
-    except (OSError, RuntimeError) as error:  # torch's own writer does not say what the disk said
+    except (OSError, RuntimeError) as error:  # torch's writer hides the disk's error
         reason = error if isinstance(error, OSError) else "is the disk full?"
         raise OSError(f"cannot write {path}: {reason}") from error
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Return what `write` wrote to `path`, with its tensors on the CPU.
+    """Return the content that `write` wrote to `path`, with tensors on the CPU.
 
     Raises:
         DamagedError: if the file is not intact.
-        ValueError: if it is missing, is not one that `write` writes, or has non-finite weights.
+        ValueError: if it is missing, of another format, or has non-finite weights.
     """
     path = local_file(path)
     sealed = check_seal(path)
@@ -92,7 +91,7 @@ def read(path: str | Path) -> dict[str, Any]:
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's own message suggests turning the protection off
+    except Exception as error:  # torch's message suggests turning the protection off
         raise _no_checkpoint(path) from error
     content = plain(content, path)
     if not isinstance(content, dict):
@@ -106,11 +105,8 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def plain(content: Any, path: Path) -> Any:
-    """Return a copy of unpickled tensors and plain values, in new dicts, lists and tuples.
-
-    An `OrderedDict` in a file can have attributes that hide its methods, so that a check
-    would see other values than a user.
-    """
+    """Return a copy of unpickled tensors and plain values, in new containers."""
+    # Attributes of an unpickled `OrderedDict` can hide its methods from a check.
     left = MAX_VALUES
 
     def copied(value: Any) -> Any:
@@ -130,7 +126,7 @@ def plain(content: Any, path: Path) -> Any:
 
     try:
         return copied(content)
-    except (RecursionError, TypeError) as error:  # TypeError: a key that cannot be hashed
+    except (RecursionError, TypeError) as error:  # TypeError: unhashable key
         raise ValueError(
             f"checkpoint: {path} holds values that are nested too deep, or impossible keys"
         ) from error
@@ -154,7 +150,7 @@ def local_file(path: str | Path) -> Path:
 
 
 def digest(path: Path, sealed: bool = False) -> str:
-    """Return the sha256 of a file in hexadecimal, without its seal if it is `sealed`."""
+    """Return the sha256 of a file in hexadecimal, without its seal if `sealed`."""
     sha, rest = hashlib.sha256(), path.stat().st_size - SEAL_SIZE * sealed
     with path.open("rb") as file:
         while chunk := file.read(min(rest, 2**20)):
@@ -164,7 +160,7 @@ def digest(path: Path, sealed: bool = False) -> str:
 
 
 def check_seal(path: Path) -> bool:
-    """Return True if a file ends with its checksum, False if with none; refuse a wrong one."""
+    """Return True if a file ends with its checksum; raise an error if it is wrong."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - SEAL_SIZE))
         seal = file.read()
@@ -176,7 +172,7 @@ def check_seal(path: Path) -> bool:
 
 
 def check_zip(path: Path) -> None:
-    """Refuse a file that is no zip, claims more than its size, or holds code."""
+    """Check that a file is a zip, claims no more than its size, and holds no code."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
@@ -192,12 +188,12 @@ def check_zip(path: Path) -> None:
                         check_globals(pickled, path)
     except _UnwantedError:
         raise
-    except Exception as error:  # depends on where a broken file stops making sense
+    except Exception as error:  # the type depends on the damage
         raise _no_checkpoint(path) from error
 
 
 def check_globals(pickled: IO[bytes], path: Path) -> None:
-    """Refuse a pickle that calls anything but what is `KNOWN`, without unpickling it."""
+    """Check, without unpickling, that a pickle calls only `KNOWN` globals."""
     for operation, argument, _ in pickletools.genops(pickled):
         if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
             code = f"it has {operation.name}"
@@ -209,7 +205,7 @@ def check_globals(pickled: IO[bytes], path: Path) -> None:
 
 
 class _UnwantedError(DamagedError):
-    """A file that makes sense, and would run code or fill the memory."""
+    """A readable file that would run code or fill the memory."""
 
 
 def _no_checkpoint(path: Path) -> DamagedError:
@@ -220,7 +216,7 @@ def _no_checkpoint(path: Path) -> DamagedError:
 
 
 def check_tensors(content: dict[str, Any], path: Path) -> None:
-    """Refuse tensors that claim more numbers than the file has, and non-finite weights."""
+    """Check that tensors are no larger than the file, and that weights are finite."""
     total, size = 0, path.stat().st_size
     for tensor in tensors(content):
         if tensor.layout != torch.strided or tensor.device.type != "cpu":

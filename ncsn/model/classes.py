@@ -1,4 +1,4 @@
-"""The classes that a file may name: those of this package, and the user's that are trusted."""
+"""The classes that a file may name: those of this package, and trusted ones."""
 
 import json
 import re
@@ -30,7 +30,7 @@ __all__ = [
 
 # The base classes of the parts of a model.
 KINDS = (nn.Module, NoiseSchedule, Objective, Corruption, Density, Sampler)
-MOST_NAMED = 20  # classes in one refusal
+MOST_NAMED = 20  # classes in one message
 # The modules whose public classes a file may name as parts of a model.
 ROOMS = (
     "ncsn.noise",
@@ -41,7 +41,7 @@ ROOMS = (
     "ncsn.objectives",
     "ncsn.samplers",
 )
-# Those of the data and the optimisers too, which need more than torch to import.
+# With the data and the optimisers, which need more than torch to import.
 ALL_ROOMS = (*ROOMS, "ncsn.data", "ncsn.training.optimisers", "torch.optim")
 # The names that modules had in files of earlier versions.
 RENAMED = {
@@ -55,7 +55,7 @@ RENAMED = {
 
 @cache
 def classes(rooms: tuple[str, ...] = ROOMS) -> dict[str, type]:
-    """Return the public concrete classes of some modules, under each dotted name they have."""
+    """Return the public concrete classes of some modules, by all their dotted names."""
     found: dict[str, type] = {}
     for room in map(import_module, rooms):
         for name in room.__all__:
@@ -68,7 +68,7 @@ def classes(rooms: tuple[str, ...] = ROOMS) -> dict[str, type]:
 
 
 def is_part(made: type) -> bool:
-    """Return True for a concrete class of data, of an optimiser or of a part of a model."""
+    """Return True for a concrete data module, optimiser or part of a model."""
     is_data = any(base.__name__ == "DataModule" for base in made.__mro__)
     return (is_data or issubclass(made, (*KINDS, Optimizer))) and not (
         isabstract(made) or made is Optimizer
@@ -92,9 +92,9 @@ class UnknownClassError(ValueError):
 
 
 def class_named(path: str, kinds: tuple[type, ...], key: str, trust: Collection[str]) -> type:
-    """Return the class with a dotted name, which must be a subclass of one of the kinds.
+    """Return the class with a dotted name, a subclass of one of the kinds.
 
-    Nothing is imported except for a name in `trust`; `key` is the setting, for the error.
+    Only names in `trust` are imported; `key` is the setting, for the message.
 
     Raises:
         UnknownClassError: if the class is neither of this package nor trusted.
@@ -133,12 +133,12 @@ def unknown_classes(settings: object, trust: Collection[str]) -> list[str]:
 
 
 def may_be_trusted(path: object) -> TypeGuard[str]:
-    """Return True for a dotted name outside of this package and Python's own library."""
+    """Return True for a dotted name outside this package and Python's library."""
     return dotted(path) and path.partition(".")[0] not in {"ncsn", *sys.stdlib_module_names}
 
 
 def imported(path: str, key: str) -> type:
-    """Import what a trusted name leads to; the caller checks that it is a class."""
+    """Import the object with a trusted name; the caller checks that it is a class."""
     module, _, name = path.rpartition(".")
     try:
         found: type = getattr(import_module(module), name)
@@ -156,7 +156,7 @@ def imported(path: str, key: str) -> type:
 
 
 def dotted(path: object) -> TypeGuard[str]:
-    """Return True for a short text of at least two ASCII identifiers with dots between them."""
+    """Return True for a short string of two or more ASCII identifiers with dots."""
     return (
         isinstance(path, str)
         and len(path) <= 200

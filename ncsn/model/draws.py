@@ -1,4 +1,4 @@
-"""Sampling in batches: the generator that whatever writes or measures samples loops over."""
+"""Sampling in batches, for commands and callbacks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ __all__ = ["Request", "batches", "default_batch_size", "draws"]
 
 @dataclass(frozen=True)
 class Request:
-    """Which samples to draw, and how.
+    """A request for samples.
 
     Args:
         batches: the indices of the samples, in batches.
@@ -46,14 +46,14 @@ class Request:
 def draws(
     model: Model, request: Request, advance: Callable[[float], None] = lambda samples: None
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """Yield each batch of indices with its samples (B, ...) or, with `shown`, states (B, S, ...).
+    """Yield batches of indices and samples (B, ...), or states (B, S, ...) if `shown`.
 
     The last of the states is the sample.
 
     Args:
         model: the model, on the device to sample on.
         request: the samples.
-        advance: a function that is told after each level how many samples' worth is done.
+        advance: a function called after each level with the progress, in samples.
 
     Raises:
         ValueError, FloatingPointError: as `Model.trajectory` does.
@@ -76,10 +76,10 @@ def draws(
 
 
 def batches(indices: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Return indices in batches of `size`, but for the last."""
+    """Split indices into batches of `size`; the last may be smaller."""
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def default_batch_size(model: Model) -> int:
-    """Return how many samples to draw at once: 256 images, or 4,096 points."""
+    """Return the default batch size: 256 images, or 4,096 points."""
     return 256 if len(model.shape) == 3 else 4096

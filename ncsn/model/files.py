@@ -24,19 +24,19 @@ __all__ = [
     "temporary_file",
 ]
 
-LONGEST_NAME = 200  # bytes; file systems take 255, and a temporary name or a lock adds up to 26
-HOLDER_TIMEOUT = 1  # seconds, until the holder of a lock has written its name into it
-ATTEMPTS = 100  # at taking a lock that others make and remove, or their folder
-TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.partial", re.DOTALL)  # as `temporary_file` names
-ENDINGS = (".png", ".ckpt", ".npz", ".json", ".safetensors")  # of files in a folder that we lock
+LONGEST_NAME = 200  # bytes; file systems take 255, and our suffixes add up to 26
+HOLDER_TIMEOUT = 1  # seconds to wait for the name of a lock's holder
+ATTEMPTS = 100  # attempts to take a lock that others make and remove
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.partial", re.DOTALL)  # temporary files
+ENDINGS = (".png", ".ckpt", ".npz", ".json", ".safetensors")  # of files we write
 HOLDER = re.compile(r"process \d+ on \S{1,100} since [\d-]{10} [\d:]{8}")
 
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; on success flush it to the disk and rename it to `file`.
+    """Yield a temporary path; on success flush it to disk and rename it to `file`.
 
-    If the writing fails, `file` stays as it was. Missing folders are made. A link at `file`
+    If writing fails, `file` does not change. Missing folders are made. A link at `file`
     is replaced, and its target is left alone. The permissions are those of a new file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def temporary_file(file: Path) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that could not be made or written to, without making it.
+    """Check that a folder could be made or written to, without making it.
 
     Raises:
         OSError: if it cannot be made or written to.
@@ -80,7 +80,7 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def exclusive_file(file: Path) -> Iterator[None]:
-    """Let this process alone write `file`, and remove the partial files of killed writers.
+    """Lock `file` for this process, and remove the partial files of killed writers.
 
     The lock is a file next to it, `.NAME.lock`; missing folders are made.
 
@@ -97,10 +97,10 @@ def exclusive_file(file: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive_folder(folder: Path) -> Iterator[None]:
-    """Let this process alone write into `folder`, and remove the partial files of killed writers.
+    """Lock `folder` for this process, and remove the partial files of killed writers.
 
-    The lock is a file in it, `.lock`; missing folders are made. A new folder is made under
-    the lock that `exclusive_file` takes for it, so that no other process can put a whole
+    The lock is a file in it, `.lock`; missing folders are made. A new folder is made
+    under its lock of `exclusive_file`, so that no other process can put a whole
     folder there. Files with a lock of their own are left to their writers.
 
     Raises:
@@ -123,12 +123,9 @@ def lock_of(file: Path) -> Path:
 
 @contextmanager
 def _exclusive(lock: Path, output: Path) -> Iterator[None]:
-    """Hold the system's lock of the file `lock`, and remove the file at the end.
-
-    The lock (POSIX `lockf`) dies with its process, and a fork does not inherit it: the file of
-    a killed writer is taken over. The lock is lost when its process closes any descriptor of
-    the file, so never open `lock` elsewhere, nor enter this twice for one output.
-    """
+    """Hold the POSIX lock of the file `lock`, and remove the file at the end."""
+    # The lock ends with its process, and a fork does not inherit it. It is lost when
+    # the process closes any descriptor of the file: never open `lock` elsewhere.
     with _folders(lock.parent), _locked(lock, output) as file:
         try:
             file.truncate(0)
@@ -136,7 +133,7 @@ def _exclusive(lock: Path, output: Path) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
             yield
         finally:
-            if _is_at(file, lock):  # and nobody removed it by hand, for another to make it again
+            if _is_at(file, lock):  # nobody has replaced it by hand
                 lock.unlink()
 
 
@@ -167,7 +164,7 @@ def _locked(lock: Path, output: Path) -> FileIO:
                 raise ValueError(f"{output} is in use by {_holder(file)}") from error
         if _is_at(file, lock):
             return file
-        file.close()  # its holder removed it between our opening and locking it
+        file.close()  # the holder removed it before we locked it
         failure = ValueError(f"{output} is in use by other processes")
     raise failure
 
@@ -209,7 +206,7 @@ def _holder(file: FileIO) -> str:
 
 
 def _leftovers(folder: Path) -> list[tuple[Path, str]]:
-    """Return the temporary files in a folder, each with the name it was to get."""
+    """Return the temporary files in a folder, each with its intended name."""
     return [
         (path, found[1])
         for path in folder.glob(".*.partial")
@@ -218,7 +215,7 @@ def _leftovers(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a regular file, if it is one, and may be removed."""
+    """Remove `path` if it is a regular file and may be removed."""
     with suppress(OSError):
         if stat.S_ISREG(path.lstat().st_mode):
             path.unlink()

@@ -1,7 +1,7 @@
-"""Loading: a model or its data from a file, and the checkpoints in the folder of a run.
+"""Loading of models and data from files, and the checkpoints in the folder of a run.
 
-`ncsn.model.checkpoint_file` describes the file of a training checkpoint (.ckpt), which has
-all that is needed to resume; `ncsn.model.pretrained` that of a model to be shared.
+`ncsn.model.checkpoint_file` describes training checkpoints (.ckpt), which a run can
+resume from, and `ncsn.model.pretrained` describes models to be shared.
 """
 
 import re
@@ -38,17 +38,17 @@ BEST = "best.ckpt"  # the state of best sample quality, which a run does not res
 def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> Model:
     """Return the model in a file or folder, on the CPU and in evaluation mode.
 
-    Nothing in the file is run, and nothing is imported because it is named there. Its
-    settings may name the public classes of this package, and those of yours that you trust.
+    No code in the file is run, and no module it names is imported. Its settings may
+    name the public classes of this package, and classes of yours that you trust.
 
     Args:
-        path: a training checkpoint (.ckpt), a model file (.safetensors), or a local folder in
-            the layout of the Hugging Face Hub.
-        raw: load the weights of the optimiser, instead of their moving average.
-        trust: dotted names of your own classes that the file may name, as `mine.MyUNet`.
+        path: a training checkpoint (.ckpt), a model (.safetensors), or a local folder
+            in the layout of the Hugging Face Hub.
+        raw: load the raw weights, instead of their moving average.
+        trust: dotted names of your own classes that the file may name ("mine.MyUNet").
 
     Raises:
-        ValueError: if there is no such file, it is damaged, or its settings are refused.
+        ValueError: if the file is missing or damaged, or its settings are invalid.
     """
     content = contents(path)
     if raw:
@@ -61,10 +61,10 @@ def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> Mo
 def load_data(path: str | Path, trust: Collection[str] = ()) -> "DataModule":
     """Return the data module that the model in a file was trained on.
 
-    It downloads nothing and makes no folder. The arguments are those of `load`.
+    Nothing is downloaded, and no folder is made. The arguments are those of `load`.
 
     Raises:
-        ValueError: if the file does not describe its data, or the data is not where it was.
+        ValueError: if the file does not describe its data, or the data has moved.
     """
     settings = contents(path).get(DATA)
     if settings is None:
@@ -73,10 +73,10 @@ def load_data(path: str | Path, trust: Collection[str] = ()) -> "DataModule":
 
 
 def saved_shape(path: str | Path) -> tuple[int, ...]:
-    """Return the shape of an example, as the settings in a file have it, without building the model.
+    """Return the shape of an example, from the settings in a file alone.
 
     Raises:
-        ValueError: if the file is missing, is not such a file or is damaged, or has no shape.
+        ValueError: if the file is missing, damaged, of another kind, or has no shape.
     """
     settings = contents(path)["hyper_parameters"]
     shape = settings.get("shape") if isinstance(settings, dict) else None
@@ -86,11 +86,7 @@ def saved_shape(path: str | Path) -> tuple[int, ...]:
 
 
 def contents(path: str | Path) -> dict[str, Any]:
-    """Return the tensors and plain values in a file or folder that holds a model.
-
-    Raises:
-        ValueError: if there is none, or it is damaged.
-    """
+    """Return the tensors and plain values in the file or folder of a model."""
     if Path(path).is_dir():
         content = read_folder(path)
     else:
@@ -101,7 +97,7 @@ def contents(path: str | Path) -> dict[str, Any]:
 
 
 def default_checkpoint(folder: str | Path) -> Path:
-    """Return the newest checkpoint of a run under `folder`, or else the model of the package."""
+    """Return the newest checkpoint of a run under `folder`, or the shipped model."""
     try:
         return newest_checkpoint(folder)
     except ValueError:
@@ -121,7 +117,7 @@ def newest_checkpoint(folder: str | Path) -> Path:
 
 
 def numbered(folder: str | Path) -> dict[Path, int]:
-    """Return the files step=N.ckpt in the folder of a run, newest first, with their steps."""
+    """Return the files step=N.ckpt of a run and their steps, newest first."""
     found = {
         file: int(step[1])
         for file in Path(folder).glob("*.ckpt")
@@ -134,7 +130,7 @@ def newest_whole(folder: str | Path) -> tuple[Path, list[str]]:
     """Return the newest intact checkpoint of a run, and the errors of the newer ones.
 
     Raises:
-        ValueError: if no checkpoint is intact, or the newest intact one is refused.
+        ValueError: if no checkpoint is intact, or the newest intact one is invalid.
     """
     wrong: list[str] = []
     for file in numbered(folder):

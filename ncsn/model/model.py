@@ -1,9 +1,9 @@
-"""A model: a score with the noise levels that it knows, and a sampler that follows it to data.
+"""A model: a score, the noise schedule it was trained on, and a sampler.
 
-`ncsn.load` returns one, and `ncsn.training.module` trains one. It needs torch alone.
+`ncsn.load` returns a model, and `ncsn.training.module` trains one.
 
-Shapes: x (B, *shape) on the model's device, sigma a number or (B, 1, ..., 1), label (B,)
-integers, -1 for no class.
+Shapes: x (B, *shape) on the model's device, sigma a number or (B, 1, ..., 1), label
+(B,) integers, -1 for no class.
 """
 
 import math
@@ -23,26 +23,26 @@ __all__ = ["DATA", "Model"]
 
 DATA = "datamodule_hyper_parameters"
 """The key of the data's settings in a file, as Lightning names it."""
-MOST_NUMBERS = 100_000_000  # in one example; a file that claims more would fill the memory
+MOST_NUMBERS = 100_000_000  # elements of an example; more would fill the memory
 UNIFORM = 1 / 2, 12**-0.5
 """The mean and standard deviation of U[0, 1], from which sampling starts."""
 
 
 class Model(nn.Module):
-    """A score, the noise schedule it was learned on, and the sampler that draws from it.
+    """A score, the noise schedule it was trained on, and a sampler.
 
     Args:
-        denoiser: the score: a denoiser with its network, or an energy.
+        denoiser: a denoiser with its network, or an energy.
         schedule: the noise levels.
         sampler: the default sampler.
-        shape: the shape of an example; (C, H, W) for images, whose values lie in [0, 1].
+        shape: the shape of an example; (C, H, W) for images, with values in [0, 1].
         gaussian_noise: the score is that of data with Gaussian noise, which Tweedie's
             formula assumes.
         settings: the plain values that the model can be built again from, as files hold
             them; None if its parts were made in Python.
 
     Raises:
-        ValueError: if the shape is impossible or a sampler does not fit the other parts.
+        ValueError: if the shape is invalid, or the sampler does not fit the model.
     """
 
     def __init__(
@@ -70,40 +70,40 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
+        """Return the device of the weights."""
         return next((weight.device for weight in self.parameters()), torch.device("cpu"))
 
     @property
     def classes(self) -> int:
-        """The number of classes that the network takes as labels; 0 if it takes none."""
+        """Return the number of classes of labels; 0 if the network takes no labels."""
         classes: int = getattr(getattr(self.denoiser, "network", None), "classes", 0)
         return classes
 
     @property
     def trained_on(self) -> dict[str, Any] | None:
-        """The settings of the data that the model was trained on, if they are known."""
+        """Return the settings of the training data, if they are known."""
         return (self.settings or {}).get(DATA)
 
     def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         """Return grad_x log p_sigma(x), of the shape of `x`.
 
-        The result has a graph if `x` requires a gradient. The weights never get one here:
-        `denoiser.score` trains them.
+        The result has a graph if `x` requires a gradient. The weights get no gradient:
+        use `denoiser.score` to train them.
 
         Args:
             x: noisy examples (B, *shape).
-            sigma: their noise level, above 0; the model has learned those of its schedule.
+            sigma: their noise level, above 0; the model is trained on its schedule.
             label: classes (B,), for a model that takes them.
 
         Raises:
-            ValueError: if `x` or `sigma` has another shape, or the model takes no labels.
+            ValueError: if a shape is wrong, or the model takes no labels.
         """
         sigma = self._level(x, sigma)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return self.denoiser.score(x, sigma, label)
 
     def denoise(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the posterior mean E[clean | x], of the shape of `x` (Efron, 2011, eq. 1.4).
+        """Return E[clean | x], of the shape of `x` (Efron, 2011, eq. 1.4).
 
         The arguments are those of `score`.
 
@@ -119,21 +119,21 @@ class Model(nn.Module):
     def log_prob(
         self, x: Tensor, label: Tensor | None = None, probes: int = 0, tolerance: float = 1e-3
     ) -> Tensor:
-        """Return log p(x) in nats, shape (B,), by the probability flow (Song et al., 2021).
+        """Return log p(x) (B,) in nats by the probability flow (Song et al., 2021).
 
-        The density is that of the data at the lowest noise level of the schedule. The flow
-        meets its prior at the highest. See `ncsn.log_prob` for other levels and priors, and
+        The density is at the lowest noise level of the schedule, the prior at the
+        highest. See `ncsn.log_prob` for other levels and priors, and
         `ncsn.bits_per_dim` for images.
 
         Args:
             x: clean examples (B, *shape), float32 or float64.
             label: classes (B,), for a model that takes them.
-            probes: random directions that estimate the divergence (Hutchinson); 0 computes
-                it exactly, by one backward pass for each number of an example.
-            tolerance: absolute and relative error that the solver allows in a step.
+            probes: random directions of Hutchinson's estimate of the divergence; 0
+                computes it exactly, with one backward pass per dimension.
+            tolerance: absolute and relative error of the solver per step.
 
         Raises:
-            ValueError: if `x` is not such a batch, or the schedule has a single level.
+            ValueError: if `x` has a wrong shape, or the schedule has a single level.
             RuntimeError: if the solver does not reach the highest level.
         """
         from ncsn.score.likelihood import log_prob  # needs torchdiffeq
@@ -155,19 +155,19 @@ class Model(nn.Module):
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
     ) -> Iterator[Tensor]:
-        """Yield the state (B, *shape) after each noise level, from `start` to the sample.
+        """Yield the state (B, *shape) after each noise level; the last is the sample.
 
         Args:
-            start: states at the highest noise level, as `start()` draws them.
+            start: states at the highest noise level, from `start()`.
             label: classes (B,), for a model that takes them.
-            sampler: another sampler than the model's own.
-            sigmas: other noise levels (L,) than the schedule's, from high to low.
+            sampler: the model's own by default.
+            sigmas: noise levels (L,), from high to low; the schedule's by default.
             guide: a function from the model's score to the score to follow, as in
                 `ncsn.score.guidance`.
 
         Raises:
-            ValueError: if the sampler does not work on these noise levels.
-            FloatingPointError: if the state stops being finite; names the noise level.
+            ValueError: if the sampler does not support these noise levels.
+            FloatingPointError: if a state is not finite; the message gives the level.
         """
         sampler = self.sampler if sampler is None else sampler
         sigmas = self.schedule.sigmas() if sigmas is None else sigmas
@@ -177,9 +177,9 @@ class Model(nn.Module):
             score = guide(score)
         unseen: list[Tensor] = []
         for level, x in enumerate(sampler(score, start, sigmas), 1):
-            # A finite sum means finite numbers, and takes one kernel in place of six.
+            # A finite sum implies finite elements, and takes one kernel instead of six.
             unseen.append(x.sum(dtype=torch.float32))
-            # Reading a number waits for a GPU: there, all are read at the end.
+            # Reading a value synchronises a GPU: there, all are read at the end.
             if x.device.type == "cpu" or level == len(sigmas):
                 finite = [math.isfinite(total) for total in torch.stack(unseen).tolist()]
                 if not all(finite):
@@ -202,7 +202,7 @@ class Model(nn.Module):
     ) -> Iterator[Tensor]:
         """Yield the states of the samples `indices` of a seed, as `trajectory` does.
 
-        A sample follows from (seed, index) alone, whatever others are in its batch.
+        A sample depends on (seed, index) alone, not on the rest of its batch.
 
         Raises:
             ValueError, FloatingPointError: as `trajectory` does.
@@ -213,7 +213,7 @@ class Model(nn.Module):
             start = self.start(len(indices), sigmas[0])
             states = self.trajectory(start, label, sampler, sigmas, guide)
         while True:
-            with streams:  # for each step alone: between two steps the caller may sample, too
+            with streams:  # per step: the caller may sample too, between two steps
                 x = next(states, None)
             if x is None:
                 return
@@ -228,7 +228,7 @@ class Model(nn.Module):
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
     ) -> Tensor:
-        """Return the first `count` samples of a seed, (count, *shape), on the model's device.
+        """Return the first `count` samples (count, *shape) of a seed.
 
         The visible range of images is [0, 1]; a sample may exceed it a little.
 
@@ -254,7 +254,7 @@ class Model(nn.Module):
             sigma_min: the lowest level; the schedule's own if it is None.
 
         Raises:
-            ValueError: if `KarrasSchedule` refuses these numbers.
+            ValueError: if a number is out of range for `KarrasSchedule`.
         """
         own = self.schedule.sigmas()
         high = own.max().item() if sigma_max is None else sigma_max
@@ -262,10 +262,9 @@ class Model(nn.Module):
         return KarrasSchedule(high, low, levels, sampler.rho).sigmas()
 
     def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
-        """Return `count` states (count, *shape) at the highest noise level: U[0, 1] + sigma z.
+        """Return states (count, *shape) at the highest noise level: U[0, 1] + sigma z.
 
-        At a large sigma this is nearly N(0, sigma^2). The NCSN papers start from U[0, 1]
-        alone, and leave it to the first steps to widen it.
+        At large sigma this is nearly N(0, sigma^2). The NCSN papers start from U[0, 1].
         """
         sigma = self.schedule.sigmas()[0] if sigma is None else sigma
         like = torch.empty(count, *self.shape, device=self.device)

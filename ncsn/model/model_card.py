@@ -1,6 +1,6 @@
-"""The model card: a description of a shared model, its metrics and settings, in Markdown.
+"""The model card: a description of a shared model in Markdown.
 
-Its metrics come from a report of `ncsn evaluate --json` of the same weights.
+The metrics come from a report of `ncsn evaluate --json` on the same weights.
 """
 
 import json
@@ -55,21 +55,21 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
 
     Args:
         model: the model, with settings.
-        load: the Python that loads it.
+        load: the Python code that loads it.
         name: its name.
         report: the content of a file of `ncsn evaluate --json`.
 
     Raises:
         ValueError: if the report is of another kind, or of other weights.
     """
-    sections = json.loads(json.dumps(model.settings))  # plain: YAML would tell lists from tuples
+    sections = json.loads(json.dumps(model.settings))  # YAML would mark tuples
     settings, data = sections["hyper_parameters"], sections.get(DATA)
     levels, denoiser = model.schedule.sigmas(), model.denoiser
     network = getattr(denoiser, "network", None) or getattr(denoiser, "energy", denoiser)
     text = yaml.safe_dump(
         {"data": data, "model": settings} if data else {"model": settings}, sort_keys=False
     ).strip()
-    # Text from a file must stay within its block, and only the name of a class is shown.
+    # Text from a file must stay within its block; classes are shown by name alone.
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     named = isinstance(data, dict) and dotted(data.get("class_path"))
     trained_on = data["class_path"] if named else None
@@ -93,7 +93,7 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
 
 
 def measured(report: Mapping[str, Any], weights: str) -> str:
-    """Return the metrics of a report as a table; `weights` is the fingerprint they must be of."""
+    """Return the metrics of a report as a table, if its weights match `weights`."""
     try:
         samples, counts, floor = report["samples"], report["counts"], report["floor"]
         if samples is None or samples["weights"] != weights:
@@ -124,11 +124,11 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
 
 
 def inline(text: str) -> str:
-    """Return text from a file on one printable line, without the characters of Markdown."""
+    """Return text from a file on one printable line, without Markdown."""
     line = "".join(character if character.isprintable() else " " for character in str(text))
     return " ".join(re.sub(r"[`|\[\]<>]", "'", line).split())[:300]
 
 
 def spread(values: list[float]) -> str:
-    """Return the mean of the values, and their standard deviation if there are several."""
+    """Return the mean, and the standard deviation if there are several values."""
     return f"{values[0]:.4g}" if len(values) == 1 else f"{mean(values):.4g} +- {stdev(values):.2g}"

@@ -1,10 +1,10 @@
-"""Plans: settings of a file, checked against the classes that they name, before any is built.
+"""Plans: settings of a file, checked against the classes they name before building.
 
 Settings are plain values: None, bool, int, float, str, and lists and tuples of these.
-`{class_path, init_args}` may stand for an argument whose declared type is one of our kinds,
-such as `network: nn.Module`, and names a class of that kind. An argument of any other type,
-such as Callable, Tensor or Path, takes nothing from a file. The training command writes
-defaults into the file, as text if they are not plain, so such a value is left out.
+`{class_path, init_args}` may stand for an argument whose declared type is one of our
+kinds, such as `network: nn.Module`. An argument of another type, such as Callable,
+takes nothing from a file. The training command writes defaults into the file, as text
+if they are not plain, so such a value is left out.
 """
 
 import re
@@ -59,7 +59,7 @@ def build(planned: Any) -> Any:
 
 
 def check_plain(settings: object, key: str) -> None:
-    """Refuse settings that are not plain values, or are too many; `key` is for the error.
+    """Check that settings are plain values and not too many; `key` is for the message.
 
     Raises:
         ValueError: at the first such value.
@@ -99,7 +99,7 @@ def plan_class(
     Args:
         settings: plain values from a file.
         kinds: the base classes of which the class must be a subclass.
-        key: the setting, for the error.
+        key: the setting, for the message.
         trust: the names of the user's own classes.
         given_elsewhere: arguments that the file must not have.
 
@@ -124,7 +124,7 @@ def plan_arguments(
     trust: Collection[str],
     given_elsewhere: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Plan the arguments of a class, as `plan_class`; `key` is empty for the model itself.
+    """Plan the arguments of a class, as `plan_class`; `key` is empty for the model.
 
     Raises:
         ValueError: if an argument is missing, unknown, or not of its declared type.
@@ -148,7 +148,7 @@ def plan_arguments(
 
 
 def declared_argument(made: type, name: str) -> tuple[Any, Any]:
-    """Return the type and default of an argument, from the first base class that names it.
+    """Return the type and default of an argument, from the first class that names it.
 
     The type may be `UNDECLARED`, and the default `Parameter.empty`.
     """
@@ -161,13 +161,13 @@ def declared_argument(made: type, name: str) -> tuple[Any, Any]:
 
 
 def stands_for(value: object, default: object) -> bool:
-    """Return True if the training command writes this default as this value; import nothing."""
+    """Return True if the training command writes this default as this value."""
     if value is None or isinstance(value, (dict, list)):
         return type(default) is type(value) and value == default
     plain = isinstance(default, (NoneType, bool, int, float, str))
     if not isinstance(value, str) or plain or default is Parameter.empty:
         return False
-    if value.startswith("Unable to serialize instance "):  # jsonargparse, of any other object
+    if value.startswith("Unable to serialize instance "):  # from jsonargparse
         return True
     module, _, name = value.rpartition(".")
     if module in sys.modules and vars(sys.modules[module]).get(name) is default:
@@ -180,10 +180,10 @@ def stands_for(value: object, default: object) -> bool:
 
 
 def fitted(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
-    """Return a plain value that is of the declared type, unchanged but for a declared tuple.
+    """Return a plain value of the declared type; a list becomes a declared tuple.
 
     Raises:
-        ValueError: if it is of another type, or describes an object that is refused.
+        ValueError: if it is of another type, or describes an invalid object.
     """
     options = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
     options = tuple(UNDECLARED if option is Any else option for option in options)
@@ -203,7 +203,7 @@ def fitted(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
 
 
 def is_kind(declared: Any) -> bool:
-    """Return True for a class of one of our kinds, whose objects a file may describe."""
+    """Return True for a class of one of our kinds, which a file may describe."""
     plain = get_origin(declared) is None and isinstance(declared, type)
     return plain and issubclass(declared, KINDS)
 

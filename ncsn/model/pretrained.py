@@ -1,8 +1,8 @@
-"""A model to be shared: its weights and its settings, and nothing else.
+"""Models to be shared, as weights and settings alone.
 
-One file, model.safetensors, has both: the weights as tensors, and the settings as JSON in
-its header with a checksum. A folder in the layout of the Hugging Face Hub adds config.json
-and a model card, README.md. Only tensors and text are read; neither has a pickle.
+One file, model.safetensors, holds both: the weights as tensors, and the settings as
+JSON in its header with a checksum. A folder in the layout of the Hugging Face Hub adds
+config.json and a model card, README.md. Neither contains a pickle.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "README.md"
 
 
 def save_safetensors(model: Model, file: str | Path) -> None:
-    """Write the weights of a model, and its settings as JSON, to one file atomically.
+    """Write the weights and the settings of a model to one file atomically.
 
     Args:
-        model: one that was loaded, or trained by the training command.
+        model: a model that was loaded, or trained by the training command.
         file: a name that ends in .safetensors.
 
     Raises:
@@ -58,7 +58,7 @@ def save_safetensors(model: Model, file: str | Path) -> None:
 
 
 def settings_of(model: Model) -> dict[str, Any]:
-    """Return the plain settings that a model can be built again from.
+    """Return the plain settings that a model can be rebuilt from.
 
     Raises:
         ValueError: if its parts were made in Python.
@@ -72,7 +72,7 @@ def settings_of(model: Model) -> dict[str, Any]:
 
 
 def checksum(text: str, weights: dict[str, Tensor]) -> str:
-    """Return the sha256 of the settings and of the names, shapes and values of the weights."""
+    """Return the sha256 of settings and of the names, shapes and values of weights."""
     sha = hashlib.sha256(text.encode())
     for name, weight in sorted(weights.items()):
         sha.update(repr((name, tuple(weight.shape), weight.dtype)).encode())
@@ -81,10 +81,10 @@ def checksum(text: str, weights: dict[str, Tensor]) -> str:
 
 
 def read_safetensors(path: str | Path) -> dict[str, Any]:
-    """Return what `save_safetensors` wrote, as the content of a checkpoint.
+    """Return the content of a file of `save_safetensors`, as that of a checkpoint.
 
     Raises:
-        ValueError: if the file is missing, damaged, or has weights that are not finite.
+        ValueError: if the file is missing or damaged, or has non-finite weights.
     """
     path = local_file(path)
     try:
@@ -110,7 +110,7 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
 def save_pretrained(
     model: Model, folder: str | Path, report: Mapping[str, Any] | None = None
 ) -> None:
-    """Write model.safetensors, config.json and a model card into a new folder, or nothing.
+    """Write model.safetensors, config.json and a model card into a new folder.
 
     Args:
         model: as for `save_safetensors`.
@@ -118,8 +118,8 @@ def save_pretrained(
         report: the content of a file of `ncsn evaluate --json`, for the card.
 
     Raises:
-        ValueError: if the folder is not empty, the model has no settings, or the report is
-            of other weights.
+        ValueError: if the folder is not empty, the model has no settings, or the report
+            is of other weights.
     """
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -139,10 +139,10 @@ def save_pretrained(
 
 
 def read_folder(folder: str | Path) -> dict[str, Any]:
-    """Return what `save_pretrained` wrote, as the content of a checkpoint.
+    """Return the content of a folder of `save_pretrained`, as that of a checkpoint.
 
     Raises:
-        ValueError: if there is no such local folder, or a file in it is missing or damaged.
+        ValueError: if there is no such folder, or a file in it is missing or damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -8,7 +8,7 @@ Settings = dict[str, Any]
 
 
 def updated(settings: Any) -> Any:
-    """Return plain settings with each class and its arguments as this version has them."""
+    """Return plain settings with classes and arguments as in this version."""
     if isinstance(settings, list | tuple):
         return type(settings)(updated(value) for value in settings)
     if not isinstance(settings, dict):
@@ -22,7 +22,7 @@ def updated(settings: Any) -> Any:
 
 
 def is_class(settings: Any) -> bool:
-    """Return True for a class and its arguments, and nothing else: the rest is refused later."""
+    """Return True for a class and its arguments, and nothing else."""
     return (
         isinstance(settings, dict)
         and settings.keys() <= {"class_path", "init_args"}
@@ -55,7 +55,7 @@ def probability_flow(arguments: Settings) -> Settings:
     return made("Euler" if arguments.pop("order", 2) == 1 else "Heun", arguments)
 
 
-# A class of an earlier version, and the function that makes the settings of today.
+# Classes of earlier versions, and functions that return their current settings.
 CHANGES = {
     "Annealed": lambda arguments: made("Weighted", arguments),
     "ProbabilityFlow": probability_flow,

@@ -1,7 +1,7 @@
-"""Settings that a file holds, and what is built from them: a model, or its training data.
+"""Models and training data built from the settings in a file.
 
-A stranger may have written them. All of them are checked before anything is built
-(`ncsn.model.plans`), and nothing is imported because a file names it (`ncsn.model.classes`).
+The settings are not trusted. All of them are checked before anything is built
+(`ncsn.model.plans`), and only known classes are imported (`ncsn.model.classes`).
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -42,14 +42,14 @@ __all__ = [
 
 Module = TypeVar("Module", bound=nn.Module)
 
-MAX_NUMBERS = 2_000_000_000  # in the parameters of a network
+MAX_NUMBERS = 2_000_000_000  # elements in the parameters of a network
 NOT_BUILT = ("_instantiator", "optimizer")  # settings that no loading needs
 OF_TRAINING = ("objective", "warmup", "cooldown", "label_dropout", "compile", *NOT_BUILT)
-COSTS = ("memory", "workers")  # settings of data that only say what reading may cost
+COSTS = ("memory", "workers")  # settings of data that only affect speed and memory
 
 
 def rebuilt_model(content: dict[str, Any], path: str | Path, trust: Collection[str] = ()) -> Model:
-    """Return the model that `content`, read from `path`, describes, with its weights.
+    """Return the model with the settings and weights of `content`, read from `path`.
 
     Raises:
         ValueError: if the settings do not describe a model, or not that of the weights.
@@ -73,7 +73,7 @@ def rebuilt_module(
     trust: Collection[str] = (),
     **parts: Any,
 ) -> Module:
-    """Return a module of another kind, as `rebuilt_model`; `parts` replace its settings.
+    """Return a module of another class, as `rebuilt_model`; `parts` replace settings.
 
     Raises:
         ValueError: as `rebuilt_model`.
@@ -95,8 +95,8 @@ def built(
 ) -> Module:
     """Build a module from planned and from given arguments, and load its weights."""
     if "denoiser" in plans:
-        # First without memory for the weights, and with no more of them than the file has:
-        # settings may claim a network that no memory holds, or that takes days to make.
+        # Build it without memory first: settings may claim a network that no memory
+        # holds, or that takes days to build.
         most = 4 * len(weights)
         with settings_errors("model", path), torch.device("meta"), at_most_parameters(most):
             denoiser = build(plans["denoiser"])
@@ -112,7 +112,7 @@ def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()
     """Return the data module that settings in a file describe; its `root` must exist.
 
     Raises:
-        ValueError: if the settings do not describe a data module, or there is no such folder.
+        ValueError: if the settings describe no data module, or the folder is missing.
     """
     with settings_errors("data", path), all_unknown(settings, trust):
         plan = data_plan(settings, trust)
@@ -138,10 +138,10 @@ def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()
 def check_settings(
     settings: object, data: object, path: str | Path, trust: Collection[str] = ()
 ) -> None:
-    """Check all settings in a file, its optimiser's too, as if they were to be built.
+    """Check all settings in a file, including those of its optimiser.
 
     Raises:
-        ValueError: if they describe anything but a model, its data and a torch optimiser.
+        ValueError: if they are not those of a model, its data and a torch optimiser.
     """
     with settings_errors("model", path), all_unknown([settings, data], trust):
         if not isinstance(settings, dict):
@@ -158,7 +158,7 @@ def check_settings(
 
 
 def model_plans(settings: dict[str, Any], trust: Collection[str]) -> tuple[Plan, dict[str, Any]]:
-    """Plan the objective that a model was trained by, and the arguments of `Model`."""
+    """Plan the objective of a model, and the arguments of `Model`."""
     objective = plan_class(settings.get("objective"), (Objective,), "objective", trust)
     for name in ("warmup", "cooldown", "label_dropout", "compile"):
         if isinstance(settings.get(name), (dict, list, tuple)):
@@ -182,7 +182,7 @@ def without(settings: dict[str, Any], left_out: Collection[str]) -> dict[str, An
 
 @contextmanager
 def all_unknown(settings: object, trust: Collection[str]) -> Iterator[None]:
-    """Let the refusal of one class name all unknown classes in the settings."""
+    """Name all unknown classes in the settings in the error for one of them."""
     try:
         yield
     except UnknownClassError as error:
@@ -195,7 +195,7 @@ def all_unknown(settings: object, trust: Collection[str]) -> Iterator[None]:
 
 @contextmanager
 def settings_errors(name: str, path: str | Path) -> Iterator[None]:
-    """Raise any error as a ValueError that names the file and the part that is not built."""
+    """Raise any error as a ValueError that names the file and the part."""
     try:
         yield
     except Exception as error:  # a constructor may raise anything
@@ -206,10 +206,10 @@ def settings_errors(name: str, path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def at_most_parameters(most: int) -> Iterator[None]:
-    """Refuse to make modules of more than `most` parameters while in this context.
+    """Forbid modules of more than `most` parameters in this context.
 
     Raises:
-        ValueError: at the first parameter that is too many, before it is filled.
+        ValueError: at the first parameter in excess, before it is initialised.
     """
     made = numbers = 0
 
@@ -230,10 +230,10 @@ def at_most_parameters(most: int) -> Iterator[None]:
 
 
 def check_weights(module: nn.Module, weights: dict[str, Any], path: str | Path) -> None:
-    """Refuse weights that are not those of the module.
+    """Check that weights are those of the module.
 
     Raises:
-        ValueError: with the first that is missing, unknown, or of another shape or dtype.
+        ValueError: if one is missing, unknown, or of another shape or dtype.
     """
 
     def described(tensors: Mapping[str, Any], name: str, otherwise: str) -> object:

@@ -1,4 +1,4 @@
-"""What comes with the package: configurations and small trained models."""
+"""The configurations and small trained models that the package ships."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def shipped(folder: str) -> Path:
-    """Return a folder of the package, as it is installed or in a checkout of the repository."""
+    """Return a folder of the package, as installed or in a checkout."""
     installed = PACKAGE / folder
     return installed if installed.is_dir() else PACKAGE.parent / folder
 
@@ -17,13 +17,13 @@ SHIPPED_MODEL = shipped("checkpoints") / "digits.safetensors"
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Return the configurations of the package by their names, as `mnist` or `toy/sliced`."""
+    """Return the shipped configurations by name, such as `mnist` or `toy/sliced`."""
     folder = shipped("configs")
     files = sorted(folder.rglob("*.yaml"))
     return {str(file.relative_to(folder).with_suffix("")): file for file in files}
 
 
 def config_file(given: str) -> str:
-    """Return a path as it is, or the path of the shipped configuration that it names."""
+    """Return `path`, or the path of the shipped configuration that it names."""
     found = None if Path(given).exists() else shipped_configs().get(given)
     return given if found is None else str(found)

@@ -1,7 +1,7 @@
 """Networks: plain modules that know nothing of noise schedules or scores.
 
-`UNet` and `MLP` are the F(x, c_noise, label) of a denoiser. `AutoencoderEnergy` and `RBM` are
-energies (x, sigma).
+`UNet` and `MLP` are the F(x, c_noise, label) of a denoiser. `AutoencoderEnergy` and
+`RBM` are energies (x, sigma).
 """
 
 from ncsn.networks.autoencoder import AutoencoderEnergy

@@ -10,13 +10,13 @@ __all__ = ["AutoencoderEnergy"]
 
 
 class AutoencoderEnergy(TiedUnits):
-    """The energy whose score is that of an autoencoder with tied weights (Vincent, 2011, sec. 5).
+    """The energy of an autoencoder with tied weights (Vincent, 2011, sec. 5):
 
         energy(x, sigma) = -(c . x - ||x||^2 / 2 + sum_j softplus(W_j . x + b_j)) / sigma^2
         score(x, sigma)  = (reconstruct(x) - x) / sigma^2
 
-    Its denoising score matching is the autoencoder's squared error of the clean x from the
-    noisy one, over 2 sigma^4.
+    Its denoising score matching loss is the autoencoder's squared error in predicting
+    the clean x from the noisy one, over 2 sigma^4.
 
     Args:
         features: dimension of an example.

@@ -1,4 +1,4 @@
-"""Layers of the networks. Images are (B, C, H, W) of any H and W, an embedding is (B, E)."""
+"""Layers of the networks, for images (B, C, H, W) and embeddings (B, E)."""
 
 import math
 from typing import TypeVar
@@ -17,7 +17,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Conditioning(nn.Module):
-    """The embedding (B, E) of the noise level and the class label that enters every block.
+    """The embedding (B, E) of the noise level and the class label.
 
     Args:
         width: E, even.
@@ -28,8 +28,8 @@ class Conditioning(nn.Module):
 
     def __init__(self, width: int, classes: int = 0) -> None:
         super().__init__()
-        # Periods from 60 down to 0.6, for a c_noise of ln sigma or a quarter of it. A buffer, so
-        # that a checkpoint keeps them.
+        # Periods from 60 down to 0.6, for a c_noise of ln sigma or a quarter of it.
+        # They are a buffer, so that checkpoints hold them.
         self.register_buffer("frequencies", torch.logspace(-1, 1, width // 2))
         self.classes = classes
         self.label = nn.Embedding(classes + 1, width) if classes else None
@@ -85,7 +85,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels of an image, with a skip; at most `head` channels a head."""
+    """Self-attention over pixels, with a skip and at most `head` channels per head."""
 
     def __init__(self, channels: int, head: int = 64) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class TiedUnits(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Return at most 32 groups of at least four channels; one channel alone would lose its mean."""
+    """Return a norm of at most 32 groups, of at least four channels each."""
     groups = max(
         groups for groups in range(1, max(1, min(32, channels // 4)) + 1) if channels % groups == 0
     )
@@ -138,7 +138,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def zeroed(module: Module) -> Module:
-    """Return a module with its parameters set to 0, so that its branch starts as 0."""
+    """Set the parameters of a module to 0, so that its branch starts as 0."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

@@ -13,14 +13,14 @@ __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    """F(x, c_noise, label) for vectors x (B, features) of order one, by a multilayer perceptron.
+    """A multilayer perceptron F(x, c_noise, label) for vectors x (B, features).
 
-    Its input is x, random Fourier features of x and the noise embedding. A perceptron learns
-    high frequencies slowly, and a score has them at low noise (Tancik et al., 2020).
+    Its input is x of order one, random Fourier features of x, and the noise embedding.
+    The Fourier features help it learn high frequencies (Tancik et al., 2020).
 
     Args:
         features: dimension of a vector.
-        width: hidden units in a layer, even.
+        width: hidden units per layer, even.
         depth: number of hidden layers.
         classes: number of classes; 0 for a network that takes no label.
     """
@@ -35,7 +35,7 @@ class MLP(nn.Module):
         expect("classes >= 0", classes >= 0, self, classes=classes)
         self.classes = classes
         self.conditioning = Conditioning(width, classes)
-        # A buffer, so that a checkpoint keeps them. The angles have a standard deviation of 3.
+        # Checkpoints hold buffers. The angles have a standard deviation of 3.
         self.register_buffer(
             "frequencies", 3 / math.sqrt(features) * torch.randn(features, width // 2)
         )

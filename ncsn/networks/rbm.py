@@ -19,5 +19,5 @@ class RBM(TiedUnits):
     """
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
-        """Return the energy (B,) of `x` (B, ...), zeros and ones; the same at every `sigma`."""
+        """Return the energy (B,) of binary `x` (B, ...), the same at every `sigma`."""
         return -(x.flatten(1) @ self.visible_bias + functional.softplus(self.hidden(x)).sum(1))

@@ -14,20 +14,20 @@ __all__ = ["UNet"]
 
 
 class UNet(nn.Module):
-    """F(x, c_noise, label) for images x (B, C, H, W) (Ho et al., 2020, appendix B).
+    """A U-Net F(x, c_noise, label) for images (Ho et al., 2020, appendix B).
 
     Its output starts at zero, so that the score of an untrained `NCSNDenoiser` is zero.
 
     Args:
         channels: C, the channels of the images.
         width: channels of the first resolution, at least 4.
-        multipliers: channels of each resolution, in units of `width`; the first resolution is
-            the full one, and each next one is half the size.
-        blocks: residual blocks at each resolution, in the encoder and again in the decoder.
-        attention: resolutions with self-attention, where 0 is the full one.
+        multipliers: channels of each resolution, in units of `width`; each resolution
+            is half the previous one.
+        blocks: residual blocks per resolution, in the encoder and in the decoder.
+        attention: resolutions with self-attention; 0 is the full one.
         dropout: probability of dropping an activation inside a block.
         classes: number of classes; 0 for a network that takes no label.
-        patch: side of the squares of pixels that are folded into channels first.
+        patch: side of the pixel squares that are folded into channels first.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return F, of the shape of `x` (B, C, H, W), at `c_noise` () or (B, 1, 1, 1)."""
+        """Return F, shaped as `x` (B, C, H, W), at `c_noise` () or (B, 1, 1, 1)."""
         height, width = x.shape[-2:]
         embedding = self.conditioning(len(x), c_noise, label)
         h = functional.pad(x, (0, -width % self.patch, 0, -height % self.patch))

@@ -6,8 +6,8 @@ A clean example `x` is seen at a noise level `sigma` as
 
 whose density p_sigma is the data's, blurred by a Gaussian of that width. A schedule says which
 levels there are: `sigmas()` are those that a sampler goes through, from high to low, and
-`sample(x)` draws the level of each training example. `ncsn.noise.techniques` chooses the levels
-for a data set, and `ncsn.noise.streams` draws the noise of samples.
+`sample(x)` returns the level of each training example. `ncsn.noise.techniques` chooses the levels
+for a data set, and `ncsn.noise.streams` generates the noise of samples.
 
 `sigma` has shape `()` or `(B, 1, ..., 1)` in all of `ncsn`, so that formulas broadcast as they
 are written. It is the one coordinate: there is no time and no index. Images lie in [0, 1], and

@@ -1,4 +1,4 @@
-"""Schedules: which noise levels there are, and how often each is trained at."""
+"""Schedules: the noise levels, and the frequency of each in training."""
 
 import math
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ SINGLE = torch.finfo(torch.float32)
 
 
 class NoiseSchedule(ABC):
-    """Which noise levels there are. Subclass it to add your own."""
+    """The noise levels of sampling and training. Subclass it to add your own."""
 
     @abstractmethod
     def sigmas(self) -> Tensor:

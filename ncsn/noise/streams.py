@@ -58,8 +58,8 @@ class Streams:
         kind = draw, x.shape, x.dtype, x.device
         z = next(self._ahead.get(kind, iter(())), None)
         if z is None:
-            # To ask each generator takes longer than what it then does, so that several steps
-            # are drawn at once; but one at first, because a start needs no more.
+            # A generator call costs more than its numbers, so several steps are sampled at
+            # once, except for the first, because a start needs no more.
             steps = min(STEPS_AHEAD, max(1, NUMBERS_AHEAD // max(1, x.shape[1:].numel())))
             shape = (steps if kind in self._ahead else 1, *x.shape[1:])
             parts = [

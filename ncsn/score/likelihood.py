@@ -64,7 +64,7 @@ def log_prob(
             N(mean, (sigma_max^2 + std^2) I). (0, 0) is N(0, sigma_max^2 I), as in the papers.
         probes: 0 computes the divergence exactly, by one backward pass for each of the d numbers
             of an example. Otherwise it is Hutchinson's estimate by so many directions of random
-            signs, drawn once for the whole flow, and unbiased.
+            signs, fixed for the whole flow, and unbiased.
         rtol: the relative error of a step, of x and of the log-density per dimension.
         atol: the absolute error of a step.
 
@@ -77,19 +77,19 @@ def log_prob(
     expect("0 < sigma_min < sigma_max", holds, "log_prob", **ends_given)
     if not x.numel():
         return x.new_zeros(len(x))
-    # Drawn once: with new ones at each evaluation the right-hand side would be noise.
+    # Fixed for the whole flow: new ones per evaluation would add noise to the slope.
     z = torch.randn_like(x.expand(probes, *x.shape))
     directions = torch.ones_like(z).copysign(z) / math.sqrt(probes) if probes else unit_vectors(x)
     flow = along_the_flow(
         score, x, directions, f"raise rtol ({rtol}) and atol ({atol}), or sigma_min ({sigma_min})"
     )
-    # The log-density is one more column, per dimension, so that one tolerance suits it and x.
+    # The log-density is one more column, per dimension, so that one tolerance fits both.
     state = torch.cat([x.reshape(len(x), -1), x.new_zeros(len(x), 1)], dim=1)
     ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64, device=x.device)
     options = {
         "norm": worst_example,
         "first_step": min(sigma_min, sigma_max - sigma_min),
-        # The last step ends at sigma_max, where the solver would go beyond and interpolate.
+        # The last step must end at sigma_max: the solver would step beyond it otherwise.
         "step_t": ends[1:],
     }
     state = odeint(flow, state, ends, rtol=rtol, atol=atol, method="dopri5", options=options)[-1]

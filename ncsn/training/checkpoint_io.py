@@ -1,4 +1,4 @@
-"""How Lightning writes and reads checkpoints here: durably, and with mistrust."""
+"""Lightning plugins that write checkpoints atomically and read them without pickle."""
 
 import warnings
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["DurableCheckpointIO", "PatientCheckpointIO"]
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's way to files, by `ncsn.model.checkpoint_file`: a checkpoint is whole or absent, and not trusted."""
+    """Atomic writes and safe reads of checkpoints, by `ncsn.model.checkpoint_file`."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -29,7 +29,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 class PatientCheckpointIO(DurableCheckpointIO):
-    """The same for a run that a full disk does not end: it says so, keeps what there is, and tries again when next due.
+    """Checkpoint files of a run that continues with a warning if the disk is full.
 
     `failure` is the error of the last attempt, or None.
     """
@@ -55,5 +55,5 @@ class PatientCheckpointIO(DurableCheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         if self.failure is None:
             super().remove_checkpoint(path)
-        else:  # what was to take its place was not written
+        else:  # its replacement was not written
             self.superseded.append(Path(path))

@@ -1,9 +1,4 @@
-"""The training step: the only glue between the four nouns.
-
-`ScoreModule` holds a denoiser, a noise schedule, an objective and a sampler, and is used as `ncsn.model` says. One step
-is: clean pictures `x` from the data, a level `sigma` for each from the schedule, the objective's loss of the denoiser's
-score there.
-"""
+"""The training module: a denoiser, a noise schedule, an objective and a sampler."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -26,32 +21,27 @@ from ncsn.score import Denoiser, ScoreModel
 
 __all__ = ["ScoreModule"]
 
-MOST_SKIPPED = 20
-"""Steps in a row without a finite loss and gradient, after which training ends: the weights will not come back."""
-
-SHORT = 4096
-"""Numbers in a vector, up to which it is copied beside others."""
+MOST_SKIPPED = 20  # steps in a row without a finite gradient before training ends
+SHORT = 4096  # gradients of at most this many elements are concatenated
 
 
 class ScoreModule(LightningModule):
-    """A denoiser that learns the score of pictures, and draws.
+    """A trainable score model.
 
     Args:
-        denoiser: D(x, sigma), with its network, or an energy.
-        schedule: the noise levels that it is trained at, and the ladder that it draws on.
-        objective: how it is learned.
-        sampler: how it draws, unless told otherwise.
-        shape: (C, H, W) of a picture, or the shape of whatever an example is.
+        denoiser: D(x, sigma) with its network, or an energy.
+        schedule: the noise levels of training and sampling.
+        objective: the training loss.
+        sampler: the default sampler.
+        shape: (C, H, W) of an image, or the shape of any other example.
         optimizer: makes the optimiser from the parameters.
-        warmup: the steps over which the learning rate rises from 0 to its value.
-        cooldown: the steps over which it falls to 0 at the end of the run, which `trainer.max_steps` or `max_epochs`
-            sets; a run that is ended before has the less of it.
-        label_dropout: the probability of training an example as if it had no label.
-        compile: compile the network when training begins, which takes minutes and pays on GPUs.
+        warmup: steps over which the learning rate rises from 0.
+        cooldown: steps over which it falls to 0 at the end of the run.
+        label_dropout: the probability of training an example without its label.
+        compile: compile the network; this takes minutes and pays on GPUs.
 
     Raises:
-        ValueError: where a number is out of its range, the sampler cannot walk the schedule's ladder, the objective
-            or the sampler takes a log-probability, which a denoiser does not give, or an energy is to be compiled.
+        ValueError: if a number is out of range, or parts do not fit each other.
     """
 
     def __init__(
@@ -81,8 +71,8 @@ class ScoreModule(LightningModule):
                 "ScoreModule: compile is true, but an energy, which is differentiated, cannot be compiled"
             )
         Model(denoiser, schedule, sampler, shape)  # checks these
-        # A checkpoint holds plain settings alone: a run adds those of the parts, which are given
-        # to `load_from_checkpoint` if the module was made in Python.
+        # Checkpoints hold plain settings alone. The CLI adds those of the parts; for a
+        # module made in Python the parts are passed to `load_from_checkpoint`.
         parts = ("denoiser", "schedule", "objective", "sampler", "optimizer")
         self.save_hyperparameters(ignore=parts, logger=False)
         self.denoiser = denoiser
@@ -103,19 +93,18 @@ class ScoreModule(LightningModule):
     def load_from_checkpoint(
         cls, checkpoint_path: Any, *_: Any, trust: Collection[str] = (), **parts: Any
     ) -> "ScoreModule":
-        """Return the module of a training checkpoint, on the CPU, as strictly as `ncsn.load`.
+        """Return the module of a training checkpoint, on the CPU, as `ncsn.load` does.
 
         Args:
             checkpoint_path: a .ckpt file.
             trust: as for `ncsn.load`.
-            parts: the constructor arguments that the file lacks, if the module was made in
-                Python.
+            parts: the arguments that the file lacks, for a module made in Python.
 
         Raises:
             ValueError: if the file is no such checkpoint, or does not fit its settings.
         """
         for name in ("map_location", "hparams_file", "strict", "weights_only"):
-            parts.pop(name, None)  # Lightning's arguments, which are settled here
+            parts.pop(name, None)  # Lightning's arguments, which have no effect here
         content = contents(checkpoint_path)
         module = rebuilt_module(cls, content, checkpoint_path, trust, **parts)
         module.hparams.update(without(content["hyper_parameters"], ("_instantiator", *parts)))
@@ -123,7 +112,7 @@ class ScoreModule(LightningModule):
 
     @property
     def model(self) -> Model:
-        """The model that is trained; it shares the weights."""
+        """Return the model in training, which shares its weights."""
         settings = None
         if "denoiser" in self.hparams:
             settings = {"hyper_parameters": without(dict(self.hparams), NOT_BUILT)}
@@ -131,7 +120,7 @@ class ScoreModule(LightningModule):
         return Model(self.denoiser, self.schedule, self.sampler, self.shape, gaussian, settings)
 
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """The objective (B,) on clean `x` (B, ...) at the levels `sigma` (B, 1, ..., 1), with labels (B,) or None."""
+        """Return losses (B,) of clean `x` (B, ...) at `sigma` (B, 1, ..., 1)."""
         return self.objective(self.objective.of(self.denoiser, label), x, sigma)
 
     def on_fit_start(self) -> None:
@@ -140,17 +129,17 @@ class ScoreModule(LightningModule):
             self.model.compile_network()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        # All that is random in a step (flips, levels, noise, dropout) follows from (seed, step, rank): different on
-        # every rank, and the same again where a run is taken up from a checkpoint.
+        # All randomness of a step (flips, levels, noise, dropout) follows from
+        # (seed, step, rank), so that a resumed run repeats it.
         if self.trainer.training:
             seed = mixed_seed(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
-            # `torch.manual_seed` takes 2 % of a small step to note the seed for devices that are not there.
+            # `torch.manual_seed` also seeds absent devices: 2 % of a small step.
             (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(seed)
         return batch
 
     @property
     def logs(self) -> bool:
-        """Whether this step is one whose figures are logged; in the others they would cost time for nothing."""
+        """Return True if this step is logged; other steps skip the cost."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and (self.global_step + 1) % every == 0
 
@@ -165,12 +154,12 @@ class ScoreModule(LightningModule):
         loss = losses.mean()
         if self.logs:
             self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
-        # Times 1; or times NaN where the loss is not finite, whatever its gradient is: the step is dropped below.
+        # The factor is 1, or NaN if the loss is not finite, which drops the step below.
         loss = loss * (1 + 0 * loss.detach())
         return {"loss": loss, "losses": losses.detach(), "sigma": sigma.flatten()}
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        # The same noise at the same levels every time, so that the curve is of the model and not of the draw.
+        # Every validation uses the same noise and levels, for comparable losses.
         x, label = batch
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
             torch.manual_seed(mixed_seed(self.seed, batch_idx, self.global_rank))
@@ -180,7 +169,7 @@ class ScoreModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         norm = gradient_norm(p for group in optimizer.param_groups for p in group["params"])
         if not math.isfinite(norm.item()):
-            # One such step would make all weights, and their average, NaN. Without gradients it changes nothing.
+            # The step would make all weights NaN; without gradients it has no effect.
             optimizer.zero_grad(set_to_none=True)
             self.skipped_steps += 1
             self.skipped_in_a_row += 1
@@ -208,7 +197,7 @@ class ScoreModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def learning_rate_at(self, step: int) -> float:
-        """The fraction of the learning rate at a step: it rises, stays, and falls."""
+        """Return the factor of the learning rate: it rises, stays at 1, and falls."""
         rise = (step + 1) / (self.warmup + 1)
         if not self.cooldown or self._trainer is None:
             return min(1.0, rise)
@@ -216,7 +205,7 @@ class ScoreModule(LightningModule):
         return min(1.0, rise, max(0.0, left / (self.cooldown + 1)))
 
     def on_train_start(self) -> None:
-        # A checkpoint brings its learning rate along; the one that was set for this run is what holds.
+        # The learning rate of this run replaces that of the checkpoint.
         schedule = self.lr_schedulers()
         if not isinstance(schedule, LambdaLR):  # a subclass has its own
             return
@@ -231,9 +220,9 @@ class ScoreModule(LightningModule):
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """The Euclidean norm () of the gradients of `parameters` together; 0 where none has one."""
-    # As `nn.utils.get_total_norm`, which takes half as long again to sort the gradients by device and type. Most of a
-    # network's tensors are short vectors: one norm of them all takes less time than one of each.
+    """Return the Euclidean norm () of all gradients together, 0 if there are none."""
+    # `nn.utils.get_total_norm` takes 1.5 times as long: it sorts by device and dtype.
+    # Most tensors are short vectors, and one norm of all is faster than one of each.
     short: list[Tensor] = []
     others: list[Tensor] = []
     for p in parameters:

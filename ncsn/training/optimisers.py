@@ -1,4 +1,4 @@
-"""An optimiser that gets more out of each picture than Adam does: Muon, and Adam where it does not apply."""
+"""Muon for matrices, with Adam for the other parameters."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -11,28 +11,27 @@ from torch.optim import Adam, Optimizer
 
 __all__ = ["MuonAdam"]
 
+# Five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X bring all singular values near 1.
 NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
-"""a, b, c of X <- a X + b (X X^T) X + c (X X^T)^2 X, which takes all singular values near to 1 in five steps."""
+# The RMS of an update in learning rates, close to that of Adam (Liu et al., 2025).
 RMS = 0.2
-"""Of the numbers in an update, in learning rates: about as Adam's, so that one rate serves both (Liu et al., 2025)."""
 
 
 class MuonAdam(Optimizer):
-    """Muon (Jordan et al., 2024) for matrices and convolutions; for biases and scales, Adam.
+    """Muon (Jordan et al., 2024) for matrices and convolutions, Adam for vectors.
 
-    Muon's step is its momentum with all singular values set to about 1: it goes as far in the directions that gradients
-    seldom have as in those that they always have. A convolution is the matrix (out, in * height * width). The values
-    are set in bfloat16 where a device has instructions for it, whatever the precision of the rest.
+    Muon's update is its momentum with all singular values set to about 1. A convolution
+    is a matrix (out, in * height * width). The singular values are set in bfloat16 if
+    the device has instructions for it.
 
     Args:
         params: the parameters.
-        lr: the learning rate of both, as one would give it to Adam, or somewhat higher.
-        momentum: the weight of the past in Muon's momentum.
-        betas: the weights of the past in Adam's means, of gradients and of their squares.
+        lr: the learning rate of both, as for Adam or somewhat higher.
+        momentum: of Muon, in [0, 1).
+        betas: of Adam.
 
     Raises:
-        ValueError: where a number is out of its range, the parameters are in groups, or there is no matrix among them,
-            as under FSDP, whose shards are vectors.
+        ValueError: if momentum is not in [0, 1), or `params` are groups or no matrices.
     """
 
     def __init__(
@@ -63,18 +62,18 @@ class MuonAdam(Optimizer):
 
     def __getstate__(
         self,
-    ) -> dict[str, Any]:  # for copies: torch's leaves out what it does not know
+    ) -> dict[str, Any]:  # copies need `_adam`, which torch leaves out
         return {**super().__getstate__(), "_adam": self._adam}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Take a step, with the gradients that `closure`, if there is one, leaves; its loss is returned."""
+        """Take a step; return the loss of `closure`, which computes the gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         vectors, matrices = self.param_groups
-        # Both are other objects once a state has been loaded.
+        # `load_state_dict` replaces both objects.
         self._adam.param_groups, self._adam.state = [vectors], self.state
         self._adam.step()
         updates: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
@@ -90,7 +89,7 @@ class MuonAdam(Optimizer):
         return loss
 
     def _towards(self, p: Tensor, grad: Tensor, momentum: float) -> Tensor:
-        """Nesterov's momentum of a parameter, with its newest gradient taken in."""
+        """Return the Nesterov momentum of a parameter after its newest gradient."""
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
@@ -99,7 +98,7 @@ class MuonAdam(Optimizer):
 
 
 def coarse(matrices: Tensor) -> Tensor:
-    """`matrices` in bfloat16, where they are of float32 and their device multiplies faster in it."""
+    """Cast float32 matrices to bfloat16 if their device multiplies faster in it."""
     return (
         matrices.bfloat16()
         if matrices.dtype == torch.float32 and has_bfloat16(matrices.device)
@@ -109,20 +108,20 @@ def coarse(matrices: Tensor) -> Tensor:
 
 @cache
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether `device` is known to have instructions for bfloat16: others may take it, and be slower for it."""
+    """Return True if `device` has instructions for bfloat16; others may emulate it."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """`matrices` (B, M, N) with their singular vectors as they were, and values of 0.7 to 1.2, or less where tiny."""
+    """Set the singular values of `matrices` (B, M, N) to about 0.7 to 1.2."""
     a, b, c = NEWTON_SCHULZ
     *_, rows, columns = matrices.shape
     x = matrices if rows <= columns else matrices.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    # The powers of X X^T for all steps could be had before X is touched, in fewer operations; but in TF32 or bfloat16
-    # what they round off would grow in the directions that X hardly has.
+    # Computing the powers of X X^T first would take fewer operations, but in TF32 or
+    # bfloat16 rounding errors would grow in directions of small singular values.
     for _ in range(5):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

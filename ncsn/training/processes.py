@@ -1,4 +1,4 @@
-"""The processes that share the work of a command: as many as its devices, whoever starts them, first and again."""
+"""The processes of a command, started by Lightning, torchrun or SLURM."""
 
 import os
 import signal
@@ -26,25 +26,24 @@ __all__ = [
     "under_slurm",
 ]
 
-REQUEUE = signal.SIGUSR1
-"""What SLURM sends before the time of a job is up, where `--signal=SIGUSR1@SECONDS` asks for it."""
-PARENT = os.getppid()  # when this process started
+REQUEUE = signal.SIGUSR1  # SLURM's time limit warning with `--signal=SIGUSR1@SECONDS`
+PARENT = os.getppid()  # at the start of this process
 under_slurm: Callable[[], bool] = SLURMEnvironment.detect
 
 
 def starter() -> ClusterEnvironment | None:
-    """What started this process as one of several: torchrun, be it within SLURM, or SLURM's srun; None for a user."""
+    """Return the launcher of this process: torchrun, SLURM's srun, or None."""
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    # Lightning's own answer to `REQUEUE` would save in the middle of a step, and of whatever else it trains or draws.
+    # Lightning's own handler of `REQUEUE` would save in the middle of a step.
     return SLURMEnvironment(auto_requeue=False) if under_slurm() else None
 
 
 def plugins() -> list[ClusterEnvironment]:
-    """What tells a trainer of the processes beside this one, as Lightning's plugins.
+    """Return the Lightning plugins that describe the other processes.
 
     Raises:
-        ValueError: where SLURM was asked for tasks in a way that does not say how many each machine has.
+        ValueError: if SLURM's settings do not give the number of tasks per machine.
     """
     try:
         found = starter()
@@ -54,10 +53,10 @@ def plugins() -> list[ClusterEnvironment]:
 
 
 def check_processes(processes: int, devices: int, machines: int) -> None:
-    """Refuse processes that torchrun or SLURM started in another number than there are devices.
+    """Check that torchrun or SLURM started one process per device.
 
     Raises:
-        ValueError: with both numbers.
+        ValueError: if the numbers differ.
     """
     found = starter()
     started = processes if found is None else found.world_size()
@@ -71,14 +70,14 @@ def check_processes(processes: int, devices: int, machines: int) -> None:
 
 @contextmanager
 def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> Iterator[None]:
-    """Hold the locks of a command's outputs while it runs, on the first of its processes for all of them.
+    """Hold the locks of a command's outputs on rank 0 while the command runs.
 
     Args:
-        option: names the outputs, for the message.
-        locks: of `ncsn.model.files`, to be entered here.
+        option: the option that names the outputs, for the message.
+        locks: locks from `ncsn.model.files`, not yet entered.
 
     Raises:
-        ValueError: if another command has one of the outputs, with the option.
+        ValueError: if another command holds one of the outputs.
     """
     with ExitStack() as held:
         if rank_zero_only(lambda: True)():
@@ -91,18 +90,18 @@ def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> Iterator[
 
 
 def exit_if_orphaned(local_rank: int) -> None:
-    """End this process if Lightning started it, and the first process, which did so and holds the output, has died."""
+    """End this process if Lightning started it and rank 0 has died."""
     if local_rank > 0 and os.getppid() != PARENT and starter() is None:
         print(
             "error: the first process has died; this one stops, and writes no more",
             file=sys.stderr,
             flush=True,
         )
-        os._exit(1)  # at once: an orderly end would wait for the first
+        os._exit(1)  # an orderly exit would wait for rank 0
 
 
 def requeued() -> bool:
-    """Whether SLURM has started this job before."""
+    """Return True if SLURM has started this job before."""
     return under_slurm() and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
@@ -110,7 +109,7 @@ def requeue() -> None:
     """Put this job into SLURM's queue again.
 
     Raises:
-        OSError: where SLURM does not take it.
+        OSError: if SLURM refuses the job.
     """
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
@@ -123,7 +122,7 @@ def requeue() -> None:
 
 
 def gathered(parts: list[Any]) -> list[Any]:
-    """Return the parts of all processes, in the order of the processes."""
+    """Return the parts of all processes, in the order of their ranks."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return parts
     shares: list[Any] = [None] * torch.distributed.get_world_size()

@@ -1,8 +1,8 @@
-"""Settings that must match when a run is resumed, and the position that it continues from.
+"""Settings that must match when a run is resumed, and the position it resumes from.
 
-No state of a random generator is saved: the order of the examples follows from (seed, epoch), the noise of a step from
-(seed, step, rank). So a run goes on to the bit as if it had never stopped, where what those depend on is the same. The
-learning rate, the length of the run, the sampler, and what is logged, drawn and kept may change.
+No random state is saved: the order of examples follows from (seed, epoch), the noise of
+a step from (seed, step, rank). A run resumes bit-exactly if the settings in `FIXED`
+match. The learning rate, the length of the run, the sampler, and logging may change.
 """
 
 import math
@@ -30,6 +30,7 @@ __all__ = [
     "resumable",
 ]
 
+# Settings that must match when a run is resumed, with all settings below them.
 FIXED = (
     "seed_everything",
     "data",
@@ -41,11 +42,10 @@ FIXED = (
     "trainer.accumulate_grad_batches",
     "trainer.limit_train_batches",
 )
-"""The settings that a run keeps to, and all below them."""
+# Exceptions to `FIXED`; the data itself is identified by its fingerprint.
 FREE = ("data.root", "data.workers", "data.memory", "model.optimizer.lr")
-"""Those among them that may change: where the data is (which it is, its fingerprint says), and the learning rate."""
 
-
+# Entries of a checkpoint of the training command, and their types.
 CONTENT = {
     "global_step": int,
     "state_dict": dict,
@@ -58,11 +58,10 @@ CONTENT = {
     "skipped_steps": list,
     "run": dict,
 }
-"""What a checkpoint of the training command has, and what that is."""
 
 
 class Record(Callback):
-    """Puts into each checkpoint, under "run", what the run is: its configuration, its data and its devices."""
+    """The entry "run" of checkpoints: configuration, data and devices."""
 
     def __init__(self) -> None:
         self.run: dict[str, Any] = {}
@@ -74,14 +73,14 @@ class Record(Callback):
 
 
 class Resume(Callback):
-    """Continues a resumed run at the batch after its step, whatever the run did between that step and the checkpoint.
+    """A resumed run's exact continuation at the batch after its step.
 
-    Lightning's progress counters differ with the hook that a checkpoint is saved in: after a batch, before or after a
-    validation, at the end of an epoch or of the run. Only for the first of them does Lightning continue with the next
-    batch and log under the right step. So the counters are computed from the step, for files of earlier versions too.
+    Lightning's progress counters depend on the hook that saves a checkpoint, and only
+    after a batch do they lead to the next batch and the right step in the logs. The
+    counters are therefore computed from the step.
 
-    A checkpoint says in "complete" if its step has been validated, or the run has ended with it. If not, and a
-    validation is due at that step, a resumed run begins with it.
+    "complete" in a checkpoint is True if its step was validated or ended the run. If it
+    is False and a validation is due at that step, the resumed run begins with it.
     """
 
     def __init__(self) -> None:
@@ -111,7 +110,7 @@ class Resume(Callback):
         self.max_steps = trainer.max_steps
         if not checkpoint.get("complete", False):
             self.resumed_at = position
-            if self.max_steps == step:  # Lightning would not even begin
+            if self.max_steps == step:  # otherwise Lightning would not start
                 trainer.fit_loop.epoch_loop.max_steps += 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,7 +122,7 @@ class Resume(Callback):
             completed, progress.completed = (
                 progress.completed,
                 self.resumed_at.epoch,
-            )  # it is logged with this epoch
+            )  # the epoch of the log
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
@@ -148,11 +147,11 @@ class Position:
 
     @property
     def total(self) -> int:
-        """The batches that are done in the whole run."""
+        """Return the number of batches done in the whole run."""
         return self.epoch * self.batches + self.done
 
     def is_validated(self, trainer: Trainer) -> bool:
-        """Return True if the trainer validates here, counting batches; a validation by the clock is not foreseen."""
+        """Return True if a validation is due here; those by time are not supported."""
         interval, epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
         if interval is None or not trainer.enable_validation:
             return False
@@ -160,7 +159,7 @@ class Position:
         return batches % interval == 0 and (epochs is None or (self.epoch + 1) % epochs == 0)
 
     def progress(self) -> dict[str, Any]:
-        """Return Lightning's counters, as entries of the state of its fit loop."""
+        """Return Lightning's counters, as entries of the fit loop's state."""
 
         def counts(started: int, processed: int, completed: int) -> dict[str, int]:
             return {
@@ -195,19 +194,17 @@ def position_after(step: int, batches: int, accumulate: int) -> Position:
     Args:
         step: the optimiser steps taken, at least 1.
         batches: the batches of an epoch.
-        accumulate: the batches whose gradients one step accumulates; the last step of an epoch may have fewer.
+        accumulate: the batches per step; the last step of an epoch may have fewer.
     """
     epoch, before = divmod(step - 1, math.ceil(batches / accumulate))
     return Position(step, epoch, min((before + 1) * accumulate, batches), batches)
 
 
 def checkpoint_of(asked: str | None, folder: Path) -> Path | None:
-    """The checkpoint that a run goes on from: `asked` for by its path or as `last`, or none.
-
-    A folder is of one run: its newest checkpoint is gone on from, or none is there.
+    """Return the checkpoint to resume from: `asked` is its path, `last`, or None.
 
     Raises:
-        ValueError: where there is no such checkpoint, or the run's folder has others that would be mixed with it.
+        ValueError: if it does not exist, or the folder has newer checkpoints or others.
     """
     newest = next(iter(numbered(folder)), None)
     if asked is None:
@@ -232,10 +229,10 @@ def checkpoint_of(asked: str | None, folder: Path) -> Path | None:
 
 
 def resumable(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of the training command.
+    """Return the content of a checkpoint of the training command.
 
     Raises:
-        ValueError: where the file is not whole, or was made by something else.
+        ValueError: if the file is damaged, or was not made by the training command.
     """
     content = read(path)
     kinds = [isinstance(content.get(key), kind) for key, kind in CONTENT.items()]
@@ -251,27 +248,27 @@ def resumable(path: Path) -> dict[str, Any]:
 
 
 def recorded(config: dict[str, Any], data: DataModule, devices: int) -> dict[str, Any]:
-    """What `Record` keeps of a run, in plain values."""
+    """Return the entry that `Record` saves, in plain values."""
     return {"config": config, "fingerprint": data.fingerprint(), "devices": devices}
 
 
 def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) -> None:
-    """Refuse to go on where that would mix two runs.
+    """Check that a run matches the checkpoint that it resumes from.
 
     Args:
-        run: as `recorded` of the run that would go on.
-        checkpoint: the content of the checkpoint that it would go on from, `resumable`.
-        path: of that checkpoint, for the error.
+        run: the result of `recorded` for the resumed run.
+        checkpoint: the result of `resumable`.
+        path: of the checkpoint, for the message.
 
     Raises:
-        ValueError: with the first setting that differs and its two values.
+        ValueError: if a setting in `FIXED`, the data or the number of devices differs.
     """
     before = checkpoint["run"]
     ours, theirs = dict(fixed(run["config"])), dict(fixed(updated(before["config"])))
     ours |= {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
     theirs |= {"trainer.devices": before["devices"], "examples": before["fingerprint"][:12]}
     for key in ours:
-        # What one of them does not have is new in this version, or goes with a class that differs, which is named.
+        # A missing setting is new in this version, or of a class that differs too.
         if key in theirs and ours[key] != theirs[key]:
             named = "data: its examples have the fingerprint" if key == "examples" else f"{key}:"
             raise ValueError(
@@ -280,13 +277,13 @@ def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) ->
 
 
 def fixed(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings that a run keeps to: their dotted names, without what YAML puts between, and their values."""
+    """Yield the dotted names and values of the settings in `FIXED`."""
     for name, value in settings.items():
         key = prefix if name == "init_args" else f"{prefix}.{name}".strip(".")
         if isinstance(value, dict):
             yield from fixed(value, key)
         elif key not in FREE and any(key == one or key.startswith(f"{one}.") for one in FIXED):
-            # A class goes by several paths, of the package and of the module that it is in.
+            # A class has several import paths: those of its package and of its module.
             yield (
                 (key.removesuffix(".class_path"), value.rpartition(".")[2])
                 if name == "class_path"

@@ -1,4 +1,4 @@
-"""What a training run shows and keeps: averaged weights, checkpoints, samples and their score, losses, speed."""
+"""Callbacks of training: weight averaging, checkpoints, samples, metrics, speed."""
 
 from ncsn.training.callbacks.checkpoints import BestCheckpoint, Checkpoint
 from ncsn.training.callbacks.dashboard import Dashboard

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the newest ones, and the best."""
+"""Checkpoints of a run: the newest ones and the best one."""
 
 import math
 from pathlib import Path
@@ -15,15 +15,13 @@ __all__ = ["BestCheckpoint", "Checkpoint"]
 class Checkpoint(callbacks.Checkpoint):
     """The newest checkpoints of a run, as step=N.ckpt.
 
-    One is saved every so many steps, when the run ends or is stopped, and before each validation: metrics and samples
-    may take minutes, and whatever interrupts them loses no step.
-
-    `saved` is the last step whose checkpoint is on the disk. If `due` is True, the step is saved whatever its number.
+    The run is saved every `every` steps, before each validation, and when it ends.
+    `saved` is the last step on disk. If `due` is True, the current step is saved too.
 
     Args:
         dirpath: the folder.
-        every: steps from one to the next.
-        keep: how many are kept.
+        every: steps between checkpoints.
+        keep: the number of checkpoints to keep.
 
     Raises:
         ValueError: if `every` or `keep` is not positive.
@@ -40,7 +38,7 @@ class Checkpoint(callbacks.Checkpoint):
         self.due = False
 
     def save(self, trainer: Trainer) -> None:
-        """Save the current step unless it is saved already, and remove all but the newest checkpoints."""
+        """Save the current step unless it is already saved, and prune older ones."""
         step = trainer.global_step
         if step == self.saved or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -50,7 +48,7 @@ class Checkpoint(callbacks.Checkpoint):
             self.prune(trainer)
 
     def prune(self, trainer: Trainer) -> None:
-        """Remove all but the newest checkpoints up to this step; later ones were damaged when the run was resumed."""
+        """Remove all but the newest checkpoints up to this step; ignore later ones."""
         known = [
             file for file, step in numbered(self.folder).items() if step <= trainer.global_step
         ]
@@ -64,7 +62,7 @@ class Checkpoint(callbacks.Checkpoint):
             self.saved = checkpoint["global_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.prune(trainer)  # a run that was killed between writing and removing left one more
+        self.prune(trainer)  # a run killed before pruning leaves one too many
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -77,14 +75,14 @@ class Checkpoint(callbacks.Checkpoint):
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved = 0  # saved again with the state after the last validation
+        self.saved = 0  # the step is saved again after the last validation
         self.save(trainer)
 
 
 class BestCheckpoint(callbacks.Checkpoint):
-    """The checkpoint of the lowest distance that `SampleQuality` has logged, as best.ckpt.
+    """The checkpoint of the lowest distance of `SampleQuality`, as best.ckpt.
 
-    A run resumes from its newest checkpoint, not from this one, unless it is told to.
+    A run resumes from its newest checkpoint by default, not from this one.
 
     Args:
         dirpath: the folder.
@@ -103,7 +101,7 @@ class BestCheckpoint(callbacks.Checkpoint):
         if not self.file.is_file():
             return
         for key, state in checkpoint["callbacks"].items():
-            if key.startswith("BestCheckpoint"):  # which earlier versions followed by settings
+            if key.startswith("BestCheckpoint"):  # earlier versions append settings
                 self.lowest = float(state.get("lowest", state.get("best_model_score", math.inf)))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,6 +115,6 @@ class BestCheckpoint(callbacks.Checkpoint):
 
 
 def is_written(trainer: Trainer) -> bool:
-    """Return True if the disk has taken the last checkpoint, which the first rank writes."""
+    """Return True if rank 0 has written the last checkpoint to disk."""
     failure = getattr(trainer.strategy.checkpoint_io, "failure", None)
     return trainer.strategy.broadcast(failure) is None

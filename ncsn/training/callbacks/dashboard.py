@@ -1,4 +1,4 @@
-"""How TensorBoard shows a run: its charts in an order, and its settings beside its figures, for runs to be compared."""
+"""The TensorBoard layout of a run: its charts, and its settings next to its metrics."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,10 +13,9 @@ from ncsn.training.module import ScoreModule
 
 __all__ = ["Dashboard"]
 
-FIGURES = ("val/loss", FIGURE, "train/loss", "images/s")
-"""What runs are compared by: the last value of each."""
+FIGURES = ("val/loss", FIGURE, "train/loss", "images/s")  # metrics in the hparams tab
 
-
+# Settings shown in the hparams tab, and their names there.
 PARTS = {
     "data": "data",
     "data.batch_size": "batch_size",
@@ -31,14 +30,13 @@ PARTS = {
     "model.warmup": "warmup",
     "model.cooldown": "cooldown",
 }
-"""The settings that runs are compared by, and their names in the tab of hyperparameters; of a network, all of its."""
 
 
 class Dashboard(Callback):
-    """Lays out the charts of a run, and puts its settings into the tab of hyperparameters, beside its last figures.
+    """The layout of a run's charts, and its entry in TensorBoard's hparams tab.
 
     Args:
-        levels: what logs the loss of each noise level, listed before this one.
+        levels: the callback that logs the loss per level; list it before this one.
     """
 
     def __init__(self, levels: LossPerLevel) -> None:
@@ -68,11 +66,7 @@ class Dashboard(Callback):
 
 
 def charts(levels: list[str]) -> dict[str, dict[str, list[Any]]]:
-    """The tab of custom scalars: sections, and in each the names of the charts, with the curves that are on them.
-
-    Args:
-        levels: the curves of the noise levels, from the lowest; ten on one chart would not be told apart.
-    """
+    """Return the custom scalars layout; `levels` are loss tags, lowest sigma first."""
     middle = len(levels) // 2
     by_level = {"at low noise": levels[:middle], "at high noise": levels[middle:]}
     loss = {"training and validation": ["train/loss", "val/loss"], **by_level}
@@ -90,14 +84,14 @@ def charts(levels: list[str]) -> dict[str, dict[str, list[Any]]]:
 
 
 def writers(trainer: Trainer) -> Iterator[Any]:
-    """What writes to TensorBoard, on the first process."""
+    """Yield the TensorBoard writers, on rank 0 alone."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             yield logger.experiment
 
 
 def settings(value: Any, name: str) -> dict[str, Any]:
-    """The settings in nested ones, by their dotted names, and classes by theirs; what is off or empty is left out."""
+    """Flatten nested settings to dotted names, without those that are off or empty."""
     if not isinstance(value, dict):
         plain = value if isinstance(value, (bool, int, float, str)) else str(value)
         return {name: plain} if value else {}
@@ -114,7 +108,7 @@ def settings(value: Any, name: str) -> dict[str, Any]:
 
 
 def compared(every: dict[str, Any]) -> dict[str, Any]:
-    """Of settings by their dotted names, those that runs are compared by, with shorter ones."""
+    """Return the settings of `PARTS` and of the network, under short names."""
     of_network, of_data = "model.denoiser.network.", ("channels", "features", "classes")
     named = {PARTS[name]: value for name, value in every.items() if name in PARTS}
     inside = {

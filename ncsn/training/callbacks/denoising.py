@@ -1,4 +1,4 @@
-"""What a model makes of noise, as a run goes on."""
+"""Denoised images in TensorBoard during training."""
 
 from typing import Any
 
@@ -18,15 +18,15 @@ LEVELS = 5
 
 
 class DenoisingStrips(Callback):
-    """Shows held-out pictures in TensorBoard at each validation: clean, with noise of five levels, and denoised.
+    """Held-out images in TensorBoard at each validation: clean, noisy, and denoised.
 
-    They are the first of the held-out pictures, with the same noise every time, by the weights that are validated.
+    The images, the five noise levels and the noise are the same at each validation.
 
     Args:
-        count: how many pictures; 0 shows none.
+        count: the number of images; 0 disables the callback.
 
     Raises:
-        ValueError: where `count` is negative.
+        ValueError: if `count` is negative.
     """
 
     def __init__(self, count: int = 4) -> None:
@@ -55,7 +55,7 @@ class DenoisingStrips(Callback):
         ends = ladder.max().log().item(), ladder.min().log().item()
         sigmas = torch.linspace(*ends, LEVELS + 2)[
             1:-1
-        ].exp()  # at the ends there is nothing to see
+        ].exp()  # the ends are left out: they show clean images or pure noise
         with trainer.precision_plugin.forward_context():
             states = strips(pl_module, x, label, sigmas)
         sheet = walk_sheet(to_pixels(states).cpu(), ["clean", *map(level_name, sigmas.tolist())])
@@ -65,11 +65,7 @@ class DenoisingStrips(Callback):
 
 @torch.no_grad()
 def strips(module: ScoreModule, x: Tensor, label: Tensor | None, sigmas: Tensor) -> Tensor:
-    """Pictures `x` (B, C, H, W), with noise of the levels (L,) after each, and below what is left without it.
-
-    Returns:
-        (2B, 1 + L, C, H, W); under the clean ones there is nothing.
-    """
+    """Return rows of `x` clean and noisy, each above its denoised: (2B, 1 + L, ...)."""
 
     def score(x: Tensor, sigma: Tensor) -> Tensor:
         return (

@@ -1,4 +1,4 @@
-"""The moving average of the weights, which validates, samples and is stored as the model."""
+"""The moving average of the weights, which is validated, sampled and saved."""
 
 from typing import Any
 
@@ -14,12 +14,11 @@ __all__ = ["EMA"]
 class EMA(Callback):
     """Exponential moving average of the weights (Song & Ermon, 2020, Technique 5).
 
-    A checkpoint's `state_dict` is the average, and `current_model_state` are the weights of the
-    optimiser. Early on, when there is little to average, the decay is (1 + n) / (10 + n) after
-    n steps.
+    In a checkpoint, `state_dict` is the average and `current_model_state` holds the raw
+    weights. Early in training the decay is (1 + n) / (10 + n) after n steps.
 
     Args:
-        decay: the weight of the past in each step; 0.999 averages over about 1,000 steps.
+        decay: in [0, 1); 0.999 averages over about 1,000 steps.
 
     Raises:
         ValueError: if not 0 <= decay < 1.
@@ -59,7 +58,7 @@ class EMA(Callback):
 
     @torch.no_grad()
     def swap(self, pl_module: LightningModule) -> None:
-        """Exchange the weights of the module and the average."""
+        """Exchange the module's weights and the average."""
         for average, weight in zip(self.average, pl_module.parameters(), strict=True):
             kept = average.clone()
             average.copy_(weight)
@@ -67,7 +66,7 @@ class EMA(Callback):
         self.swapped = not self.swapped
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.average and not self.swapped:  # it is swapped once the run has ended
+        if self.average and not self.swapped:  # they stay swapped after the run
             self.swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,7 +79,7 @@ class EMA(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if self.swapped:  # by the validation that was interrupted
+        if self.swapped:  # a validation was interrupted
             self.swap(pl_module)
 
     def on_save_checkpoint(
@@ -96,7 +95,7 @@ class EMA(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if not self.average:  # not to be trained
+        if not self.average:  # the module is not being trained
             return
         names = [name for name, _ in pl_module.named_parameters()]
         self.average = [checkpoint["state_dict"][name].clone() for name in names]

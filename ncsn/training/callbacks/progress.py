@@ -1,4 +1,4 @@
-"""How a run gets on: loss per noise level, speed, a bar."""
+"""Progress of a run: loss per noise level, throughput, progress bar."""
 
 import time
 from typing import Any
@@ -12,24 +12,22 @@ from ncsn.training.module import ScoreModule
 
 __all__ = ["LossPerLevel", "RunProgress", "Throughput"]
 
-MOST_HELD = 100
-"""Batches whose losses wait to be counted."""
-BETWEEN_SHOWN = 0.25
-"""Seconds from one state of the progress bar to the next."""
+MOST_HELD = 100  # batches whose losses are binned together
+BETWEEN_SHOWN = 0.25  # seconds between updates of the progress bar
 
 
 class LossPerLevel(Callback):
-    """The training loss in bins of log sigma, which `Dashboard` has on one chart: where does the model still learn?
+    """The training loss per noise level.
 
     Args:
-        bins: how many, evenly spaced in log sigma over the schedule's ladder.
+        bins: the number of bins, evenly spaced in log sigma over the schedule.
     """
 
     def __init__(self, bins: int = 10) -> None:
         if bins < 1:
             raise ValueError(f"LossPerLevel: bins is {bins}, and must be at least 1")
         self.bins = bins
-        # Apart until the step is taken: a resumed run computes the batches of an unfinished step again.
+        # Losses of an unfinished step are separate: a resumed run recomputes them.
         self.of_step: list[tuple[Tensor, Tensor]] = []
         self.held: list[tuple[Tensor, Tensor]] = []
         self.totals = torch.zeros(0)
@@ -52,9 +50,9 @@ class LossPerLevel(Callback):
             )
             middles = ((edges[1:] + edges[:-1]) / 2).exp()
             self.edges = edges[1:-1].to(pl_module.device)
-        # The middle of the bin names its curve; padded, so that the names sort as the numbers do.
+        # Tags are zero-padded so that they sort by number.
         self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
-        # What is logged is a mean over the steps since the last time, some of which may lie before a resume.
+        # Totals of steps before a resume count in the next logged mean.
         known = self.totals.shape == (2, len(self.tags))
         self.totals = (self.totals if known else torch.zeros(2, len(self.tags))).to(
             pl_module.device
@@ -78,7 +76,7 @@ class LossPerLevel(Callback):
             self._count()
 
     def _count(self) -> None:
-        """Put the losses that are held into their bins: those of many batches take little more time than of one."""
+        """Add the held losses to their bins."""
         if not self.held:
             return
         sigma, losses = (torch.cat(values) for values in zip(*self.held, strict=True))
@@ -88,7 +86,7 @@ class LossPerLevel(Callback):
 
 
 class Throughput(Callback):
-    """Training pictures a second, over all devices, in the progress bar and in the log."""
+    """Training images per second over all devices, in the progress bar and log."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.images, self.began = 0, time.perf_counter()
@@ -107,7 +105,7 @@ class Throughput(Callback):
 
 
 class RunProgress(RichProgressBar):
-    """One bar over the steps of the whole run, in place of one an epoch."""
+    """A single progress bar over the steps of the whole run."""
 
     _shown = 0.0
 
@@ -130,7 +128,7 @@ class RunProgress(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Nobody reads more than four states a second: to collect the figures for each step takes time for nothing.
+        # Collecting the metrics of every step would slow down small models.
         now, ended = (
             time.monotonic(),
             trainer.should_stop or trainer.global_step == self.total_train_batches,
@@ -148,11 +146,11 @@ class RunProgress(RichProgressBar):
 
 
 def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a step whose figures are logged has just ended, with the last of the batches that it accumulates."""
+    """Return True if this batch completes a step that is logged."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return every > 0 and has_stepped(trainer, batch_idx) and trainer.global_step % every == 0
 
 
 def has_stepped(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a batch was the last of those whose gradients are accumulated for a step."""
+    """Return True if this batch completes an optimiser step."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch

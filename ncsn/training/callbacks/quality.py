@@ -1,4 +1,4 @@
-"""How good the samples are, as a run goes on."""
+"""The Fréchet distance of samples during training."""
 
 import math
 import warnings
@@ -19,26 +19,26 @@ from ncsn.training.processes import gathered
 
 __all__ = ["FIGURE", "SampleQuality"]
 
-FIGURE = "val/frechet_distance"
-"""The name under which the score is logged."""
+FIGURE = "val/frechet_distance"  # the name of the metric in the logs
 
 
 class SampleQuality(Callback):
-    """The Frechet distance of samples to the training pictures, at each validation; the same samples every time.
+    """The Fréchet distance of samples to the training images, at each validation.
 
-    It draws with the averaged weights, which `EMA` puts in place for the time of a validation: list it before `EMA`.
-    Cheap by default, it is for comparing the states of one run. `ncsn evaluate` gives figures to report.
+    Every validation uses the same seed. `EMA` swaps in the averaged weights for the
+    validation: list this callback before it. The defaults are cheap and suit
+    comparisons within a run; report the metrics of `ncsn evaluate`.
 
     Args:
-        features: weights of `ncsn features`, by which it is on.
-        count: how many samples, shared out among the devices.
-        sampler: how they are drawn; `DPMSolver(eta=1)` where none is given.
-        levels: of the ladder between the ends of the schedule, down which they are.
-        batch_size: how many are drawn at once, on each device.
+        features: weights from `ncsn features`; without them the callback is off.
+        count: the number of samples, split over the devices.
+        sampler: `DPMSolver(eta=1)` by default.
+        levels: the number of noise levels of a trajectory.
+        batch_size: samples per batch, on each device.
         seed: of the samples.
 
     Raises:
-        ValueError: where a number is too small, or the file of features is missing or damaged.
+        ValueError: if a number is too small, or the features cannot be loaded.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SampleQuality(Callback):
         for name, value, least in (("levels", levels, 2), ("batch_size", batch_size, 1)):
             if value < least:
                 raise ValueError(f"SampleQuality: {name} is {value}, and must be at least {least}")
-        # Not a part of the module: it has no place in the checkpoints, and is neither trained nor averaged.
+        # The extractor is not a submodule: it is neither trained, averaged nor saved.
         self.judge = load_features(features) if features is not None else None
         if self.judge is not None and count <= self.judge.num_features:
             raise ValueError(
@@ -67,10 +67,10 @@ class SampleQuality(Callback):
         self.reference: Tensor | None = None
 
     def check(self, module: Model, data: DataModule | None) -> None:
-        """Refuse what cannot be scored, before a run begins.
+        """Check the data and the sampler before a run begins.
 
         Raises:
-            ValueError: where the data is not of pictures that the features take, or the sampler does not fit the model.
+            ValueError: if the features do not fit the data, or the sampler the model.
         """
         if self.judge is None:
             return
@@ -103,11 +103,11 @@ class SampleQuality(Callback):
             )
         elif self.reference is not None:
             value = frechet(features, self.reference)
-        # The first rank alone has the reference. All log one value, by which all keep the same best checkpoint.
+        # Rank 0 alone has the reference; all ranks log its value, for the same best.
         pl_module.log(FIGURE, trainer.strategy.broadcast(value), prog_bar=True)
 
     def seen(self, module: Model, indices: range) -> Tensor:
-        """The features (N, F) of samples, NaN where they diverged."""
+        """Return the features (N, F) of samples, NaN for batches that diverged."""
         assert self.judge is not None
         judge, parts = self.judge.to(module.device), []
         sigmas = module.sigmas_for(self.sampler, self.levels)

@@ -1,4 +1,4 @@
-"""Pictures of samples, and of the way to them, as a run goes on."""
+"""Samples and a trajectory in TensorBoard during training."""
 
 import warnings
 from pathlib import Path
@@ -16,20 +16,18 @@ from ncsn.training.module import ScoreModule
 
 __all__ = ["SampleGrid"]
 
-STATES = 7
-"""Of the walk that is shown."""
+STATES = 7  # states shown of the trajectory
 
 
 class SampleGrid(Callback):
-    """Draws samples at each validation, from the same start: to TensorBoard, and to samples/ in its folder.
+    """Samples and one trajectory in TensorBoard at each validation, from the same seed.
 
-    TensorBoard has the walk of the first of them, too.
-
-    It draws with the averaged weights, which `EMA` puts in place for the time of a validation: list it before `EMA`.
+    The samples are also saved to samples/ in the log folder. `EMA` swaps in the
+    averaged weights for the validation: list this callback before it.
 
     Args:
-        count: how many pictures; 0 draws none.
-        seed: of the start and of the walk.
+        count: the number of samples; 0 disables the callback.
+        seed: of the samples.
     """
 
     def __init__(self, count: int = 16, seed: int = 0) -> None:
@@ -48,7 +46,7 @@ class SampleGrid(Callback):
             try:
                 with trainer.precision_plugin.forward_context():
                     x, first = self.drawn(pl_module.model)
-            except FloatingPointError as error:  # as of a model that has yet to learn
+            except FloatingPointError as error:  # early in training samples may diverge
                 warnings.warn(
                     f"the samples at step {trainer.global_step} diverged, and are not shown: {error}",
                     stacklevel=2,
@@ -69,7 +67,7 @@ class SampleGrid(Callback):
                 )
 
     def drawn(self, module: Model) -> tuple[Tensor, list[Tensor]]:
-        """The samples (count, ...), and the states of the first of them that are shown."""
+        """Return samples (count, ...), and the states of the first that are shown."""
         start, shown = module.start(self.count), shown_levels(len(module.schedule.sigmas()), STATES)
         states = [start[0].cpu()]
         for level, x in enumerate(module.trajectory(start), start=1):
@@ -79,7 +77,7 @@ class SampleGrid(Callback):
 
 
 def first_walk(module: Model, states: list[Tensor]) -> Tensor:
-    """The states (C, H, W) of a walk in a row, with their names: (3, H', W')."""
+    """Return the states (C, H, W) of a trajectory as one labelled row (3, H', W')."""
     sigmas = module.schedule.sigmas()
     return walk_sheet(
         to_pixels(torch.stack(states)[None]), walk_names(sigmas, shown_levels(len(sigmas), STATES))

@@ -1,4 +1,4 @@
-"""Signals: they end a run after its step, with a checkpoint."""
+"""Signals, which stop a run after its step and save a checkpoint."""
 
 import os
 import signal
@@ -18,21 +18,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RunStopped(BaseException):
-    """A signal has ended a run, whose last step is saved."""
+    """The end of a run by a signal, with its last step saved."""
 
 
 class GracefulStop(Callback):
-    """The first SIGINT, SIGTERM or SIGHUP ends the run after its step, with a checkpoint and without a validation.
+    """A handler of SIGINT, SIGTERM and SIGHUP that stops the run after its step.
 
-    A validation that is under way is broken off, since its step is saved already; on several devices it is finished,
-    because they have to end together. A second signal ends the process at once, unless the step is not saved yet; a
-    third does in any case. SLURM's warning that the time of a job is nearly up is answered in the same way: Lightning's
-    own answer would save in the middle of a step.
+    The step is saved, and no validation follows. A signal interrupts a validation; on
+    several devices it finishes first, because all ranks must stop together. A second
+    signal ends the process at once if the step is saved, and a third always does.
 
-    `signal` is the number of the first signal, or None; `began` is True once training has.
+    `signal` is the first signal, or None; `began` is True once training has begun.
 
     Args:
-        checkpoint: saves the run.
+        checkpoint: the callback that saves the run.
 
     Raises:
         RunStopped: from `Trainer.fit`, if a signal ends the run before its last step.
@@ -55,7 +54,7 @@ class GracefulStop(Callback):
             self.signal = self.signal or number
             self.received += 1
             if saved or self.received > 2:
-                os._exit(128 + number)  # files are whole or absent, whenever that is
+                os._exit(128 + number)  # safe at any time: file writes are atomic
             if self.interruptible:
                 raise RunStopped
 
@@ -65,15 +64,16 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # All ranks end at the same step; they ask each other now and then, since asking costs them time.
+        # All ranks must stop at the same step; they synchronise only every 10 steps.
         asking = trainer.world_size == 1 or trainer.global_step % 10 == 0
         if not (asking and has_stepped(trainer, batch_idx)):
             return
         if trainer.world_size > 1:
             signals = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
             self.signal = int(trainer.strategy.reduce(signals, reduce_op="max")) or None
-        # `Checkpoint`, the last callback, saves this step. The run ends when Lightning has logged it: at the next batch
-        # or validation. With `trainer.should_stop` it would log values of an earlier step, and validate once more.
+        # `Checkpoint`, the last callback, saves this step; the run stops at the next
+        # batch or validation, once Lightning has logged it. `trainer.should_stop` would
+        # log values of an earlier step, and validate once more.
         self.checkpoint.due = self.stopping = self.signal is not None
 
     def on_train_batch_start(
@@ -93,7 +93,7 @@ class GracefulStop(Callback):
         self.interruptible = False
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._restore()  # not at the end of the training, of which `Checkpoint` may have to save the last step
+        self._restore()  # after `on_train_end`, when `Checkpoint` may still save a step
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
