@@ -1,4 +1,4 @@
-"""What a sampler adds to the network's own time: `python benchmarks/drawing.py`.
+"""What a sampler adds to the network's own time: `python -m benchmarks.drawing`.
 
 A walk of a recipe's network, with its streams of noise, against as many bare calls of the network on the same batch;
 and how much the most memory that the process ever held has grown from its first walks to its last.
@@ -11,14 +11,13 @@ import sys
 from pathlib import Path
 
 import torch
-from sidebyside import interleaved, median_ratio
 
+from benchmarks import ROOT
+from benchmarks.sidebyside import interleaved, median_ratio
 from ncsn.cli.errors import silence_libraries
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver
 from ncsn.training.run import build
-
-ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
@@ -33,9 +32,9 @@ def main() -> None:
     options, others = parser.parse_known_args()
     silence_libraries()
     sys.argv = ["train.py", "--config", str(options.config), "--trainer.logger", "false", *others]
-    cli = build()
-    module = cli.model.eval()
-    network, forward = module.denoiser.network, cli.trainer.precision_plugin.forward_context
+    run = build()
+    module = run.model.eval()
+    network, forward = module.denoiser.network, run.trainer.precision_plugin.forward_context
     sigmas = KarrasSchedule(10, 0.02, options.levels).sigmas()
     x, level = torch.randn(options.batch, *module.shape), torch.tensor(0.5)
 
@@ -47,7 +46,7 @@ def main() -> None:
 
     def walk() -> None:
         with forward():
-            for _ in module.samples(
+            for _ in module.model.trajectories(
                 range(options.batch), sampler=DPMSolver(eta=2.0), sigmas=sigmas
             ):
                 pass

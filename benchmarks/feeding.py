@@ -1,4 +1,4 @@
-"""How fast batches come: `python benchmarks/feeding.py`, on one core, for sets that are held as a tensor."""
+"""How fast batches come: `python -m benchmarks.feeding`, on one core, for sets that are held as a tensor."""
 
 import argparse
 import statistics
@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 import torch
-from sidebyside import interleaved
 
+from benchmarks import ROOT
+from benchmarks.sidebyside import interleaved
 from ncsn.cli.errors import silence_libraries
 from ncsn.training.run import build
-
-ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:

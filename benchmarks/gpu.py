@@ -1,4 +1,4 @@
-"""What one GPU makes of CIFAR-10: `python benchmarks/gpu.py FOLDER`, some half an hour. Not measured on one yet.
+"""What one GPU makes of CIFAR-10: `python -m benchmarks.gpu FOLDER`, some half an hour. Not measured on one yet.
 
 FOLDER holds the training pictures in a folder for each class. First our U-Net, as configs/cifar10.yaml has it,
 compiled and in bf16, trains in turns with diffusers' UNet2DModel of the size of its own DDPM for CIFAR-10, as its
@@ -21,15 +21,15 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from sidebyside import interleaved, median_ratio, show
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import ROOT
+from benchmarks.sidebyside import interleaved, median_ratio, show
 from ncsn.cli.errors import silence_libraries
 from ncsn.training.run import build
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "cifar10.yaml"
 TOY_NETWORK = {"width": 8, "blocks": 1, "attention": "[]"}
 TOY_CHANNELS = 32
@@ -64,17 +64,20 @@ def main() -> None:
     commands(options)
 
 
+def data_settings(folder: Path) -> list[str]:
+    """Return the options of the pictures, for the training command and the classifier's."""
+    return ["--data", "ncsn.data.ImageFolder", "--data.root", str(folder), "--data.size", "32"]
+
+
 def recipe(options: argparse.Namespace) -> list[str]:
     """The training command's settings: the recipe, on the folder of pictures, at this batch size."""
-    data = [
-        "--data",
-        "ncsn.data.ImageFolder",
-        "--data.root",
-        str(options.folder),
-        "--data.size",
-        "32",
+    settings = [
+        "--config",
+        str(CONFIG),
+        *data_settings(options.folder),
+        "--data.batch_size",
+        str(options.batch),
     ]
-    settings = ["--config", str(CONFIG), *data, "--data.batch_size", str(options.batch)]
     if options.toy:
         for name, value in TOY_NETWORK.items():
             settings += [f"--model.denoiser.network.{name}", str(value)]
@@ -173,20 +176,21 @@ def waited(thing: Callable[[], Any], device: torch.device) -> None:
 def commands(options: argparse.Namespace) -> None:
     """Train, draw and score by the commands of the package, in the folder of the options."""
     steps = f"00:{int(options.minutes):02d}:{round(60 * options.minutes) % 60:02d}"
-    of_data = [
-        "--data",
-        "ncsn.data.ImageFolder",
-        "--data.root",
-        str(options.folder),
-        "--data.size",
-        "32",
-    ]
     features = "checkpoints/features_image_folder.safetensors"
     epochs = ["--epochs", "1"] if options.toy else ["--epochs", "10", "--precision", "bf16-mixed"]
     judged = ["--num-samples", str(options.count), "--features", features]
     python = sys.executable
     for command in (
-        [python, "-m", "ncsn", "features", *of_data, "--data.labels", "true", *epochs],
+        [
+            python,
+            "-m",
+            "ncsn",
+            "features",
+            *data_settings(options.folder),
+            "--data.labels",
+            "true",
+            *epochs,
+        ],
         [
             python,
             str(ROOT / "train.py"),

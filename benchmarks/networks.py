@@ -1,4 +1,4 @@
-"""Our network beside others' of as much work: `python benchmarks/networks.py`.
+"""Our network beside others' of as much work: `python -m benchmarks.networks`.
 
 Each network is called as its own project's examples do it, and trains (forward, backward, optimiser) in float32 with
 AdamW; ours does as the recipe of Fashion-MNIST, with its optimiser, in bf16. Widths are chosen so that a forward pass
@@ -20,12 +20,12 @@ import torch
 from azula.nn.unet import UNet as AzulaUNet
 from denoising_diffusion_pytorch import Unet as LucidrainsUnet
 from diffusers import UNet2DModel
-from sidebyside import interleaved, median_ratio, show
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.sidebyside import interleaved, median_ratio, show
 from ncsn.networks import UNet
 from ncsn.training.optimisers import MuonAdam
 

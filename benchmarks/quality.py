@@ -1,4 +1,4 @@
-"""What a budget of compute buys: `python benchmarks/quality.py`, some 30 minutes on two cores.
+"""What a budget of compute buys: `python -m benchmarks.quality`, some 30 minutes on two cores.
 
 Two configurations train from nothing for as many CPU-seconds, by the training command: the recipe of Fashion-MNIST,
 and EDM as it was published, with a plain U-Net of 0.45 million parameters on whole pixels (edm_baseline.yaml). Each
@@ -14,16 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sidebyside import show
-
+from benchmarks import ROOT
+from benchmarks.sidebyside import show
 from ncsn.cli.errors import silence_libraries
 from ncsn.evaluation.extractors import looks, real_pictures, reference_looks
 from ncsn.evaluation.measure import chosen_judge
 from ncsn.evaluation.metrics import frechet
 from ncsn.training.run import Run, build, check
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 TRIAL = 100
 """Steps from which the rate is told: enough to make little of what comes once, as the last checkpoint."""
 
@@ -40,11 +38,11 @@ def trained(config: Path, steps: int, others: list[str]) -> tuple[Run, float]:
     ]
     fixed += ["--name", f"{config.stem}_{steps}", "--trainer.logger", "false"]
     sys.argv = ["train.py", "--config", str(config), *fixed, *others]
-    cli = build()
-    check(cli)
+    run = build()
+    check(run)
     began = time.process_time()
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    return cli, time.process_time() - began
+    run.trainer.fit(run.model, datamodule=run.datamodule)
+    return run, time.process_time() - began
 
 
 def row(
@@ -53,9 +51,9 @@ def row(
     """Train for the budget, draw and score: a line of the table, and the distance."""
     _, trial = trained(config, TRIAL, others)
     steps = max(1, round(options.budget / trial * TRIAL))
-    cli, seconds = trained(config, steps, others)
+    run, seconds = trained(config, steps, others)
     module: Any = (
-        cli.model.eval()
+        run.model.eval()
     )  # with the averaged weights, which stay in place when a run has ended
     calls = 0
 
@@ -68,19 +66,19 @@ def row(
         return counting
 
     began = time.process_time()
-    with cli.trainer.precision_plugin.forward_context():
-        *_, x = module.samples(range(options.count), guide=counted)
+    with run.trainer.precision_plugin.forward_context():
+        x = module.model.sample(options.count, guide=counted)
     rate = options.count / (time.process_time() - began)
     judge = chosen_judge(
-        str(ROOT / "checkpoints" / "features_fashion_mnist.safetensors"), cli.datamodule
+        str(ROOT / "checkpoints" / "features_fashion_mnist.safetensors"), run.datamodule
     )
-    reference = reference_looks(judge, cli.datamodule).features
+    reference = reference_looks(judge, run.datamodule).features
     distance = frechet(looks(judge, x.split(100)).features, reference)
     floor = frechet(
-        looks(judge, real_pictures(cli.datamodule, "val", options.count)).features, reference
+        looks(judge, real_pictures(run.datamodule, "val", options.count)).features, reference
     )
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    images = steps * cli.datamodule.batch_size
+    images = steps * run.datamodule.batch_size
     numbers = f"{parameters:,}", f"{images:,}", f"{seconds:.0f}", str(calls), f"{rate:.1f}"
     return [name, *numbers, f"{distance:.2f} ({floor:.2f})"], distance
 
@@ -98,7 +96,7 @@ def main() -> None:
     silence_libraries()
     configs = {
         "recipe": ROOT / "configs" / "fashion_mnist.yaml",
-        "EDM baseline": HERE / "edm_baseline.yaml",
+        "EDM baseline": ROOT / "benchmarks" / "edm_baseline.yaml",
     }
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

@@ -1,4 +1,4 @@
-"""How many digits can be read after 90 seconds of training: `python benchmarks/readable.py`.
+"""How many digits can be read after 90 seconds of training: `python -m benchmarks.readable`.
 
 The default configuration is trained by the training command, with labels, for so long; then as many digits of each
 class are drawn as the model's sampler draws them. Printed is how many of them the shipped classifier takes for the
@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import ROOT
 from ncsn import load, load_features
 from ncsn.model.load import newest_checkpoint
-
-ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:

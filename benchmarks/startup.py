@@ -1,4 +1,4 @@
-"""How long until the first step: `python benchmarks/startup.py`.
+"""How long until the first step: `python -m benchmarks.startup`.
 
 The CPU seconds of `train.py` from its start to the end of one step and its checkpoint, against a bare Lightning script
 that takes one step of a linear layer, as whole processes, in turns. And the seconds that `sample.py --help` takes.
@@ -11,9 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from benchmarks import ROOT
+
 BARE = """
 import torch
 from lightning.pytorch import LightningModule, Trainer

@@ -1,4 +1,4 @@
-"""What Lightning and this framework add to a training step: `python benchmarks/step.py`.
+"""What Lightning and this framework add to a training step: `python -m benchmarks.step`.
 
 A recipe is trained by the training command as it is, with its averaged weights, its log and its guards. Between rounds
 of its steps it makes room for as many steps of a bare loop: the same network, batches, objective, optimiser and
@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from benchmarks import ROOT
 from ncsn.cli.errors import silence_libraries
 from ncsn.training.run import build, check, fit
-
-ROOT = Path(__file__).parents[2]
 
 
 class Alternate(Callback):
@@ -86,10 +85,10 @@ def main() -> None:
     sys.argv = ["train.py", "--config", str(options.config.resolve()), *fixed, *others]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        cli = build()
-        cli.trainer.callbacks.append(alternate)
-        check(cli)
-        fit(cli)
+        run = build()
+        run.trainer.callbacks.append(alternate)
+        check(run)
+        fit(run)
         os.chdir(ROOT)
     # Of ten rounds at a time: as many steps as from one that is logged to the next.
     theirs, bare = (
@@ -97,7 +96,7 @@ def main() -> None:
         for seconds in (alternate.theirs, alternate.bare)
     )
     ratio = statistics.median(one / other for one, other in zip(bare, theirs, strict=True))
-    images = 10 * options.steps * cli.datamodule.batch_size
+    images = 10 * options.steps * run.datamodule.batch_size
     rates = [images / statistics.median(seconds) for seconds in (theirs, bare)]
     print(f"training command {rates[0]:.0f} images/s, bare loop {rates[1]:.0f}: ratio {ratio:.3f}")
 

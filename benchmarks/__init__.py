@@ -1,0 +1,5 @@
+"""Measurements, each run from the root of the repository: `python -m benchmarks.NAME`."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
