@@ -108,7 +108,7 @@ def test_all_of_them_by_the_commands_from_a_file_beside_them(mine, tmp_path):
 
     trained = command("train.py", "--config", "own.yaml", *SHORT)
     assert "Trained 2 steps." in trained.stdout, trained.stderr
-    given = re.search(r"python sample\.py (--trust \S+)$", TEXT, re.MULTILINE)[1].split()
+    given = re.search(r"^ncsn sample (--trust \S+)$", TEXT, re.MULTILINE)[1].split()
     drawn = command("sample.py", "--num-samples", "4", "--device", "cpu", *given)
     assert "by Euler() over 20 levels" in drawn.stdout, drawn.stderr
     assert pixels(str(tmp_path / "samples.png")).float().std() > 0

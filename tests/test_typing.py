@@ -23,13 +23,13 @@ import ncsn
 from ncsn.score import Score
 
 model = ncsn.load("checkpoints/digits.safetensors")
-assert_type(model, ncsn.ScoreModule)
+assert_type(model, ncsn.Model)
 images = model.sample(64, seed=0)
 assert_type(images, Tensor)
 assert_type(model.score(images, 0.1), Tensor)
 assert_type(model.denoise(images, torch.tensor(0.1)), Tensor)
 assert_type(model.log_prob(images), Tensor)
-assert_type(ncsn.load("digits"), ncsn.ScoreModule)
+assert_type(ncsn.load("digits"), ncsn.Model)
 exact: Score = ncsn.Gaussian(torch.zeros(4), torch.tensor(1.0)).score
 assert_type(ncsn.score.tweedie(exact, images, torch.tensor(0.1)), Tensor)
 foreign: Score = ncsn.from_diffusers("folder")
