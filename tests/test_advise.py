@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from ncsn.cli.advise import advise, examples, objections, scalar
+from ncsn.cli.advise import examples, scalar
 from ncsn.cli.main import main
 from ncsn.data import ImageFolder
 from ncsn.noise import (
@@ -21,6 +21,7 @@ from ncsn.noise import (
     langevin_step_size,
 )
 from ncsn.samplers import AnnealedLangevin, ConsistentAnnealed, DPMSolver, Langevin
+from ncsn.samplers.advice import advise, objections
 from ncsn.training.run import build
 from PIL import Image
 
@@ -77,10 +78,10 @@ def test_each_number_has_its_reason_above_it(small, capsys):
     assert max(map(len, lines)) <= 120
     for name, reason in {
         "sigma_max": "Technique 1: the largest distance between two examples, 4.814",
-        "sigma_min": "2.5 of 255 grey levels",
+        "sigma_min": "2.55 of 255 grey levels: invisible",
         "levels": "Technique 2",
         "epsilon": "Technique 4",
-        "steps": "T, the fewest published: 66 network calls; yours are 6",
+        "steps": "T, the fewest published: 66 NFE; 6 in your settings",
     }.items():
         above = lines[next(i for i, line in enumerate(lines) if line.strip().startswith(f"{name}:")) - 1]
         assert above.strip().startswith("# ")
@@ -202,14 +203,14 @@ def test_more_steps_are_advised_where_the_budget_has_them():
         (GeometricSchedule(50, 0.01, 117), Langevin(1, 1), None),
         (GeometricSchedule(50, 0.01, 115), Langevin(1, 1), "levels: 115 is 0.5 of the 232"),
         (NCSNV2[0], AnnealedLangevin(9.2e-6, 5), None),
-        (NCSNV2[0], AnnealedLangevin(9.4e-6, 5), "epsilon: 9.4e-06 is 1.5 times the best for this ladder, 6.18e-06"),
+        (NCSNV2[0], AnnealedLangevin(9.4e-6, 5), "epsilon: 9.4e-06 is 1.5 times the best for these levels, 6.18e-06"),
         (NCSNV2[0], AnnealedLangevin(4.0e-6, 5), "epsilon: 4e-06 is 0.65 times the best"),
         (NCSNV2[0], AnnealedLangevin(1.1e-4, 5), "above sigma_min^2 each step overshoots"),
         (NCSNV2[0], AnnealedLangevin("auto", 5), None),
         (KarrasSchedule(50, 0.01, 300), AnnealedLangevin("auto", 5), None),
         (KarrasSchedule(5, 0.02, 20), DPMSolver(3), None),
         (KarrasSchedule(101, 0.02, 20), DPMSolver(3), "sigma_max: 101 is 2 times the largest distance, 50"),
-        (NoNoise(), Langevin(1, 1), "NoNoise has no ladder"),
+        (NoNoise(), Langevin(1, 1), "NoNoise has no noise levels"),
     ],
 )
 def test_what_is_objected_to(schedule, sampler, expected):
