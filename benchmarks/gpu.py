@@ -180,7 +180,7 @@ def commands(options: argparse.Namespace) -> None:
     steps = f"00:{int(options.minutes):02d}:{round(60 * options.minutes) % 60:02d}"
     features = "checkpoints/features_image_folder.safetensors"
     epochs = ["--epochs", "1"] if options.toy else ["--epochs", "10", "--precision", "bf16-mixed"]
-    judged = ["--num-samples", str(options.count), "--features", features]
+    measured = ["--num-samples", str(options.count), "--features", features]
     python = sys.executable
     for command in (
         [
@@ -203,7 +203,7 @@ def commands(options: argparse.Namespace) -> None:
             f"00:{steps}",
         ],
         [python, str(ROOT / "sample.py"), "--out", "grid.png"],
-        [python, "-m", "ncsn", "evaluate", *judged, "--json", "figures.json"],
+        [python, "-m", "ncsn", "evaluate", *measured, "--json", "figures.json"],
     ):
         print(f"\n$ {shlex.join(command)}", flush=True)
         status = subprocess.run(command, cwd=options.out).returncode
