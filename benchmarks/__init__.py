@@ -1,4 +1,4 @@
-"""Measurements, each run from the root of the repository: `python -m benchmarks.NAME`."""
+"""Measurements. Run each from the root of the repository: `python -m benchmarks.NAME`."""
 
 from pathlib import Path
 

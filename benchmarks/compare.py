@@ -1,11 +1,13 @@
-"""Every objective side by side: `python -m benchmarks.compare` prints the table of docs/theory.md.
+"""Compare the objectives: `python -m benchmarks.compare` prints the table of docs/theory.md.
 
-The same small perceptron learns the same mixture of Gaussians by each of the objectives, from the same data in the same
-order, and is then held against the exact score. The measure is the Fisher divergence at a noise level,
+Each objective trains the same small perceptron on the same mixture of Gaussians, with the
+same data in the same order. The learned score is compared with the exact score by the Fisher
+divergence at a noise level,
 
     F(sigma) = 1/2 E ||score(x~, sigma) - grad log p_sigma(x~)||^2,    x~ ~ p_sigma,
 
-by a sum over a lattice, and as a share of that of a score of zero: 1 is to know nothing, 0 to know all.
+which is a sum over a lattice, divided by the divergence of a zero score: 1 means that nothing
+was learned, 0 that the score is exact.
 """
 
 import time
@@ -57,7 +59,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def learn(objective: Objective, steps: int, seed: int = 0) -> Score:
-    """The score that the perceptron learns of `TARGET` in so many steps of 512 points, on the CPU."""
+    """Train the perceptron on `TARGET` for `steps` steps of 512 points, and return its score."""
     torch.manual_seed(seed)
     denoiser = EDMDenoiser(MLP(features=2, width=64), data_mean=0, data_std=DATA_STD)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3)
@@ -76,13 +78,15 @@ def learn(objective: Objective, steps: int, seed: int = 0) -> Score:
 def divergence(
     score: Score, density: Density, sigma: float, reach: float = 6, nodes: int = 121
 ) -> float:
-    """The Fisher divergence of a score of the plane from a density's, as a share of that of a score of zero.
+    """Return the Fisher divergence from the exact score of a density in the plane.
+
+    The result is a share of the divergence of a zero score.
 
     Args:
-        score: what is judged.
-        density: what it should be the score of, at the noise level `sigma`.
+        score: the score to compare.
+        density: the density with the exact score.
         sigma: the noise level.
-        reach: the lattice is over [-reach, reach]^2, and the noise's own reach more.
+        reach: half the side of the lattice, to which 4 sigma are added.
         nodes: points of the lattice on a side.
     """
     axis = torch.linspace(-reach - 4 * sigma, reach + 4 * sigma, nodes)
@@ -96,14 +100,14 @@ def divergence(
 
 
 def main() -> None:
-    """Train by each of the objectives, and print the table."""
+    """Train with each objective, and print the table."""
     parser = ArgumentParser(
-        description="Train the same perceptron by every objective, and compare the scores."
+        description="Train the same perceptron with every objective, and compare the scores."
     )
-    parser.add_argument("--steps", type=int, default=3000, help="of training (3000)")
+    parser.add_argument("--steps", type=int, default=3000, help="training steps (3000)")
     steps = parser.parse_args().steps
     if steps < 1:
-        fail(2, f"--steps: {steps} is not a whole number from 1")
+        fail(2, f"expected --steps >= 1, got {steps}")
     table = Table(
         "objective", "seconds", *(f"sigma = {sigma:g}" for sigma in LEVELS), box=box.MARKDOWN
     )

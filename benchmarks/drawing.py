@@ -1,7 +1,8 @@
-"""What a sampler adds to the network's own time: `python -m benchmarks.drawing`.
+"""Measure the overhead of a sampler: `python -m benchmarks.drawing`.
 
-A walk of a recipe's network, with its streams of noise, against as many bare calls of the network on the same batch;
-and how much the most memory that the process ever held has grown from its first walks to its last.
+Sampling from the network of a recipe, with its random streams, is timed against the same number
+of bare network evaluations of the same batch. The growth of the peak memory over the rounds is
+measured as well.
 """
 
 import argparse
@@ -22,13 +23,13 @@ from ncsn.training.run import build
 
 def main() -> None:
     """Measure, and print the ratio."""
-    parser = argparse.ArgumentParser(
-        description="A sampler's walk against bare calls of the network."
-    )
+    parser = argparse.ArgumentParser(description="Time sampling against bare network evaluations.")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "mnist.yaml")
-    parser.add_argument("--batch", type=int, default=64, help="pictures in a batch (64)")
-    parser.add_argument("--levels", type=int, default=20, help="and calls of the network (20)")
-    parser.add_argument("--rounds", type=int, default=15, help="(15)")
+    parser.add_argument("--batch", type=int, default=64, help="batch size (64)")
+    parser.add_argument(
+        "--levels", type=int, default=20, help="noise levels, which is the NFE (20)"
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (15)")
     options, others = parser.parse_known_args()
     silence_libraries()
     sys.argv = ["train.py", "--config", str(options.config), "--trainer.logger", "false", *others]
@@ -44,22 +45,21 @@ def main() -> None:
             for _ in range(options.levels):
                 network(x, level)
 
-    def walk() -> None:
+    def sampling() -> None:
         with forward():
             for _ in module.model.trajectories(
                 range(options.batch), sampler=DPMSolver(eta=2.0), sigmas=sigmas
             ):
                 pass
 
-    interleaved({"bare": bare, "walk": walk}, 2)
+    interleaved({"bare": bare, "sampling": sampling}, 2)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = interleaved({"bare": bare, "walk": walk}, options.rounds)
+    seconds = interleaved({"bare": bare, "sampling": sampling}, options.rounds)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    rate = options.batch / statistics.median(seconds["walk"])
-    print(
-        f"{rate:.1f} pictures/s; a walk takes {median_ratio(seconds['walk'], seconds['bare']):.3f} of its bare calls"
-    )
-    print(f"The most memory held grew by {grown:.1f} MB")
+    rate = options.batch / statistics.median(seconds["sampling"])
+    ratio = median_ratio(seconds["sampling"], seconds["bare"])
+    print(f"{rate:.1f} images/s; sampling takes {ratio:.3f} of the time of its network evaluations")
+    print(f"The peak memory grew by {grown:.1f} MB")
 
 
 if __name__ == "__main__":

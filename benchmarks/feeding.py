@@ -1,4 +1,7 @@
-"""How fast batches come: `python -m benchmarks.feeding`, on one core, for sets that are held as a tensor."""
+"""Measure the data loading rate: `python -m benchmarks.feeding`.
+
+It uses one core, and a data set that is held in memory.
+"""
 
 import argparse
 import statistics
@@ -16,7 +19,7 @@ from ncsn.training.run import build
 def main() -> None:
     """Measure, and print the rate."""
     parser = argparse.ArgumentParser(
-        description="Batches of a held data set, as the training step gets them."
+        description="Time the batches of a data set in memory, as training loads them."
     )
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "mnist.yaml")
     parser.add_argument("--rounds", type=int, default=5, help="epochs (5)")

@@ -1,13 +1,14 @@
-"""What one GPU makes of CIFAR-10: `python -m benchmarks.gpu FOLDER`, some half an hour. Not measured on one yet.
+"""Measure CIFAR-10 on one GPU: `python -m benchmarks.gpu FOLDER` takes about half an hour.
 
-FOLDER holds the training pictures in a folder for each class. First our U-Net, as configs/cifar10.yaml has it,
-compiled and in bf16, trains in turns with diffusers' UNet2DModel of the size of its own DDPM for CIFAR-10, as its
-training example runs it, in bf16 too: printed are images a second and the part of the rate at which the GPU multiplies
-large matrices in bf16. Then the commands of this package, each shown before it is run, train the recipe for 20
-minutes, draw a grid, and score it in the features of a classifier of the same pictures.
+FOLDER holds the training images, in a folder for each class. The first part trains the U-Net of
+configs/cifar10.yaml, compiled and in bf16, in turns with UNet2DModel of diffusers in the size of
+its DDPM for CIFAR-10, in bf16 as in its training example. It prints images/s, and the share of
+the rate at which the GPU multiplies large matrices in bf16. The second part runs the commands of
+this package, and shows each of them: it trains the recipe for 20 minutes, samples a grid, and
+evaluates samples in the features of a classifier of the same images.
 
-`--toy` does all of it in a minute or two on a CPU, with a tiny network and uncompiled, to see that it runs: its figures
-mean nothing. It needs the packages of `pip install -e '.[benchmark]'`.
+`--toy` runs everything in a minute or two on a CPU, with a tiny network and without compiling, as
+a test; its results mean nothing. Needed packages: `pip install -e '.[benchmark]'`.
 """
 
 import argparse
@@ -32,31 +33,32 @@ from ncsn.training.run import build
 
 CONFIG = ROOT / "configs" / "cifar10.yaml"
 TOY_NETWORK = {"width": 8, "blocks": 1, "attention": "[]"}
-TOY_CHANNELS = 32
-"""Of diffusers' network, at each of its resolutions; 128 and then 256 else."""
+TOY_CHANNELS = 32  # of diffusers' network at each resolution, in place of 128 and 256
 
 
 def main() -> None:
-    """Measure, train, draw and score."""
+    """Measure the speed, train, sample and evaluate."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "folder", type=Path, help="the training pictures of CIFAR-10, in a folder for each class"
+        "folder", type=Path, help="the training images of CIFAR-10, in a folder for each class"
     )
-    parser.add_argument("--minutes", type=float, default=20.0, help="of training (20)")
-    parser.add_argument("--batch", type=int, default=512, help="pictures in a batch (512)")
-    parser.add_argument("--rounds", type=int, default=20, help="of ten steps, of each network (20)")
+    parser.add_argument("--minutes", type=float, default=20.0, help="minutes of training (20)")
+    parser.add_argument("--batch", type=int, default=512, help="batch size (512)")
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds of ten steps (20)")
     parser.add_argument(
-        "--count", type=int, default=10_000, help="pictures that are drawn and scored (10,000)"
+        "--count", type=int, default=10_000, help="number of samples to evaluate (10,000)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("gpu"), help="the folder that all of it goes to (gpu)"
+        "--out", type=Path, default=Path("gpu"), help="folder for all outputs (gpu)"
     )
-    parser.add_argument("--toy", action="store_true", help="on a CPU, at toy size")
+    parser.add_argument(
+        "--toy", action="store_true", help="test all of it on a CPU, with a tiny network"
+    )
     options = parser.parse_args()
     if options.toy:
         options.minutes, options.batch, options.rounds, options.count = 0.2, 8, 2, 80
     elif not torch.cuda.is_available():
-        sys.exit("error: there is no GPU here; --toy runs it all on a CPU, at toy size")
+        sys.exit("error: expected a GPU, found none; --toy tests all of it on a CPU")
     options.folder = options.folder.resolve()
     silence_libraries()
     options.out.mkdir(parents=True)
@@ -65,12 +67,12 @@ def main() -> None:
 
 
 def data_settings(folder: Path) -> list[str]:
-    """Return the options of the pictures, for the training command and the classifier's."""
+    """Return the options of the data, for training and for the classifier."""
     return ["--data", "ncsn.data.ImageFolder", "--data.root", str(folder), "--data.size", "32"]
 
 
 def recipe(options: argparse.Namespace) -> list[str]:
-    """The training command's settings: the recipe, on the folder of pictures, at this batch size."""
+    """Return the options of the training command for the recipe, the data and the batch size."""
     settings = [
         "--config",
         str(CONFIG),
@@ -86,7 +88,7 @@ def recipe(options: argparse.Namespace) -> list[str]:
 
 
 def speed(options: argparse.Namespace) -> None:
-    """Train ours and diffusers' in turns, on pictures of noise, and print the table."""
+    """Train both networks in turns on random images, and print the table."""
     device = torch.device("cpu" if options.toy else "cuda")
     sys.argv = ["train.py", *recipe(options), "--trainer.logger", "false"]
     ours: nn.Module = build().model.denoiser.network.to(device)
@@ -125,17 +127,17 @@ def speed(options: argparse.Namespace) -> None:
         [
             "network",
             "parameters",
-            "GFLOP a picture",
+            "GFLOP per image",
             "images/s",
             "ratio",
-            "of the peak of bf16 matrices",
+            "share of the peak of bf16 matrices",
         ],
         rows,
     )
 
 
 def operations(call: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> float:
-    """Billions of operations in one picture's forward pass."""
+    """Return the GFLOP of the forward pass of one image."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         call(torch.randn(1, 3, 32, 32, device=device), torch.ones(1, device=device))
     return float(counter.get_total_flops()) / 1e9
@@ -147,7 +149,7 @@ def training(
     options: argparse.Namespace,
     device: torch.device,
 ) -> Callable[[], None]:
-    """Ten training steps in bf16."""
+    """Return a function that takes ten training steps in bf16."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=not options.toy)
     x, level = (
         torch.rand(options.batch, 3, 32, 32, device=device),
@@ -166,7 +168,7 @@ def training(
 
 
 def waited(thing: Callable[[], Any], device: torch.device) -> None:
-    """Do it ten times, and wait for the device."""
+    """Call `thing` ten times, and wait for the device."""
     for _ in range(10):
         thing()
     if device.type == "cuda":
@@ -174,11 +176,11 @@ def waited(thing: Callable[[], Any], device: torch.device) -> None:
 
 
 def commands(options: argparse.Namespace) -> None:
-    """Train, draw and score by the commands of the package, in the folder of the options."""
+    """Train, sample and evaluate with the commands of the package, in the output folder."""
     steps = f"00:{int(options.minutes):02d}:{round(60 * options.minutes) % 60:02d}"
     features = "checkpoints/features_image_folder.safetensors"
     epochs = ["--epochs", "1"] if options.toy else ["--epochs", "10", "--precision", "bf16-mixed"]
-    judged = ["--num-samples", str(options.count), "--features", features]
+    measured = ["--num-samples", str(options.count), "--features", features]
     python = sys.executable
     for command in (
         [
@@ -201,7 +203,7 @@ def commands(options: argparse.Namespace) -> None:
             f"00:{steps}",
         ],
         [python, str(ROOT / "sample.py"), "--out", "grid.png"],
-        [python, "-m", "ncsn", "evaluate", *judged, "--json", "figures.json"],
+        [python, "-m", "ncsn", "evaluate", *measured, "--json", "figures.json"],
     ):
         print(f"\n$ {shlex.join(command)}", flush=True)
         status = subprocess.run(command, cwd=options.out).returncode

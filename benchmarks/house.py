@@ -1,10 +1,10 @@
-"""The shape of the package in numbers: `python -m benchmarks.house [REPOSITORY]` prints a table.
+"""Measure the structure of the package: `python -m benchmarks.house [REPOSITORY]`.
 
-A room is a folder of `ncsn/`, or a module at its top. Names that begin with `__`, and py.typed,
-are no entries. An arrow is an import statement from one room of another. The floor of a room is
-one above the highest room that it imports. The subject is the theory: noise, score, objectives,
+A room is a folder or a module at the top of `ncsn/`; names that begin with `__` and py.typed do
+not count. An arrow is an import statement from one room to another. The floor of a room is one
+above the highest room that it imports. The subject is the theory: noise, score, objectives,
 samplers and networks (with guidance, densities and toys). A guard is a line of a raise, of an if
-around one, or of `expect`. Words are those of docstrings.
+around one, or of `expect`. Words are counted in docstrings.
 """
 
 import ast
@@ -25,7 +25,7 @@ SUBJECT = THEORY | {"densities", "toys", "guidance", "likelihood", "streams", "f
 
 
 class House:
-    """The numbers of a repository.
+    """Measurements of a repository.
 
     Args:
         repository: the folder that contains `ncsn/`.
@@ -44,7 +44,7 @@ class House:
 
     @property
     def rooms(self) -> set[str]:
-        """The entries at the top of the package."""
+        """Return the entries at the top of the package."""
         return {room for room in map(self.room, self.trees) if not room.startswith("__")}
 
     def arrows(self) -> Iterator[tuple[str, str]]:
@@ -67,7 +67,7 @@ class House:
         """Return the floor of each room, from 1.
 
         Raises:
-            ValueError: if rooms import each other in a circle.
+            ValueError: if the imports of rooms form a cycle.
         """
         below: dict[str, set[str]] = {room: set() for room in self.rooms}
         for room, to in self.arrows():
@@ -76,18 +76,18 @@ class House:
         @cache
         def floor(room: str, path: tuple[str, ...] = ()) -> int:
             if room in path:
-                raise ValueError(f"a circle: {' -> '.join([*path, room])}")
+                raise ValueError(f"a cycle: {' -> '.join([*path, room])}")
             return 1 + max((floor(to, (*path, room)) for to in sorted(below[room])), default=0)
 
         return {room: floor(room) for room in sorted(self.rooms)}
 
     def lines(self, rooms: set[str] | None = None) -> int:
-        """Return the lines of the package, or of some rooms."""
+        """Return the number of lines in the package, or in some rooms."""
         files = [file for file in self.trees if rooms is None or self.room(file) in rooms]
         return sum(len(file.read_text("utf-8").splitlines()) for file in files)
 
     def guards(self) -> int:
-        """Return the lines of the theory that only check."""
+        """Return the number of lines in the theory that only check."""
         found = set()
         for file, tree in self.trees.items():
             if self.room(file) in SUBJECT:
@@ -98,7 +98,7 @@ class House:
         return len(found)
 
     def docstrings(self) -> list[str]:
-        """Return the docstrings of the package, attributes' as well."""
+        """Return the docstrings of the package, including those of attributes."""
         bodies = [
             node.body
             for tree in self.trees.values()
@@ -110,7 +110,7 @@ class House:
         return [value for value in constants if isinstance(value, str)]
 
     def rows(self) -> dict[str, str]:
-        """Return the numbers by their names."""
+        """Return the measurements by name."""
         words = re.findall(r"[a-z']+", " ".join(self.docstrings()).lower())
         rates = {word: 1000 * words.count(word) / len(words) for word in ("if", "where")}
         asking = [text for text in self.docstrings() if re.match(r"\s*(What|How|Whether)\b", text)]
@@ -137,7 +137,7 @@ class House:
 
 
 def is_guard(node: ast.AST) -> bool:
-    """Return True for a raise, an if around nothing else, and a call of `expect`."""
+    """Return True for a raise, an if that contains only raises, or a call of `expect`."""
     if isinstance(node, ast.If):
         return not node.orelse and all(isinstance(part, ast.Raise) for part in node.body)
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):

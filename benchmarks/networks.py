@@ -1,13 +1,14 @@
-"""Our network beside others' of as much work: `python -m benchmarks.networks`.
+"""Compare the U-Net with those of other packages: `python -m benchmarks.networks`.
 
-Each network is called as its own project's examples do it, and trains (forward, backward, optimiser) in float32 with
-AdamW; ours does as the recipe of Fashion-MNIST, with its optimiser, in bf16. Widths are chosen so that a forward pass
-takes as many operations, to 10 %. All keep freed memory, as our commands do.
-Printed are images a second as multiples of diffusers', and what part of the machine's peak a training step reaches, of
-which the operations of the optimiser are a part too (our Newton-Schulz): the peak is the most operations a second that
-a 3x3 convolution, forward and backward, reached in the same run, in float32 or bf16, whichever the network runs in.
+Each network trains (forward, backward, optimiser) in float32 with AdamW, as in the examples of
+its own project. The U-Net of this package trains as in the recipe of Fashion-MNIST, with its
+optimiser and in bf16. Widths are chosen so that the forward passes have the same cost to 10 %.
+The table shows images/s as multiples of those of diffusers, and the share of the peak of the
+machine that a training step reaches, where the step includes the operations of the optimiser
+(Newton-Schulz). The peak is the highest rate of a 3x3 convolution, forward and backward, in the
+same run and in the data type of the network.
 
-It needs the packages of `pip install -e '.[benchmark]'`.
+Needed packages: `pip install -e '.[benchmark]'`.
 """
 
 import argparse
@@ -33,7 +34,7 @@ SIZE = 28
 
 
 class Entry(NamedTuple):
-    """A network, how it is called on pictures (B, 1, H, W) and noise levels (B,), and how it is trained."""
+    """A network, its call on images (B, 1, H, W) and noise levels (B,), and its training."""
 
     network: nn.Module
     call: Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -42,7 +43,7 @@ class Entry(NamedTuple):
 
 
 class Modulated(nn.Module):
-    """azula's U-Net with an embedding of the level, as its examples give it one."""
+    """The U-Net of azula with an embedding of the noise level, as in its examples."""
 
     def __init__(self, features: int = 64, **settings: Any) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class Modulated(nn.Module):
 
 
 def entries() -> dict[str, Entry]:
-    """The networks, the one that the others are measured by first."""
+    """Return the networks, with the reference first."""
     down, up = ("DownBlock2D", "DownBlock2D"), ("UpBlock2D", "UpBlock2D")
     theirs = UNet2DModel(
         SIZE, 1, 1, layers_per_block=2, block_out_channels=(16, 24), norm_num_groups=4, down_block_types=down,
@@ -80,14 +81,14 @@ def entries() -> dict[str, Entry]:
 
 
 def operations(work: Callable[[], None]) -> float:
-    """Billions of multiplications and additions in the convolutions and matrix products of some work."""
+    """Return the GFLOP of the convolutions and matrix products in a call of `work`."""
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops()) / 1e9
 
 
 def training(entry: Entry, x: Tensor) -> Callable[[], None]:
-    """A training step."""
+    """Return a function that takes a training step."""
     optimizer = entry.optimizer(entry.network.parameters(), lr=1e-4)
     level = torch.rand(len(x))
 
@@ -101,8 +102,8 @@ def training(entry: Entry, x: Tensor) -> Callable[[], None]:
     return step
 
 
-def drawing(entry: Entry, x: Tensor) -> Callable[[], None]:
-    """A call, as a sampler makes it."""
+def sampling(entry: Entry, x: Tensor) -> Callable[[], None]:
+    """Return a function that evaluates the network as a sampler does."""
     level = torch.rand(len(x))
 
     @torch.no_grad()
@@ -114,14 +115,14 @@ def drawing(entry: Entry, x: Tensor) -> Callable[[], None]:
 
 
 def precision(entry: Entry) -> Any:
-    """Autocast, for a network that runs in bf16."""
+    """Return autocast for a network that runs in bf16."""
     return nullcontext() if entry.dtype == torch.float32 else torch.autocast("cpu", entry.dtype)
 
 
 def peak(
     dtype: torch.dtype, channels: int = 128, batch: int = 64, size: int = 14
 ) -> tuple[Callable[[], None], float]:
-    """A convolution, forward and backward, and the billions of operations that it takes."""
+    """Return a function that runs a convolution forward and backward, and its GFLOP."""
     convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(
         dtype, memory_format=torch.channels_last
     )
@@ -139,15 +140,15 @@ def peak(
 
 def main() -> None:
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description="Networks side by side, at as much work.")
-    parser.add_argument("--batch", type=int, default=128, help="pictures in a batch (128)")
-    parser.add_argument("--rounds", type=int, default=15, help="(15)")
+    parser = argparse.ArgumentParser(description="Compare networks of the same cost.")
+    parser.add_argument("--batch", type=int, default=128, help="batch size (128)")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (15)")
     options = parser.parse_args()
     x = torch.rand(options.batch, 1, SIZE, SIZE)
     networks = entries()
     peaks = {dtype: peak(dtype) for dtype in (torch.float32, torch.bfloat16)}
     steps = {name: training(entry, x) for name, entry in networks.items()}
-    calls = {name: drawing(entry, x) for name, entry in networks.items()}
+    calls = {name: sampling(entry, x) for name, entry in networks.items()}
     convolutions = {str(dtype): convolution for dtype, (convolution, _) in peaks.items()}
     trained, drawn = (
         interleaved(steps | convolutions, options.rounds),
@@ -169,7 +170,10 @@ def main() -> None:
                 f"{reached / best:.0%} of {str(entry.dtype).removeprefix('torch.')}",
             ]
         )
-    show(["network", "GFLOP a picture", "training", "drawing", "of the convolutions' peak"], rows)
+    show(
+        ["network", "GFLOP per image", "training", "sampling", "share of the convolutions' peak"],
+        rows,
+    )
     print(
         f"Images/s as multiples of {first}'s; {torch.get_num_threads()} threads, batches of {options.batch}."
     )

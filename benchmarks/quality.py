@@ -1,9 +1,10 @@
-"""What a budget of compute buys: `python -m benchmarks.quality`, some 30 minutes on two cores.
+"""Compare the sample quality for a budget of compute: `python -m benchmarks.quality`.
 
-Two configurations train from nothing for as many CPU-seconds, by the training command: the recipe of Fashion-MNIST,
-and EDM as it was published, with a plain U-Net of 0.45 million parameters on whole pixels (edm_baseline.yaml). Each
-draws by its own sampler, and is scored by the Frechet distance to the training set in the features of the shipped
-classifier.
+The training command trains two configurations from scratch for the same CPU time: the recipe of
+Fashion-MNIST, and the published settings of EDM with a plain U-Net of 0.45 million parameters
+without patches (edm_baseline.yaml). Each is sampled with its own sampler, and measured by the
+Frechet distance to the training set in the features of the shipped classifier. The comparison
+takes about 30 minutes on two cores.
 """
 
 import argparse
@@ -22,12 +23,13 @@ from ncsn.evaluation.measure import chosen_judge
 from ncsn.evaluation.metrics import frechet
 from ncsn.training.run import Run, build, check
 
-TRIAL = 100
-"""Steps from which the rate is told: enough to make little of what comes once, as the last checkpoint."""
+TRIAL = (
+    100  # steps to measure the rate; enough to amortise single costs such as the last checkpoint
+)
 
 
 def trained(config: Path, steps: int, others: list[str]) -> tuple[Run, float]:
-    """What the training command makes of a configuration in so many steps, and the CPU-seconds that the steps took."""
+    """Train a configuration for `steps` steps, and return the run and its CPU-seconds."""
     fixed = [
         "--trainer.max_steps",
         str(steps),
@@ -48,19 +50,17 @@ def trained(config: Path, steps: int, others: list[str]) -> tuple[Run, float]:
 def row(
     name: str, config: Path, options: argparse.Namespace, others: list[str]
 ) -> tuple[list[str], float]:
-    """Train for the budget, draw and score: a line of the table, and the distance."""
+    """Train for the budget, sample and evaluate: return a row of the table and the distance."""
     _, trial = trained(config, TRIAL, others)
     steps = max(1, round(options.budget / trial * TRIAL))
     run, seconds = trained(config, steps, others)
-    module: Any = (
-        run.model.eval()
-    )  # with the averaged weights, which stay in place when a run has ended
-    calls = 0
+    module: Any = run.model.eval()  # with the averaged weights, which stay in place after a run
+    nfe = 0
 
     def counted(score: Any) -> Any:
         def counting(x: Any, sigma: Any) -> Any:
-            nonlocal calls
-            calls += 1
+            nonlocal nfe
+            nfe += 1
             return score(x, sigma)
 
         return counting
@@ -79,18 +79,20 @@ def row(
     )
     parameters = sum(parameter.numel() for parameter in module.parameters())
     images = steps * run.datamodule.batch_size
-    numbers = f"{parameters:,}", f"{images:,}", f"{seconds:.0f}", str(calls), f"{rate:.1f}"
+    numbers = f"{parameters:,}", f"{images:,}", f"{seconds:.0f}", str(nfe), f"{rate:.1f}"
     return [name, *numbers, f"{distance:.2f} ({floor:.2f})"], distance
 
 
 def main() -> None:
     """Train both, and print the table and the ratio."""
-    parser = argparse.ArgumentParser(description="The recipe and EDM's, for as much compute.")
+    parser = argparse.ArgumentParser(
+        description="Compare the recipe with the settings of EDM for the same CPU time."
+    )
     parser.add_argument(
         "--budget", type=float, default=600.0, help="CPU-seconds of training for each (600)"
     )
     parser.add_argument(
-        "--count", type=int, default=500, help="pictures that are drawn and scored (500)"
+        "--count", type=int, default=500, help="number of samples to evaluate (500)"
     )
     options, others = parser.parse_known_args()
     silence_libraries()
@@ -108,8 +110,8 @@ def main() -> None:
         "images seen",
         "CPU-s",
         "NFE",
-        "pictures/CPU-s",
-        "Frechet distance (floor)",
+        "images/CPU-s",
+        "Frechet distance (held-out images)",
     ]
     show(columns, [line for line, _ in found])
     print(f"The recipe's distance is {found[0][1] / found[1][1]:.3f} of the baseline's.")

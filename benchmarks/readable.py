@@ -1,8 +1,8 @@
-"""How many digits can be read after 90 seconds of training: `python -m benchmarks.readable`.
+"""Measure how many digits are readable after 90 seconds of training: `python -m benchmarks.readable`.
 
-The default configuration is trained by the training command, with labels, for so long; then as many digits of each
-class are drawn as the model's sampler draws them. Printed is how many of them the shipped classifier takes for the
-digit that was asked for.
+The training command trains the default configuration with labels. Then the same number of
+samples of each class is drawn. The result is the share that the shipped classifier assigns to
+the class of the sample.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from ncsn.model.load import newest_checkpoint
 
 
 def main() -> None:
-    """Train, draw, and print the share."""
+    """Train, sample, and print the share."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=int, default=90, help="of training (90)")
+    parser.add_argument("--seconds", type=int, default=90, help="seconds of training (90)")
     parser.add_argument(
-        "--count", type=int, default=500, help="digits that are drawn, of ten classes in turn (500)"
+        "--count", type=int, default=500, help="number of samples, of ten classes in turn (500)"
     )
     options, others = parser.parse_known_args()
     limit = f"00:00:{options.seconds // 60:02d}:{options.seconds % 60:02d}"
@@ -46,7 +46,7 @@ def main() -> None:
     named = load_features("checkpoints/features_digits.safetensors").logits(x.clamp(0, 1)).argmax(1)
     right = (named == label).float().mean()
     print(
-        f"{right:.1%} of {options.count} digits are what was asked for, after {options.seconds} s of training"
+        f"{right:.1%} of {options.count} digits are readable, after {options.seconds} s of training"
     )
 
 

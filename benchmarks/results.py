@@ -1,9 +1,10 @@
-"""The table of results: `python -m benchmarks.results configs/digits.yaml` trains, evaluates and prints.
+"""Print the table of results: `python -m benchmarks.results configs/digits.yaml`.
 
-Each configuration is trained by the training command into a run of its own, named NAME_results, and evaluated by the
-evaluation command, as a user would. Options for either go through: `--train "--trainer.max_time 00:00:10:00"`,
-`--evaluate "--num-samples 10000 --seeds 3"`. What is in the table was run, and nothing else is: a row stays in
-checkpoints/NAME_results/result.json, and is not made again while the configuration and the options are the same.
+The training command trains each configuration in a run named NAME_results, and the evaluation
+command evaluates it, as a user would. Options for both are passed on:
+`--train "--trainer.max_time 00:00:10:00"`, `--evaluate "--num-samples 10000 --seeds 3"`. A row is
+saved as checkpoints/NAME_results/result.json, and is reused if the configuration and the options
+are unchanged.
 """
 
 import json
@@ -37,22 +38,20 @@ POLL_INTERVAL = 0.05  # seconds
 def main() -> None:
     """Train and evaluate each configuration, and print a row for it."""
     parser = OneLineParser(description="Train and evaluate configurations.", allow_abbrev=False)
-    parser.add_argument(
-        "configs", nargs="+", type=Path, help="configurations of the training command"
-    )
+    parser.add_argument("configs", nargs="+", type=Path, help="configurations to train")
     parser.add_argument(
         "--train",
         type=shlex.split,
         default=[],
         metavar="OPTIONS",
-        help="more for the training command",
+        help="additional options for training",
     )
     parser.add_argument(
         "--evaluate",
         type=shlex.split,
         default=[],
         metavar="OPTIONS",
-        help="more for the evaluation",
+        help="additional options for the evaluation",
     )
     options = parser.parse_args()
     for config in options.configs:
@@ -74,7 +73,7 @@ def file_of(config: Path) -> Path:
 
 
 def result(config: Path, options: Namespace) -> dict[str, Any]:
-    """The report of a configuration as the evaluation wrote it, with its `config` and the `minutes` of training."""
+    """Return the report of the evaluation, with `config` and the `minutes` of training."""
     file = file_of(config)
     folder = file.parent
     made_by = [config.read_text(), options.train, options.evaluate]
@@ -98,9 +97,9 @@ def result(config: Path, options: Namespace) -> dict[str, Any]:
 
 
 def done(command: list[str]) -> None:
-    """Run a command, and end with its exit status if that is not 0.
+    """Run a command, and exit with its status if that is not 0.
 
-    A signal is passed on to it, and ends this program once the command has ended.
+    Signals are passed on to the command, and end this program after the command has ended.
     """
     received: list[int] = []
     before = {
@@ -108,7 +107,7 @@ def done(command: list[str]) -> None:
         for number in SIGNALS
     }
     try:
-        # In a session of its own it does not get Ctrl-C from the terminal as well: a second one ends it at once.
+        # In its own session the command does not also get Ctrl-C from the terminal, which would end it at once.
         process, passed_on = subprocess.Popen(command, start_new_session=True), 0
         while process.poll() is None:
             if passed_on < len(received):
@@ -125,7 +124,7 @@ def done(command: list[str]) -> None:
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:
-    """A row for each result, and a column for each figure, with the floor in brackets."""
+    """Return a row for each result, with the metrics of held-out images in brackets."""
     names = list(dict.fromkeys(name for one in results for name in one["figures"]))
     table = Table(
         "config",

@@ -1,6 +1,6 @@
-"""Things measured side by side: in turns, so that whatever else the machine does disturbs them alike.
+"""Timings of several functions in turns, so that other load on the machine affects them equally.
 
-Only ratios are told, and rates that come from one run: never hold a number of one run against one of another.
+Compare only ratios, or rates from the same run: rates of different runs are not comparable.
 """
 
 import statistics
@@ -15,7 +15,7 @@ __all__ = ["interleaved", "median_ratio", "show"]
 
 
 def interleaved(things: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """The seconds that each of `things` takes in each of the rounds, after one round that does not count."""
+    """Return the seconds of each function in each round, after one round of warm-up."""
     for thing in things.values():
         thing()
     seconds: dict[str, list[float]] = {name: [] for name in things}
@@ -28,7 +28,7 @@ def interleaved(things: Mapping[str, Callable[[], object]], rounds: int) -> dict
 
 
 def median_ratio(over: list[float], under: list[float]) -> float:
-    """The median over rounds of one thing's seconds over another's in the same round."""
+    """Return the median over rounds of `over` divided by `under`."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 

@@ -1,7 +1,8 @@
-"""How long until the first step: `python -m benchmarks.startup`.
+"""Measure the start-up time: `python -m benchmarks.startup`.
 
-The CPU seconds of `train.py` from its start to the end of one step and its checkpoint, against a bare Lightning script
-that takes one step of a linear layer, as whole processes, in turns. And the seconds that `sample.py --help` takes.
+The CPU time of `train.py` with one step and one checkpoint is compared with that of a bare
+Lightning script with one step of a linear layer, as processes in turns. The time of
+`sample.py --help` is printed as well.
 """
 
 import argparse
@@ -34,7 +35,7 @@ Trainer(max_steps=1).fit(Linear(), torch.utils.data.DataLoader(torch.randn(256, 
 
 
 def cpu_seconds(*command: str) -> float:
-    """User and system time of a process and its children, in a folder of its own."""
+    """Return the user and system time of a process and its children, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         before = os.times()
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -47,9 +48,11 @@ def cpu_seconds(*command: str) -> float:
 def main() -> None:
     """Measure, and print the difference."""
     parser = argparse.ArgumentParser(
-        description="The start of the training command against a bare script's."
+        description="Compare the start-up time of training with a bare Lightning script."
     )
-    parser.add_argument("--rounds", type=int, default=5, help="after one that does not count (5)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="timed rounds, after one round of warm-up (5)"
+    )
     rounds = parser.parse_args().rounds
     fixed = "--config", str(ROOT / "configs" / "digits.yaml"), "--trainer.max_steps", "1"
     ours, bare, shown = [], [], []

@@ -1,8 +1,8 @@
-"""What Lightning and this framework add to a training step: `python -m benchmarks.step`.
+"""Measure the overhead of a training step: `python -m benchmarks.step`.
 
-A recipe is trained by the training command as it is, with its averaged weights, its log and its guards. Between rounds
-of its steps it makes room for as many steps of a bare loop: the same network, batches, objective, optimiser and
-precision, and nothing else. Printed is how many images a second the first trains as a part of those of the second.
+The training command trains a recipe, with averaged weights, logs and checks. After each round
+of steps, a bare loop takes the same number of steps, with the same network, batches, objective,
+optimiser and precision, and nothing else. The result is the ratio of their images/s.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ncsn.training.run import build, check, fit
 
 
 class Alternate(Callback):
-    """Rounds of the trainer's steps, each followed by one of the bare loop's."""
+    """Alternation between rounds of the trainer and rounds of a bare loop."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
@@ -48,7 +48,7 @@ class Alternate(Callback):
         self.began = time.perf_counter()
 
     def loop(self, trainer: Trainer, module: Any) -> None:
-        """As many steps without a framework."""
+        """Take the steps of a round without a framework."""
         data, objective, schedule = trainer.datamodule, module.objective, module.schedule
         values = data.splits["train"].values
         for _ in range(self.steps):
@@ -61,14 +61,14 @@ class Alternate(Callback):
 
 
 def main() -> None:
-    """Train in turns, and print the ratio: the median over the figures, each of ten rounds."""
-    parser = argparse.ArgumentParser(description="Lightning's training step against a bare loop's.")
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "mnist.yaml")
-    parser.add_argument(
-        "--steps", type=int, default=5, help="in a round (5; ten rounds make one figure)"
+    """Train in turns, and print the median of the ratios of ten rounds each."""
+    parser = argparse.ArgumentParser(
+        description="Compare the training step of Lightning with a bare loop."
     )
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "mnist.yaml")
+    parser.add_argument("--steps", type=int, default=5, help="steps in a round (5)")
     parser.add_argument(
-        "--rounds", type=int, default=250, help="after a first one that does not count (250)"
+        "--rounds", type=int, default=250, help="timed rounds, after one round of warm-up (250)"
     )
     options, others = parser.parse_known_args()
     silence_libraries()
@@ -90,7 +90,7 @@ def main() -> None:
         check(run)
         fit(run)
         os.chdir(ROOT)
-    # Of ten rounds at a time: as many steps as from one that is logged to the next.
+    # A ratio covers ten rounds, which are as many steps as from one log entry to the next.
     theirs, bare = (
         [sum(ten) for ten in batched(seconds[1:], 10)]
         for seconds in (alternate.theirs, alternate.bare)
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def batched(values: list[float], count: int) -> list[list[float]]:
-    """`count` at a time; what is left over at the end is left out."""
+    """Split the values into lists of `count`, and drop an incomplete last one."""
     return [values[i : i + count] for i in range(0, len(values) - count + 1, count)]
 
 

@@ -1,9 +1,9 @@
-"""Annealed Langevin on the levels and steps that are advised for a folder of pictures, along their exact score.
+"""Sample a folder of images by annealed Langevin dynamics with the advised settings.
 
-    python docs/advised.py PICTURES SIGMA_MAX LEVELS STEPS advised.png
+    python docs/advised.py IMAGES SIGMA_MAX LEVELS STEPS advised.png
 
-What `ncsn advise` prints is tried without a network: the score is that of the Parzen density of 5,000
-of the pictures, whose samples are those pictures, if the walk comes from noise to data as it should.
+This tests the output of `ncsn advise` without a network. The score is that of the Parzen density
+of 5,000 images, so correct samples are these images.
 """
 
 import sys
@@ -22,14 +22,14 @@ root, sigma_max, levels, steps, out = sys.argv[1:]
 data = ImageFolder(root, size=32)
 data.setup()
 order = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(0))
-pictures = to_unit(data.splits["train"][order[:5000].tolist()][0])
+images = to_unit(data.splits["train"][order[:5000].tolist()][0])
 sigmas = GeometricSchedule(float(sigma_max), 0.01, int(levels)).sigmas()
-with Streams(0, range(36), pictures.device):
-    start = uniform(pictures[:36])
+with Streams(0, range(36), images.device):
+    start = uniform(images[:36])
     start = start + sigmas[0] * normal(start)
-    *_, x = AnnealedLangevin("auto", int(steps))(ParzenWindow(pictures).score, start, sigmas)
-distance, index = torch.cdist(x.flatten(1), pictures.flatten(1)).min(1)
+    *_, x = AnnealedLangevin("auto", int(steps))(ParzenWindow(images).score, start, sigmas)
+distance, index = torch.cdist(x.flatten(1), images.flatten(1)).min(1)
 print(
-    f"{len(index.unique())} of 36 are different pictures, {distance.mean():.4f} from them on average"
+    f"36 samples of {len(index.unique())} different images, at a mean distance of {distance.mean():.4f}"
 )
 save_grid(x, Path(out))

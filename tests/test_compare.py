@@ -78,7 +78,7 @@ def test_the_seed_and_the_objective_decide_what_is_learned():
 @pytest.mark.parametrize("steps", ["0", "-3"])
 def test_a_wrong_number_of_steps_is_answered_in_one_line(steps, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["compare", "--steps", steps])
-    assert refusal(capsys, main) == (2, f"error: --steps: {steps} is not a whole number from 1")
+    assert refusal(capsys, main) == (2, f"error: expected --steps >= 1, got {steps}")
 
 
 def test_the_table_has_a_row_for_each_objective(monkeypatch, capsys):
