@@ -207,7 +207,7 @@ def test_options_of_the_sampler_are_told_from_the_others():
     arguments = ["a.ckpt", "--sampler.x", "-1", "--seed", "3", "--sampler=Y", "--sampler.z=2", "--samplers"]
     others, chosen = split_options(arguments, "--sampler")
     assert others == ["a.ckpt", "--seed", "3", "--samplers"]
-    assert chosen == ["--sampler.x", "-1", "--sampler=Y", "--sampler.z=2"]
+    assert chosen == ["--sampler.x=-1", "--sampler=Y", "--sampler.z=2"]
 
 
 def refusal(capsys, call) -> tuple[int, str]:

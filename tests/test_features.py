@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ncsn.cli.data_option import data_section
 from ncsn.cli.features import Classifier, train_features
+from ncsn.cli.from_options import data_section
 from ncsn.cli.main import main
 from ncsn.data import MNIST, Digits, FashionMNIST, to_unit
 from ncsn.evaluation.features import Features, load_features, save_features

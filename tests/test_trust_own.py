@@ -380,16 +380,16 @@ def test_the_parser_gets_the_sampler_and_not_its_text():
     settings = {"hyper_parameters": {"sampler": settings | {"x.y": "this.s"}}}
     module = SimpleNamespace(sampler=AnnealedLangevin(1e-3, 5), settings=settings)
     assert sampler_of(module, []) is module.sampler
-    assert sampler_of(module, ["--sampler.steps", "3"]) == AnnealedLangevin(1e-3, 3)
-    assert sampler_of(module, ["--sampler", "DPMSolver"]) == DPMSolver()
+    assert sampler_of(module, ["--sampler.steps=3"]) == AnnealedLangevin(1e-3, 3)
+    assert sampler_of(module, ["--sampler=DPMSolver"]) == DPMSolver()
 
 
 def test_a_sampler_that_is_not_a_dataclass_is_named_with_all_of_its_settings():
     module = load(file_of(sampler=named("own.Order", order=3, more=[1, 2])), trust=["own.Order"])
     with pytest.raises(ValueError, match=r"^--sampler.scale: name the class too"):
-        sampler_of(module, ["--sampler.scale", "0.5"])
-    assert sampler_of(module, ["--sampler", "own.Order", "--sampler.order", "2"])._order == 2
-    assert sampler_of(module, ["--sampler", "DPMSolver"]) == DPMSolver()
+        sampler_of(module, ["--sampler.scale=0.5"])
+    assert sampler_of(module, ["--sampler=own.Order", "--sampler.order=2"])._order == 2
+    assert sampler_of(module, ["--sampler=DPMSolver"]) == DPMSolver()
 
 
 def test_text_of_a_file_stays_in_its_place_on_the_model_card():

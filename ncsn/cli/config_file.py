@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
@@ -14,25 +15,23 @@ PLAIN = [
 ]
 
 
-def check_config(path: str | Path) -> None:
+def check_config(path: str | Path, option: str = "--config") -> None:
     """Check that a configuration is plain YAML and sets nothing twice.
 
     Raises:
-        ValueError: if it is not; the message gives the file and the line.
+        ValueError: if it is not; the message gives the option, the file and the line.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(
-            f"--config: {path} is a folder"
-            if path.is_dir()
-            else f"--config: there is no file {path}"
-        )
+    file = f"{option}: {path}"
+    if Path(path).is_dir():
+        raise ValueError(f"{file} is a folder")
+    if not Path(path).is_file():
+        raise ValueError(f"{option}: there is no file {path}")
     try:
-        root = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
+        root = yaml.compose(Path(path).read_text("utf-8"), Loader=yaml.SafeLoader)
         if not isinstance(root, MappingNode):
-            raise ValueError(f"--config: {path} has no sections, such as `model: ...`")
+            raise ValueError(f"{file} has no sections, such as `model: ...`")
         for count, node in enumerate(nodes(root)):
-            where = f"--config: {path}, line {node.start_mark.line + 1}"
+            where = f"{file}, {line_of(node.start_mark)}"
             if count == MAX_VALUES:
                 raise ValueError(f"{where}: more than {MAX_VALUES:,} values")
             if node.tag not in PLAIN:
@@ -40,16 +39,19 @@ def check_config(path: str | Path) -> None:
             names: set[str] = set()
             for key, _ in node.value if isinstance(node, MappingNode) else ():
                 if key.value in names:
-                    line = key.start_mark.line + 1
-                    raise ValueError(f"--config: {path}, line {line}: {key.value} is set twice")
+                    raise ValueError(f"{file}, {line_of(key.start_mark)}: {key.value} is set twice")
                 names.add(key.value)
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problem = f"line {line}: it is not YAML: {error.problem}"
-        raise ValueError(f"--config: {path}, {problem}") from error
+        raise ValueError(
+            f"{file}, {line_of(error.problem_mark)}: it is not YAML: {error.problem}"
+        ) from error
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"--config: {path} is not a text of YAML ({reason})") from error
+        raise ValueError(f"{file} is not a text of YAML ({error})") from error
+
+
+def line_of(mark: Any) -> str:
+    """Return the line of a mark of PyYAML, in words."""
+    return f"line {mark.line + 1 if mark else 1}"
 
 
 def nodes(node: Node) -> Iterator[Node]:

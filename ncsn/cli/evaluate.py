@@ -17,9 +17,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from ncsn.cli.data_option import chosen_data
 from ncsn.cli.devices import fabric_for, place_of, sampling_progress
-from ncsn.cli.from_options import label_of, loaded, sampler_of, sigmas_of
+from ncsn.cli.from_options import chosen_data, label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.writers import Collector
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.evaluation.extractors import Judge, look_at, looks, real_pictures, reference_looks
@@ -109,8 +108,6 @@ def measured(
 def evaluated_data(options: Namespace) -> ImageData:
     """Return the data set of the options or of the checkpoint, ready to be read."""
     if options.data:
-        if not any(argument.partition("=")[0] == "--data" for argument in options.data):
-            raise ValueError(f"{options.data[0]}: needs --data CONFIG as well")
         data = chosen_data(options.data)
     else:
         options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)

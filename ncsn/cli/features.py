@@ -5,28 +5,25 @@ The accuracy on the validation images is printed, and stored with the weights.
 
 import math
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from ncsn.cli.data_option import given_data
+from ncsn.cli.from_options import chosen_data
 from ncsn.data import ImageData
 from ncsn.evaluation.features import Features, default_file, holds_features, save_features
 from ncsn.model.files import exclusive_file
 from ncsn.training.processes import hold_outputs
 
 __all__ = ["run", "train_features"]
-
-Precision = Literal["32-true", "bf16-mixed"]
 
 
 class Classifier(LightningModule):
@@ -59,7 +56,7 @@ def train_features(
     epochs: int = 5,
     lr: float = 3e-3,
     accelerator: str = "auto",
-    precision: Precision = "32-true",
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
 ) -> Features:
     """Train a classifier on labelled images, and record its data set and its accuracy.
 
@@ -70,14 +67,11 @@ def train_features(
         accelerator, precision: as for Lightning's Trainer.
 
     Raises:
-        ValueError: if the data has no labels, or a number is not positive.
+        ValueError: if the data has no labels, or `lr` is not positive.
     """
     if not data.classes:
-        raise ValueError(
-            f"{type(data).__name__}: labels is false, and a classifier is trained on labels"
-        )
-    if epochs < 1:
-        raise ValueError(f"epochs: {epochs}, and must be at least 1")
+        name = type(data).__name__
+        raise ValueError(f"{name}: labels is false, and a classifier is trained on labels")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr: {lr}, and must be positive")
     features = Features(data.shape[0], data.classes)
@@ -102,56 +96,16 @@ def train_features(
     return features.eval()
 
 
-def parse(arguments: Sequence[str]) -> Any:
-    """Return the settings, and the data module with labels that they describe."""
-    parser = ArgumentParser(
-        prog="ncsn features",
-        description="Train a classifier, whose features the metrics use.",
-        exit_on_error=False,
-    )
-    parser.add_subclass_arguments(
-        ImageData,
-        "data",
-        required=True,
-        help="A configuration, for its `data` section; or the class of a data set.",
-    )
-    parser.add_argument("--epochs", type=int, default=5, help="Passes over the training pictures.")
-    parser.add_argument("--lr", type=float, default=3e-3, help="The learning rate at its highest.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the weights and the order.")
-    parser.add_argument(
-        "--accelerator", type=str, default="auto", help="cpu, gpu, ...; auto takes the fastest."
-    )
-    parser.add_argument(
-        "--precision",
-        type=Precision,
-        default="32-true",
-        help="bf16-mixed is twice as fast on some.",
-    )
-    parser.add_argument(
-        "--out", type=Path | None, default=None, help="checkpoints/features_NAME.safetensors"
-    )
-    given = given_data(arguments)
-    if any(argument.partition("=")[0] == "--data" for argument in given):
-        given.append("--data.labels=true")
-    settings: Namespace = parser.parse_args(given)
-    instantiate = getattr(
-        parser, "instantiate", parser.instantiate_classes
-    )  # the name before jsonargparse 4.49
-    return instantiate(settings)
-
-
-def run(arguments: Sequence[str]) -> None:
+def run(options: Namespace) -> None:
     """Train a classifier, print its accuracy, and save its weights."""
-    settings = parse(arguments)
-    if not 0 <= settings.seed < 2**32:
-        raise ValueError(f"seed: expected an integer from 0 to {2**32 - 1}, got {settings.seed}")
-    file = settings.out or default_file(settings.data)
+    data = chosen_data([*options.data, "--data.labels=true"])
+    file = options.out or default_file(data)
     check_out(file)
     with hold_outputs("--out", exclusive_file(file)):
-        seed_everything(settings.seed, verbose=False)
-        settings.data.prepare_data()
-        how = settings.epochs, settings.lr, settings.accelerator, settings.precision
-        features = train_features(settings.data, *how)
+        seed_everything(options.seed, verbose=False)
+        data.prepare_data()
+        how = options.epochs, options.lr, options.accelerator, options.precision
+        features = train_features(data, *how)
         save_features(features, file)
     print(f"{features.trained_on}: accuracy {features.accuracy:.2%} on the validation images")
     print(f"Features:  {file}  ({file.stat().st_size:,} bytes)")

@@ -1,31 +1,24 @@
-"""What the options of a command choose: the model, the sampler, the noise levels, the classes."""
+"""What the options of a command choose: the model, its sampler, noise levels, classes, data."""
 
+import json
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
-from importlib import import_module
-from inspect import isabstract, signature
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from jsonargparse import ArgumentError, ArgumentParser, get_loader
 from torch import Tensor
 
-import ncsn.samplers
+from ncsn.cli.config_file import check_config
+from ncsn.data import ImageData
 from ncsn.model.load import load
 from ncsn.model.model import Model
-from ncsn.model.plans import declared_argument, fitted
 from ncsn.samplers import Sampler
+from ncsn.training.checks import with_hint
 
-__all__ = [
-    "label_of",
-    "loaded",
-    "sampler_of",
-    "sigmas_of",
-    "with_images",
-]
+__all__ = ["chosen_data", "label_of", "loaded", "sampler_of", "sigmas_of", "with_images"]
 
 
 def loaded(checkpoint: Path, options: Namespace) -> Model:
@@ -57,29 +50,21 @@ def sigmas_of(
     """Return the noise levels (L,) of --steps, --sigma-max and --sigma-min, or the model's own.
 
     Args:
-        model: it has the ends that are not given.
+        model: the model, whose own levels give the ends that the options do not.
         options: the options.
-        sampler: it chooses their spacing.
-        levels: their number if the options do not say; the model's own if it is None.
+        sampler: the sampler, which determines the spacing.
+        levels: the default of --steps; the model's own number if it is None.
 
     Raises:
         ValueError: if the sampler does not work on them, or the model has a single level.
     """
-    own = model.schedule.sigmas()
-    names = ("steps", "sigma_max", "sigma_min")
-    given = {name.replace("_", "-"): getattr(options, name) for name in names}
-    asked = ", ".join(f"--{name}: {value}" for name, value in given.items() if value is not None)
-    sigmas = own
-    if asked or levels:
-        if len(own) == 1:
-            raise ValueError(
-                f"{asked or f'{levels} levels'}: the model has the single noise level {own.item():g}"
-            )
-        count = options.steps or levels or len(own)
-        try:
-            sigmas = model.sigmas_for(sampler, count, options.sigma_max, options.sigma_min)
-        except ValueError as error:
-            raise ValueError(f"{asked}: {error}") from error
+    sigmas, steps = model.schedule.sigmas(), options.steps or levels
+    if (steps, options.sigma_max, options.sigma_min) != (None, None, None):
+        if len(sigmas) == 1:
+            level = f"the single noise level {sigmas.item():g}"
+            raise ValueError(f"--steps {steps}: the model has {level}; give no others")
+        count = steps or len(sigmas)
+        sigmas = model.sigmas_for(sampler, count, options.sigma_max, options.sigma_min)
     sampler.check(sigmas)
     sampler.of(model.denoiser)
     return sigmas
@@ -94,91 +79,72 @@ def label_of(model: Model, label: str | None) -> Callable[[Tensor], Tensor | Non
     if label is None:
         return None
     if not model.classes:
-        raise ValueError(
-            f"--label: {label}, but the model was trained without labels (--data.labels true)"
-        )
+        reason = "the model was trained without labels (--data.labels true)"
+        raise ValueError(f"--label: {label}, but {reason}")
     if label == "all":
         return lambda indices: indices % model.classes
     if not label.isdecimal() or int(label) >= model.classes:
-        raise ValueError(
-            f"--label: expected `all` or a class from 0 to {model.classes - 1}, got {label}"
-        )
+        expected = f"`all` or a class from 0 to {model.classes - 1}"
+        raise ValueError(f"--label: expected {expected}, got {label}")
     return lambda indices: torch.full_like(indices, int(label))
 
 
 def sampler_of(model: Model, arguments: Sequence[str]) -> Sampler:
-    """Return the model's sampler, or what --sampler CLASS and --sampler.NAME VALUE ask for.
+    """Return the model's sampler, or what --sampler=CLASS and --sampler.NAME=VALUE ask for.
 
     Raises:
-        ValueError: if there is no such class or setting, or it does not take the value.
+        ValueError: if there is no such class or setting, or it is wrong.
     """
-    given = dict(pairs(arguments))
-    name = given.pop("", None)
-    if name is None and not given:
-        return model.sampler
-    kind = type(model.sampler) if name is None else sampler_class(name)
-    accepted = [each for each in signature(kind).parameters if not each.startswith("_")]
-    settings: dict[str, Any] = {}
-    for key, text in given.items():
-        if key not in accepted:
-            raise ValueError(
-                f"--sampler.{key}: {kind.__name__} has no such setting; it has {', '.join(accepted)}"
-            )
-        declared, _ = declared_argument(kind, key)
-        try:
-            settings[key] = fitted(number(text), declared, f"--sampler.{key}", ())
-        except ValueError as error:
-            raise ValueError(str(error).partition(";")[0]) from error
-    if name is not None:
-        try:
-            return kind(**settings)
-        except TypeError as error:
-            raise ValueError(f"--sampler: {error}") from error
-    if not is_dataclass(model.sampler) or {f.name for f in fields(model.sampler)} < {*settings}:
-        raise ValueError(
-            f"--sampler.{next(iter(settings))}: name the class too, --sampler CLASS with all of its "
-            f"settings, because {kind.__name__} is not a dataclass"
-        )
-    changed: Sampler = replace(model.sampler, **settings)
-    return changed
+    own, default = model.sampler, None
+    if not arguments:
+        return own
+    if not any(argument.partition("=")[0] == "--sampler" for argument in arguments):
+        if not is_dataclass(own):
+            key = arguments[0].partition("=")[0]
+            raise ValueError(f"{key}: name the class too, --sampler CLASS with all of its settings")
+        settings = {field.name: getattr(own, field.name) for field in fields(own)}
+        name = f"{type(own).__module__}.{type(own).__qualname__}"
+        default = {"class_path": name, "init_args": settings}
+    sampler: Sampler = described(Sampler, "sampler", arguments, default)
+    return sampler
 
 
-def pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (setting, value) of `--sampler.SETTING=VALUE` and of `--sampler.SETTING`, `VALUE`."""
-    found, rest = [], iter(arguments)
-    for argument in rest:
-        key, equals, value = argument.partition("=")
-        found.append((key.removeprefix("--sampler").lstrip("."), value if equals else next(rest)))
-    return found
-
-
-def sampler_class(name: str) -> type[Sampler]:
-    """Return a sampler of this package by its name, or one of the user's by its import path.
+def chosen_data(arguments: Sequence[str]) -> ImageData:
+    """Return the data set that --data=CONFIG, or a class, and --data.NAME=VALUE describe.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if a setting is wrong.
     """
-    public = {each: getattr(ncsn.samplers, each) for each in ncsn.samplers.__all__}
-    found = public.get(name.removeprefix("ncsn.samplers.").removeprefix("ncsn."))
-    module, _, attribute = name.rpartition(".")
-    if found is None and module and not module.startswith("ncsn"):
-        try:
-            found = getattr(import_module(module), attribute, None)
-        except ImportError as error:
-            raise ValueError(f"--sampler: {name} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Sampler)) or isabstract(found):
-        known = [each for each, kind in public.items() if not isabstract(kind)]
-        raise ValueError(f"--sampler: expected one of {', '.join(known)}, or yours, got {name}")
-    return found
+    given = [argument.partition("=")[::2] for argument in arguments]
+    if "--data" not in dict(given):
+        raise ValueError("--data: none given; give a configuration, or the class of a data set")
+    sections = [(key, data_section(value) if key == "--data" else value) for key, value in given]
+    data: ImageData = described(ImageData, "data", [f"{key}={value}" for key, value in sections])
+    return data
 
 
-def number(text: str) -> Any:
-    """Return the value of a text: a number, true, false, null, a list, or the text itself."""
-    with suppress(ValueError):
-        return int(text)
-    with suppress(ValueError):
-        return float(text)  # YAML takes 1e-5 for a text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+def data_section(text: str) -> str:
+    """Return a YAML file's `data` section as JSON, or any other text as is.
+
+    Raises:
+        ValueError: if the file has no such section.
+    """
+    if Path(text).suffix not in (".yaml", ".yml"):
         return text
+    check_config(text, "--data")
+    section = get_loader("yaml")(Path(text).read_text("utf-8")).get("data")
+    if not isinstance(section, dict):
+        raise ValueError(f"--data: {text} has no section `data`")
+    return json.dumps(section)
+
+
+def described(kind: Any, name: str, arguments: Sequence[str], default: Any = None) -> Any:
+    """Return the object of a class and its settings, which training reads in the same way."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(kind, name, default=default)
+    try:
+        settings = parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise ValueError(with_hint(str(error), parser)) from error
+    # The method has the second name before jsonargparse 4.49.
+    return getattr(parser, "instantiate", parser.instantiate_classes)(settings)[name]

@@ -10,8 +10,8 @@ from ncsn.cli.options import COMMANDS, parse
 
 __all__ = ["main", "sample", "train"]
 
-OWN_PARSERS = ("train", "advise", "features")
-"""The commands whose settings are those of classes, which jsonargparse reads."""
+OWN_PARSERS = ("train", "advise")
+"""The commands whose options are the settings of a run, which jsonargparse reads."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

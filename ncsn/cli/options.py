@@ -70,14 +70,15 @@ def parse(command: str, arguments: Sequence[str]) -> Namespace:
         ),
         allow_abbrev=False,
     )
-    ADDERS[command](parser)
+    if command in ADDERS:
+        ADDERS[command](parser)
     others, split = list(arguments), {}
     for name in ("sampler", "data"):
         if f"--{name}" in parser._option_string_actions:
             others, split[name] = split_options(others, f"--{name}")
     options = parser.parse_args(others)
     vars(options).update(split)
-    if "out" in options and command != "export":
+    if "default_out" in options:
         settle_output(options)
     refuse_without_effect(options)
     return options
@@ -90,7 +91,7 @@ def refuse_without_effect(options: Namespace) -> None:
     for what in [name for name in NO_EFFECT if name in given or name == kind]:
         with_ = f"--out {options.out}" if what == kind else flag(what)
         for name in given.intersection(NO_EFFECT[what]):
-            option = options.sampler[0] if name == "sampler" else flag(name)
+            option = options.sampler[0].partition("=")[0] if name == "sampler" else flag(name)
             fail(2, f"{option} has no effect with {with_}; remove one of them")
 
 
@@ -156,8 +157,7 @@ def add_evaluate_options(parser: ArgumentParser) -> None:
     option("--label", metavar="CLASS", help="a class number, or `all` for each in turn")
     option("--num-samples", type=int_at_least(1), metavar="N", help="samples of a seed (10000)")
     option("--seeds", type=int_at_least(1), default=1, metavar="N", help="repeat for N seeds (1)")
-    option("--data", metavar="CONFIG", help="a configuration, for its data; default: the model's")
-    option("--data.NAME", metavar="VALUE", help="a setting of the data, as in --data.root DIR")
+    add_data_options(option, "a configuration, for its data; default: the model's")
     option("--features", metavar="FILE", help="weights of `ncsn features`, or `inception`")
     option("--likelihood", type=int_at_least(2), metavar="N", help="bits/dim of N held-out images")
     option("--json", type=Path, metavar="FILE", help="write the report to FILE.json as well")
@@ -177,8 +177,23 @@ def add_export_options(parser: ArgumentParser) -> None:
     add_weights_options(parser.add_argument)
 
 
-def add_configs_options(parser: ArgumentParser) -> None:
-    """Add the options of `ncsn configs`: none."""
+def add_features_options(parser: ArgumentParser) -> None:
+    """Add the options of `ncsn features`."""
+    option = parser.add_argument
+    add_data_options(option, "a configuration, for its data; or the class of a data set")
+    option("--epochs", type=int_at_least(1), default=5, help="passes over the images (5)")
+    option("--lr", type=float, default=3e-3, help="the peak of the learning rate (0.003)")
+    option("--seed", type=int_at_least(0), default=0, help="of the weights and the order (0)")
+    option("--accelerator", default="auto", help="cpu, gpu, ...; auto is the fastest")
+    kinds = ("32-true", "bf16-mixed")
+    option("--precision", choices=kinds, default=kinds[0], help="bf16-mixed is faster on some")
+    option("--out", type=Path, help="default: checkpoints/features_NAME.safetensors")
+
+
+def add_data_options(option: Callable[..., Any], about: str) -> None:
+    """Add the options of the data, which `parse` leaves to jsonargparse."""
+    option("--data", metavar="CONFIG", help=about)
+    option("--data.NAME", metavar="VALUE", help="a setting of the data, as in --data.root DIR")
 
 
 def add_output_options(parser: ArgumentParser) -> None:
@@ -203,6 +218,7 @@ def add_output_options(parser: ArgumentParser) -> None:
         metavar="N",
         help="show N states of each trajectory: in a row, or as frames",
     )
+    parser.set_defaults(default_out=Path("samples.png"), kinds=KINDS)
 
 
 def add_sampling_options(parser: ArgumentParser) -> None:
@@ -235,7 +251,7 @@ def add_image_output(parser: ArgumentParser, default: str) -> None:
     option = parser.add_argument
     option("--out", type=Path, metavar="FILE", help=f"a .png file ({default}, or a free name)")
     option("--upscale", type=int_at_least(1), metavar="N", help="enlarge each image N times")
-    parser.set_defaults(default_out=Path(default))
+    parser.set_defaults(default_out=Path(default), kinds={".png": "grid"})
 
 
 def add_model_options(parser: ArgumentParser) -> None:
@@ -264,26 +280,29 @@ ADDERS: dict[str, Callable[[ArgumentParser], None]] = {
     "interpolate": add_interpolate_options,
     "evaluate": add_evaluate_options,
     "export": add_export_options,
-    "configs": add_configs_options,
+    "features": add_features_options,
 }
 
 
 def settle_output(options: Namespace) -> None:
     """Choose a free default name for --out, and set `kind` to what its suffix asks for."""
-    one_image = "default_out" in options
-    default = vars(options).get("default_out", Path("samples.png"))
-    options.default_out = default if options.out is None else None
-    options.out = options.out or free(default)
-    options.kind = KINDS.get(options.out.suffix.lower())
-    if options.kind is None or (one_image and options.kind != "grid"):
-        expected = "a .png file" if one_image else "a .png, .gif or .npz file, or a folder"
-        fail(2, f"--out: expected {expected}, got {options.out}")
-    if options.kind == "folder" and options.out.is_file():
-        fail(2, f"--out: {options.out} is a file; give it a suffix, or name a folder")
-    if options.kind != "folder" and options.out.is_dir():
-        fail(2, f"--out: {options.out} is a folder; give another name")
-    if not options.out.parent.is_dir():
-        fail(2, f"--out: there is no folder {options.out.parent}")
+    if options.out is None:
+        options.out = free(options.default_out)
+    else:
+        options.default_out = None
+    out = options.out
+    options.kind = options.kinds.get(out.suffix.lower())
+    if options.kind is None:
+        several = "a .png, .gif or .npz file, or a folder"
+        fail(
+            2, f"--out: expected {several if options.kinds is KINDS else 'a .png file'}, got {out}"
+        )
+    if options.kind == "folder" and out.is_file():
+        fail(2, f"--out: {out} is a file; give it a suffix, or name a folder")
+    if options.kind != "folder" and out.is_dir():
+        fail(2, f"--out: {out} is a folder; give another name")
+    if not out.parent.is_dir():
+        fail(2, f"--out: there is no folder {out.parent}")
 
 
 def free(file: Path) -> Path:
@@ -293,14 +312,14 @@ def free(file: Path) -> Path:
 
 
 def split_options(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]:
-    """Split the option `name` and its `name.setting`s, each with its value, from the others."""
+    """Split `name=value` and `name.setting=value` (also given as two words) from the others."""
     others: list[str] = []
     chosen: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         key, equals, _ = argument.partition("=")
         if key == name or key.startswith(f"{name}."):
-            chosen += [argument] if equals else [argument, next(rest, "")]
+            chosen.append(argument if equals else f"{key}={next(rest, '')}")
         else:
             others.append(argument)
     return others, chosen
