@@ -34,7 +34,7 @@ def nothing_is_drawn(monkeypatch):
     def drawn(*_):
         raise AssertionError("something was drawn")
 
-    monkeypatch.setattr("ncsn.cli.evaluate.draws", drawn)
+    monkeypatch.setattr("ncsn.cli.devices.draws", drawn)
 
 
 WRONG = [

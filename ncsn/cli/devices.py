@@ -1,17 +1,21 @@
 """The devices and processes that share the samples of a command."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
+from ncsn.model.draws import Request, draws
+from ncsn.model.model import Model
 from ncsn.training.processes import check_processes, plugins
 
-__all__ = ["chosen_device", "fabric_for", "place_of", "sampling_progress"]
+__all__ = ["device_of", "fabric_for", "shared_draws"]
 
 
 def fabric_for(options: Namespace) -> Fabric:
@@ -20,75 +24,61 @@ def fabric_for(options: Namespace) -> Fabric:
     Raises:
         ValueError: if this machine lacks them, or torchrun or SLURM started another number.
     """
-    accelerator, devices = chosen_device(options.device)
-    devices = options.devices if isinstance(devices, int) else devices
-    many = options.num_nodes > 1 or (isinstance(devices, int) and devices > 1)
+    device = device_of(options.device)
+    devices = options.devices if device.index is None else [device.index]
+    many = options.num_nodes > 1 or (device.index is None and options.devices > 1)
     fabric = Fabric(
-        accelerator=accelerator,
+        accelerator=device.type,
         devices=devices,
         num_nodes=options.num_nodes,
         precision=options.precision,
         strategy="ddp" if many else "auto",
-        plugins=list(plugins()),
+        plugins=[*plugins()],
     )
     check_processes(fabric.world_size, options.devices, options.num_nodes)
     return fabric
 
 
-def chosen_device(name: str) -> tuple[str, int | list[int]]:
-    """Return Lightning's accelerator and devices for a device, or for the fastest if it is "auto".
+def device_of(name: str) -> torch.device:
+    """Return the device of a name, or the fastest if it is "auto".
 
     Raises:
         ValueError: if this machine has no such device.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
-        return (accelerator.type if accelerator else "cpu"), 1
+        return accelerator or torch.device("cpu")
     names = ["cpu"]
     if accelerator:
         count = torch.accelerator.device_count()
         names += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(count))]
     if name not in names:
         raise ValueError(f"--device: expected one of {', '.join(names)}, got {name}")
-    kind, _, number = name.partition(":")
-    return kind, [int(number)] if number else 1
-
-
-def place_of(name: str) -> torch.device:
-    """Return a device, for what a single one does.
-
-    Raises:
-        ValueError: if this machine has no such device.
-    """
-    accelerator, devices = chosen_device(name)
-    return torch.device(accelerator if isinstance(devices, int) else f"{accelerator}:{devices[0]}")
+    return torch.device(name)
 
 
 @contextmanager
-def sampling_progress(
-    fabric: Fabric, total: int, done: int, unit: str
-) -> Iterator[Callable[[float], None]]:
-    """Show a bar on standard error, and yield a function that advances it by samples.
+def shared_draws(
+    fabric: Fabric, model: Model, request: Request, total: int
+) -> Iterator[Iterator[tuple[Sequence[int], Tensor]]]:
+    """Yield this process's share of `draws`, and show a bar on standard error.
 
-    Args:
-        fabric: its first process shows the bar, for all of them.
-        total: how many samples there will be.
-        done: how many of them an earlier command has drawn.
-        unit: their name, in "images/s".
+    The bar counts the samples of all processes, out of `total`; those that are not
+    requested are done.
     """
+    mine = request.batches[fabric.global_rank :: fabric.world_size]
+    unit = "images" if len(model.shape) == 3 else "samples"
+    count, rate = TextColumn("{task.completed:.0f}/{task.total}"), TextColumn("{task.fields[rate]}")
+    columns = TextColumn("Sampling"), BarColumn(), count, rate, TimeRemainingColumn()
     console = Console(stderr=True)
     hidden = not (console.is_terminal and fabric.is_global_zero)
-    rate, left = TextColumn("{task.speed:.3g} " + f"{unit}/s"), TimeRemainingColumn()
-    columns = TextColumn("Sampling"), BarColumn(), MofNCompleteColumn()
-    drawn = 0.0
-    with Progress(*columns, console=console, disable=hidden) as progress:
-        task = progress.add_task("", total=total, completed=done)
+    with Progress(*columns, console=console, disable=hidden) as progress, fabric.autocast():
+        done = total - sum(map(len, request.batches))
+        task = progress.add_task("", total=total, completed=done, rate="")
 
         def advance(samples: float) -> None:
-            nonlocal drawn
-            if not drawn:  # there is a rate and a time left from now on
-                progress.columns = (*columns, rate, left, TextColumn("left"))
-            drawn += samples * fabric.world_size
-            progress.update(task, completed=min(total, round(done + drawn)))
+            speed = progress.tasks[0].speed
+            words = f"{speed:.3g} {unit}/s" if speed else ""
+            progress.update(task, advance=samples * fabric.world_size, rate=words)
 
-        yield advance
+        yield draws(model, replace(request, batches=mine), advance)

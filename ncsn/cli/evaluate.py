@@ -17,7 +17,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from ncsn.cli.devices import fabric_for, place_of, sampling_progress
+from ncsn.cli.devices import device_of, fabric_for, shared_draws
 from ncsn.cli.from_options import chosen_data, label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.writers import Collector
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
@@ -37,7 +37,7 @@ from ncsn.evaluation.report import (
     save_report,
 )
 from ncsn.model.checkpoint_file import weights_fingerprint
-from ncsn.model.draws import Request, batches, default_batch_size, draws
+from ncsn.model.draws import Request, batches, default_batch_size
 from ncsn.model.files import exclusive_file
 from ncsn.model.load import CHECKPOINTS, default_checkpoint, load_data, saved_shape
 from ncsn.model.model import Model
@@ -58,7 +58,7 @@ def run(options: Namespace) -> None:
     held = nullcontext() if options.json is None else exclusive_file(options.json)
     with hold_outputs("--json", held):
         data = evaluated_data(options)
-        judge = chosen_judge(options.features, data).to(place_of(options.device))
+        judge = chosen_judge(options.features, data).to(device_of(options.device))
         if options.png is not None:
             show(report_of_folder(options, data, judge), options)
             return
@@ -80,23 +80,15 @@ def check_json(file: Path) -> None:
 
 
 def measured(
-    fabric: Fabric,
-    model: Model,
-    request: Request,
-    measure: Callable[[Tensor], Tensor],
+    fabric: Fabric, model: Model, request: Request, measure: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Cost]:
     """Return `measure` of all samples, rows (N, K) by index, and the cost."""
     nfe, seconds, indices = [0], 0.0, [i for batch in request.batches for i in batch]
-    mine = request.batches[fabric.global_rank :: fabric.world_size]
-    request = replace(request, batches=mine, guide=lambda score: counted(score, nfe))
+    request = replace(request, guide=lambda score: counted(score, nfe))
     collected = Collector(fabric)
-    with (
-        collected,
-        sampling_progress(fabric, len(indices), 0, "images") as advance,
-        fabric.autocast(),
-    ):
+    with collected, shared_draws(fabric, model, request, len(indices)) as drawn:
         began = time.perf_counter()
-        for batch, x in draws(model, request, advance):
+        for batch, x in drawn:
             seconds += time.perf_counter() - began
             with torch.autocast(x.device.type, enabled=False):
                 collected.write(batch, measure(x))

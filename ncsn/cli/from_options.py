@@ -12,13 +12,22 @@ from jsonargparse import ArgumentError, ArgumentParser, get_loader
 from torch import Tensor
 
 from ncsn.cli.config_file import check_config
+from ncsn.cli.devices import device_of
 from ncsn.data import ImageData
-from ncsn.model.load import load
+from ncsn.model.load import CHECKPOINTS, default_checkpoint, load
 from ncsn.model.model import Model
 from ncsn.samplers import Sampler
 from ncsn.training.checks import with_hint
 
-__all__ = ["chosen_data", "label_of", "loaded", "sampler_of", "sigmas_of", "with_images"]
+__all__ = [
+    "chosen_data",
+    "image_model",
+    "image_shape",
+    "label_of",
+    "loaded",
+    "sampler_of",
+    "sigmas_of",
+]
 
 
 def loaded(checkpoint: Path, options: Namespace) -> Model:
@@ -33,14 +42,24 @@ def loaded(checkpoint: Path, options: Namespace) -> Model:
     return model
 
 
-def with_images(model: Model, command: str) -> tuple[int, int]:
+def image_model(options: Namespace) -> tuple[Path, Model]:
+    """Return the checkpoint of --model, and its model on --device.
+
+    Raises:
+        ValueError: as `loaded`, or if there is no such device.
+    """
+    checkpoint = options.model or default_checkpoint(CHECKPOINTS)
+    return checkpoint, loaded(checkpoint, options).to(device_of(options.device))
+
+
+def image_shape(model: Model) -> tuple[int, int]:
     """Return the channels and the size of a model's images.
 
     Raises:
         ValueError: if its examples are not images.
     """
     if len(model.shape) != 3:
-        raise ValueError(f"ncsn {command}: expected a model of images, got shape {model.shape}")
+        raise ValueError(f"checkpoint: expected a model of images, got shape {model.shape}")
     return model.shape[0], model.shape[1]
 
 

@@ -5,11 +5,9 @@ from argparse import Namespace
 import torch
 
 from ncsn.cli.denoise import read_images
-from ncsn.cli.devices import place_of
-from ncsn.cli.from_options import loaded, sigmas_of, with_images
+from ncsn.cli.from_options import image_model, image_shape, sigmas_of
 from ncsn.cli.output import held_output
 from ncsn.evaluation.grids import save_grid
-from ncsn.model.load import CHECKPOINTS, default_checkpoint
 from ncsn.samplers import Heun
 from ncsn.score.guidance import encode, slerp
 
@@ -20,13 +18,11 @@ LEVELS = 40
 
 def run(options: Namespace) -> None:
     """Write the images in a row."""
-    checkpoint = options.model or default_checkpoint(CHECKPOINTS)
     with held_output(options):
-        model = loaded(checkpoint, options).to(place_of(options.device))
-        size = with_images(model, "interpolate")
+        checkpoint, model = image_model(options)
         sampler = Heun()
         sigmas = sigmas_of(model, options, sampler, LEVELS)
-        ends = read_images(options.images, *size).to(model.device)
+        ends = read_images(options.images, *image_shape(model)).to(model.device)
         a, b = torch.split(encode(model.denoiser.score, ends, sigmas), 1)
         count = options.num_samples
         t = torch.linspace(0, 1, count, device=model.device).view(-1, 1, 1, 1)

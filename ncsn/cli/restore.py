@@ -1,15 +1,13 @@
 """`ncsn restore`: samples that agree with a degraded image (inpainting, super-resolution ...)."""
 
 from argparse import Namespace
-from collections.abc import Callable
 from functools import partial
 
-from torch import Tensor
-
 from ncsn.cli.denoise import read_images
-from ncsn.cli.from_options import with_images
+from ncsn.cli.from_options import image_shape
 from ncsn.cli.sample import Measurement
 from ncsn.cli.sample import run as sample
+from ncsn.data import enlarged
 from ncsn.model.model import Model
 from ncsn.score.guidance import (
     AveragePooling,
@@ -21,7 +19,7 @@ from ncsn.score.guidance import (
     restore_known,
 )
 
-__all__ = ["measurement_of", "run"]
+__all__ = ["run"]
 
 
 def run(options: Namespace) -> None:
@@ -37,38 +35,25 @@ def measurement_of(model: Model, options: Namespace) -> Measurement:
     Raises:
         ValueError: if it does not fit the model, or a file is not an image.
     """
-    channels, size = with_images(model, "restore")
+    channels, size = image_shape(model)
+    side = size // (options.factor or 1)
     if not model.gaussian_noise:
         raise ValueError("ncsn restore: expected a model that was trained on Gaussian noise")
-
-    def measurement(
-        operator: LinearOperator,
-        y: Tensor,
-        shown: Tensor,
-        finish: Callable[[Tensor], Tensor] | None = None,
-    ) -> Measurement:
-        guide = partial(posterior, operator=operator, measurement=y, noise=options.noise)
-        return Measurement(guide, shown, finish)
-
-    files = [options.image]
-    if options.mask is not None:
-        image, hole = read_images(files, channels, size), read_images([options.mask], 1, size) > 0.5
-        known = ~hole.expand_as(image)
-        y = image * known
-        return measurement(Mask(known), y, y[0], partial(restore_known, known=image, mask=known))
-    if options.factor is not None:
-        if size % options.factor:
-            raise ValueError(
-                f"--factor: expected a divisor of {size}, the size of the model's images, got "
-                f"{options.factor}"
-            )
-        y = read_images(files, channels, size // options.factor)
-        shown = y[0].repeat_interleave(options.factor, -1).repeat_interleave(options.factor, -2)
-        return measurement(AveragePooling(options.factor), y, shown)
-    if options.blur is not None:
-        y = read_images(files, channels, size)
-        return measurement(GaussianBlur(options.blur), y, y[0])
-    if channels == 1:
+    if options.factor and size % options.factor:
+        expected = f"a divisor of {size}, the size of the model's images"
+        raise ValueError(f"--factor: expected {expected}, got {options.factor}")
+    if options.grey and channels == 1:
         raise ValueError("--grey: the model's images are grey")
-    y = read_images(files, 1, size)
-    return measurement(grey, y, y[0].expand(channels, -1, -1))
+    y = read_images([options.image], 1 if options.grey else channels, side)
+    operator: LinearOperator = grey
+    finish = None
+    if options.mask is not None:
+        known = (read_images([options.mask], 1, size) <= 0.5).expand_as(y)
+        finish = partial(restore_known, known=y, mask=known)
+        y, operator = y * known, Mask(known)
+    elif options.factor is not None:
+        operator = AveragePooling(options.factor)
+    elif options.blur is not None:
+        operator = GaussianBlur(options.blur)
+    guide = partial(posterior, operator=operator, measurement=y, noise=options.noise)
+    return Measurement(guide, enlarged(y[0], size // side).expand(channels, -1, -1), finish)

@@ -12,7 +12,7 @@ import yaml
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from ncsn.cli.devices import fabric_for, sampling_progress
+from ncsn.cli.devices import fabric_for, shared_draws
 from ncsn.cli.from_options import label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.output import held_output
 from ncsn.cli.writers import Collector, FolderWriter, NpzWriter, Writer
@@ -31,7 +31,7 @@ from ncsn.evaluation.grids import (
 )
 from ncsn.evaluation.plots import plot, save_figure
 from ncsn.model.checkpoint_file import digest
-from ncsn.model.draws import Request, batches, default_batch_size, draws
+from ncsn.model.draws import Request, batches, default_batch_size
 from ncsn.model.load import CHECKPOINTS, contents, default_checkpoint, load_data
 from ncsn.model.model import DATA, Model
 from ncsn.model.renamed import updated
@@ -71,7 +71,7 @@ class Job:
         model: the model in it.
         request: the samples.
         order: their indices, as they are shown.
-        rows: the number of classes that have a row each; 0 if there are no such rows.
+        columns: images in a row, or None for about as many as there are rows.
         measured: the measured image (C, H, W) that is shown first, or None.
         data: the data of the training, if it is shown as well.
     """
@@ -80,15 +80,9 @@ class Job:
     model: Model
     request: Request
     order: list[int]
-    rows: int
+    columns: int | None
     measured: Tensor | None
     data: DataModule | None
-
-    def with_measured(self, samples: Tensor) -> Tensor:
-        """Return samples (N, ...) after the measured image, if there is one."""
-        if self.measured is None:
-            return samples
-        return torch.cat([self.measured.cpu().expand_as(samples[:1]), samples])
 
 
 def run(options: Namespace, measure: Measure | None = None) -> None:
@@ -110,8 +104,7 @@ def run(options: Namespace, measure: Measure | None = None) -> None:
         if fabric.is_global_zero:
             collectors = [writer for writer in writers if isinstance(writer, Collector)]
             if collectors:
-                orders = [job.order for job in jobs]
-                drawn = [c.samples(order) for c, order in zip(collectors, orders, strict=True)]
+                drawn = [shown_samples(*pair) for pair in zip(jobs, collectors, strict=True)]
                 save(jobs, drawn, options)
             print(f"Wrote {options.out}")
 
@@ -126,32 +119,27 @@ def job_of(checkpoint: Path, options: Namespace, measure: Measure | None) -> Job
     measurement = measure(model, options) if measure else None
     sampler = sampler_of(model, options.sampler)
     sigmas = sigmas_of(model, options, sampler)
-    rows = model.classes if options.label == "all" else 0
-    count = options.num_samples or (8 * rows or default_count(model, options))
-    if rows and count % rows:
-        raise ValueError(
-            f"--num-samples must be a multiple of the {rows} classes with --label all, got {count}"
-        )
+    label = label_of(model, options.label)
+    classes = model.classes if options.label == "all" else 1  # that have a row each
+    count = options.num_samples or (8 * classes if classes > 1 else default_count(model, options))
+    if count % classes:
+        expected = f"a multiple of the {classes} classes with --label all"
+        raise ValueError(f"--num-samples must be {expected}, got {count}")
     if len(model.shape) != 3:
         refuse_images(model, checkpoint, options)
     shown: Sequence[int] = ()
     if options.trajectory or options.kind == "gif":
         shown = shown_levels(len(sigmas), options.trajectory or FRAMES)[:-1]
     indices = range(options.start_index, options.start_index + count)
-    request = Request(
-        batches(indices, options.batch_size or default_batch_size(model)),
-        sampler,
-        sigmas,
-        options.seed,
-        label_of(model, options.label),
-        measurement.guide if measurement else guide_of(model, options),
-        measurement.finish if measurement else None,
-        shown,
-    )
-    order = sorted(indices, key=lambda index: index % rows if rows else 0)
-    data = data_shown(model, checkpoint, options)
+    parts = batches(indices, options.batch_size or default_batch_size(model))
+    guide = measurement.guide if measurement else guide_of(model, options)
+    finish = measurement.finish if measurement else None
+    request = Request(parts, sampler, sigmas, options.seed, label, guide, finish, shown)
+    order = sorted(indices, key=lambda index: index % classes)
+    columns = options.nrow or (count // classes if classes > 1 else None)
     measured = measurement.shown if measurement else None
-    return Job(checkpoint, model, request, order, rows, measured, data)
+    data = data_shown(model, checkpoint, options)
+    return Job(checkpoint, model, request, order, columns, measured, data)
 
 
 def guide_of(model: Model, options: Namespace) -> Callable[[Score], Score] | None:
@@ -194,16 +182,11 @@ def data_shown(model: Model, checkpoint: Path, options: Namespace) -> DataModule
     if is_image and not options.nearest:
         return None
     data = load_data(checkpoint, options.trust)
-    if is_image and not isinstance(data, ImageData):
-        raise ValueError(f"--nearest: {checkpoint} was not trained on images")
-    if not is_image and (model.shape != (2,) or not isinstance(data, Points)):
+    is_shown = isinstance(data, ImageData) if is_image else isinstance(data, Points)
+    if not is_shown or data.shape != model.shape:
         raise ValueError(
             f"checkpoint: {checkpoint} has examples of shape {model.shape}, of which there is no "
-            "image; ncsn.load() gives the model to Python"
-        )
-    if data.shape != model.shape:
-        raise ValueError(
-            f"checkpoint: {checkpoint} is of shape {model.shape}, but its data of {data.shape}"
+            f"image with {type(data).__name__}; ncsn.load() gives the model to Python"
         )
     data.prepare_data()
     data.setup()
@@ -236,43 +219,39 @@ def drawn_with(job: Job, options: Namespace) -> str:
 
 def write(fabric: Fabric, job: Job, writer: Writer) -> None:
     """Draw this process's share of the batches, and write them."""
-    request, model = job.request, job.model.to(fabric.device)
-    left = [batch for batch in request.batches if not writer.is_written(batch)]
-    total, missing = len(job.order), sum(map(len, left))
+    request, total = job.request, len(job.order)
     if fabric.is_global_zero:
-        print(
-            f"Sampling {total:,} from {job.checkpoint} by {request.sampler} "
-            f"over {len(request.sigmas)} levels"
-        )
-    mine = replace(request, batches=left[fabric.global_rank :: fabric.world_size])
-    unit = "images" if len(model.shape) == 3 else "samples"
-    with (
-        writer as out,
-        sampling_progress(fabric, total, total - missing, unit) as advance,
-        fabric.autocast(),
-    ):
-        for indices, x in draws(model, mine, advance):
+        how = f"{request.sampler} over {len(request.sigmas)} levels"
+        print(f"Sampling {total:,} from {job.checkpoint} by {how}")
+    left = [batch for batch in request.batches if not writer.is_written(batch)]
+    model, rest = job.model.to(fabric.device), replace(request, batches=left)
+    with writer as out, shared_draws(fabric, model, rest, total) as drawn:
+        for indices, x in drawn:
             out.write(indices, to_pixels(x) if request.shown else x)
+
+
+def shown_samples(job: Job, collector: Collector) -> Tensor:
+    """Return samples (N, ...), or states (N, S, C, H, W) as pixels, after any measured image."""
+    samples = collector.samples(job.order)
+    if job.measured is None:
+        return samples
+    first = to_pixels(job.measured) if job.request.shown else job.measured
+    return torch.cat([first.cpu().expand_as(samples[:1]), samples])
 
 
 def save(jobs: list[Job], drawn: list[Tensor], options: Namespace) -> None:
     """Write the samples (N, ...) or states (N, S, C, H, W) of all jobs as one image."""
-    laid_out = any(
-        (options.nrow, options.upscale, options.captions, options.trajectory, options.nearest)
-    )
-    if len(jobs) == 1 and options.kind == "grid" and not laid_out:
-        job = jobs[0]
-        figure = plot(job.with_measured(drawn[0]), job.model.to("cpu"), job.data)
+    layout = options.nrow, options.upscale, options.captions, options.trajectory, options.nearest
+    if len(jobs) == 1 and options.kind == "grid" and not any(layout):
+        figure = plot(drawn[0], jobs[0].model.to("cpu"), jobs[0].data)
         if figure is not None:
             save_figure(figure, options.out)
             return
     blocks = [frames_of(job, samples, options) for job, samples in zip(jobs, drawn, strict=True)]
     if len(jobs) > 1:
         names = [str(Path(job.checkpoint.parent.name, job.checkpoint.stem)) for job in jobs]
-        blocks = [
-            [titled(frame, name) for frame in frames]
-            for frames, name in zip(blocks, names, strict=True)
-        ]
+        named = zip(blocks, names, strict=True)
+        blocks = [[titled(frame, name) for frame in frames] for frames, name in named]
     # One with fewer frames than another stays at its last.
     longest = max(map(len, blocks))
     frames = [abreast([block[min(i, len(block) - 1)] for block in blocks]) for i in range(longest)]
@@ -284,25 +263,19 @@ def save(jobs: list[Job], drawn: list[Tensor], options: Namespace) -> None:
 
 def frames_of(job: Job, samples: Tensor, options: Namespace) -> list[Tensor]:
     """Return what is shown of one checkpoint: one image (3, H, W), or the frames of a GIF."""
-    columns = options.nrow or (len(job.order) // job.rows if job.rows else None)
+    shown, sigmas, scale = job.request.shown, job.request.sigmas, options.upscale
     if options.nearest:
         return [nearest_images(job, samples, options)]
-    shown = job.request.shown
     if shown:
-        given = None if job.measured is None else to_pixels(job.measured)
-        samples = replace(job, measured=given).with_measured(samples)
-        names = walk_names(job.request.sigmas, [*shown, len(job.request.sigmas)])
+        names = walk_names(sigmas, [*shown, len(sigmas)])
         if options.kind == "grid":
-            return [walk_sheet(samples, names, options.upscale)]
-        states = enlarged(samples, options.upscale).unbind(1)
-        return [
-            titled(tiled(state, columns), name) for state, name in zip(states, names, strict=True)
-        ]
-    samples = job.with_measured(samples)
+            return [walk_sheet(samples, names, scale)]
+        states = zip(enlarged(samples, scale).unbind(1), names, strict=True)
+        return [titled(tiled(state, job.columns), name) for state, name in states]
     if options.captions:
         words = [*([] if job.measured is None else ["given"]), *captions(job, options.trust)]
-        return [captioned_grid(to_pixels(samples), words, columns, options.upscale)]
-    return [pixel_grid(samples, columns, options.upscale)]
+        return [captioned_grid(to_pixels(samples), words, job.columns, scale)]
+    return [pixel_grid(samples, job.columns, scale)]
 
 
 def nearest_images(job: Job, samples: Tensor, options: Namespace) -> Tensor:
