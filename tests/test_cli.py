@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from ncsn.cli.main import sample, train
-from ncsn.cli.options import split_options
+from ncsn.cli.options import parse
 from ncsn.data import pixel_grid
 from ncsn.model.load import load
 from ncsn.samplers import AnnealedLangevin, Sampler
@@ -204,10 +204,10 @@ def test_an_automatic_step_is_trained_with_saved_and_asked_for(tmp_path, here, m
 
 
 def test_options_of_the_sampler_are_told_from_the_others():
-    arguments = ["a.ckpt", "--sampler.x", "-1", "--seed", "3", "--sampler=Y", "--sampler.z=2", "--samplers"]
-    others, chosen = split_options(arguments, "--sampler")
-    assert others == ["a.ckpt", "--seed", "3", "--samplers"]
-    assert chosen == ["--sampler.x=-1", "--sampler=Y", "--sampler.z=2"]
+    arguments = ["a.ckpt", "--sampler.x", "-1", "--seed", "3", "--sampler=Y", "--sampler.z=2"]
+    options = parse("sample", arguments)
+    assert (options.checkpoints, options.seed) == ([Path("a.ckpt")], 3)
+    assert options.sampler == ["--sampler.x=-1", "--sampler=Y", "--sampler.z=2"]
 
 
 def refusal(capsys, call) -> tuple[int, str]:

@@ -151,13 +151,13 @@ def test_a_process_whose_first_has_died_writes_no_more(here, monkeypatch, capsys
 
 def test_what_is_exported_meanwhile_is_not_written_over(digits, monkeypatch, capsys):
     """Catches an export that looks for the file only before it has the lock."""
-    first = ncsn.cli.export.refuse_existing
+    first = ncsn.cli.export.hold_outputs
 
-    def just_before(files):
-        first(files)
-        files[0].write_text("another's")
+    def just_before(*given):
+        Path("a.pt2").write_text("another's")
+        return first(*given)
 
-    monkeypatch.setattr("ncsn.cli.export.refuse_existing", just_before)
+    monkeypatch.setattr("ncsn.cli.export.hold_outputs", just_before)
     status, line = refusal(capsys, lambda: called("export", digits, "--to", "program", "--out", "a.pt2"))
     assert (status, "--out: a.pt2 exists" in line) == (2, True), line
     assert Path("a.pt2").read_text() == "another's"

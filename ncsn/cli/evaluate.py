@@ -8,10 +8,8 @@ floor, the value of a perfect model. Both are compared with the training split.
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from ncsn.cli.devices import device_of, fabric_for, shared_draws
 from ncsn.cli.from_options import chosen_data, label_of, loaded, sampler_of, sigmas_of
+from ncsn.cli.output import check_replaced
 from ncsn.cli.writers import Collector
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.evaluation.extractors import Judge, look_at, looks, real_pictures, reference_looks
@@ -39,7 +38,7 @@ from ncsn.evaluation.report import (
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.draws import Request, batches, default_batch_size
 from ncsn.model.files import exclusive_file
-from ncsn.model.load import CHECKPOINTS, default_checkpoint, load_data, saved_shape
+from ncsn.model.load import CHECKPOINTS, default_checkpoint, load_data
 from ncsn.model.model import Model
 from ncsn.samplers import Sampler
 from ncsn.training.processes import gathered, hold_outputs
@@ -51,32 +50,28 @@ DEFAULT_COUNT = 10_000  # samples
 
 def run(options: Namespace) -> None:
     """Evaluate a checkpoint, a folder of images, or all samplers, and print a table."""
+    held = []
     if options.json is not None:
-        check_json(options.json)
-    if options.seeds > 1 and (options.png or options.samplers):
-        raise ValueError("--seeds has no effect with --png and --samplers; remove one of them")
-    held = nullcontext() if options.json is None else exclusive_file(options.json)
-    with hold_outputs("--json", held):
-        data = evaluated_data(options)
+        if not options.json.parent.is_dir():
+            raise ValueError(f"--json: there is no folder {options.json.parent}")
+        check_replaced("--json", options.json, ".json", is_report)
+        held = [exclusive_file(options.json)]
+    with hold_outputs("--json", *held):
+        if options.png is None or not options.data:
+            options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
+        model = loaded(options.checkpoint, options) if options.png is None else None
+        data = evaluated_data(options, model)
         judge = chosen_judge(options.features, data).to(device_of(options.device))
-        if options.png is not None:
+        if model is None:
             show(report_of_folder(options, data, judge), options)
             return
         fabric = fabric_for(options)
         if options.samplers:
-            compare(fabric, options, data, judge)
+            compare(fabric, options, model, data, judge)
             return
-        report = report_of_checkpoint(fabric, options, data, judge)
+        report = report_of_checkpoint(fabric, options, model, data, judge)
         if report is not None:
             show(report, options)
-
-
-def check_json(file: Path) -> None:
-    """Refuse a file that cannot take the report, or would lose other content."""
-    if file.suffix != ".json" or file.is_dir() or not file.parent.is_dir():
-        raise ValueError(f"--json: expected a .json file in a folder that exists, got {file}")
-    if file.exists() and not (file.is_file() and is_report(file)):
-        raise ValueError(f"--json: {file} exists and is not a report; give another name")
 
 
 def measured(
@@ -97,19 +92,15 @@ def measured(
     return collected.samples(indices), cost
 
 
-def evaluated_data(options: Namespace) -> ImageData:
+def evaluated_data(options: Namespace, model: Model | None) -> ImageData:
     """Return the data set of the options or of the checkpoint, ready to be read."""
-    if options.data:
-        data = chosen_data(options.data)
-    else:
-        options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
-        trained_on = load_data(options.checkpoint, options.trust)
-        if not isinstance(trained_on, ImageData):
-            raise ValueError(f"checkpoint: {options.checkpoint} was not trained on pictures")
-        data = trained_on
-    if options.png is None:
-        options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
-        check_shape(saved_shape(options.checkpoint), options.checkpoint, data)
+    checkpoint = options.checkpoint
+    data = chosen_data(options.data) if options.data else load_data(checkpoint, options.trust)
+    if not isinstance(data, ImageData):
+        raise ValueError(f"checkpoint: {checkpoint} was not trained on pictures")
+    if model is not None and model.shape != data.shape:
+        drawn = f"{checkpoint} draws examples of shape {model.shape}"
+        raise ValueError(f"--data: its pictures are of shape {data.shape}, but {drawn}")
     data.prepare_data()
     data.setup()
     return data
@@ -131,18 +122,17 @@ def counts_of(count: int, data: ImageData, judge: Judge) -> Counts:
 
 
 def report_of_checkpoint(
-    fabric: Fabric, options: Namespace, data: ImageData, judge: Judge
+    fabric: Fabric, options: Namespace, model: Model, data: ImageData, judge: Judge
 ) -> Report | None:
     """Return the report of each seed's samples on the first process, None on others."""
     counts = counts_of(options.num_samples or DEFAULT_COUNT, data, judge)
-    model = model_of(options, data)
     request = request_of(model, options, counts.judged)
     fabric.launch()
     model = model.to(fabric.device)
     bits = None
     if options.likelihood and fabric.is_global_zero:
         bits = held_out_bits(model, data, options.likelihood)
-    seeds = list(range(options.seed, options.seed + options.seeds))
+    seeds = list(range(options.seed, options.seed + (options.seeds or 1)))
     measure = partial(rows, judge, data.splits["train"])
     each = [measured(fabric, model, replace(request, seed=seed), measure) for seed in seeds]
     if not fabric.is_global_zero:
@@ -207,10 +197,11 @@ def judged_report(
     return Report(words, type(data).__name__, judge.source, counts, by_name, floor, samples, bits)
 
 
-def compare(fabric: Fabric, options: Namespace, data: ImageData, judge: Judge) -> None:
+def compare(
+    fabric: Fabric, options: Namespace, model: Model, data: ImageData, judge: Judge
+) -> None:
     """Print a table of all samplers."""
     counts = counts_of(options.num_samples or DEFAULT_COUNT, data, judge)
-    model = model_of(options, data)
     fabric.launch()
     model, reference = model.to(fabric.device), reference_looks(judge, data).features
     size = options.batch_size or default_batch_size(model)
@@ -233,21 +224,6 @@ def compare(fabric: Fabric, options: Namespace, data: ImageData, judge: Judge) -
     if fabric.is_global_zero and options.likelihood:
         mean, error, count = held_out_bits(model, data, options.likelihood)
         print(f"Likelihood: {mean:.3f} +- {error:.3f} bits/dim, of {count:,} held-out images")
-
-
-def model_of(options: Namespace, data: ImageData) -> Model:
-    """Return the model of the checkpoint, whose images must have the data's shape."""
-    model = loaded(options.checkpoint, options)
-    check_shape(model.shape, options.checkpoint, data)
-    return model
-
-
-def check_shape(shape: tuple[int, ...], checkpoint: Path, data: ImageData) -> None:
-    """Refuse data whose shape is not the model's."""
-    if shape != data.shape:
-        raise ValueError(
-            f"--data: its pictures are of shape {data.shape}, but {checkpoint} draws examples of shape {shape}"
-        )
 
 
 def in_batches(pictures: FilePictures, count: int, size: int = 100) -> Iterator[Tensor]:

@@ -33,42 +33,37 @@ def run(options: Namespace) -> None:
     if options.to == "program" and options.metrics is not None:
         raise ValueError("--metrics has no effect with --to program; remove one of them")
     checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
-    out = options.out or Path(name_of(checkpoint) + SUFFIXES[options.to])
-    if out.suffix != SUFFIXES[options.to] and options.to != "folder":
-        raise ValueError(f"--out: expected a name with {SUFFIXES[options.to]}, got {out}")
+    suffix = SUFFIXES[options.to]
+    out = options.out or Path(name_of(checkpoint) + suffix)
+    if suffix and out.suffix != suffix:
+        raise ValueError(f"--out: expected a name with {suffix}, got {out}")
     files = [out, out.with_suffix(".md")] if options.to == "safetensors" else [out]
-    refuse_existing(files)
     with hold_outputs("--out", *map(exclusive_file, files)):
-        refuse_existing(files)  # another command may just have written one
-        write(checkpoint, out, options)
+        for file in files:
+            if os.path.lexists(file):  # a broken link, too
+                wrong = "exists, and nothing is overwritten; give another name"
+                raise ValueError(f"--out: {file} {wrong}")
+        report = None if options.metrics is None else read_report(options.metrics)
+        model = load(checkpoint, options.raw, options.trust)
+        about = write(model, out, options.to, report)
+    print(f"Wrote {' and '.join(map(str, files))}{about}, from {checkpoint}")
 
 
-def refuse_existing(files: list[Path]) -> None:
-    """Refuse to replace a file or a link, even a broken one."""
-    for file in files:
-        if os.path.lexists(file):
-            raise ValueError(f"--out: {file} exists, and nothing is overwritten; give another name")
-
-
-def write(checkpoint: Path, out: Path, options: Namespace) -> None:
-    """Load a model, and write it to `out` in the form of the options."""
-    report = read_report(options.metrics) if options.metrics is not None else None
-    model = load(checkpoint, options.raw, options.trust)
-    if options.to == "program":
+def write(model: Model, out: Path, form: str, report: Any) -> str:
+    """Write a model in one of the forms of `SUFFIXES`, and return what to say about it."""
+    if form == "program":
         program, error = exported(model)
         with atomic_write(out) as partial:
             partial.write_bytes(program)
-        print(f"Wrote {out}, which is within {error:.1g} of the denoiser of {checkpoint}")
-    elif options.to == "folder":
+        return f", which is within {error:.1g} of the denoiser"
+    if form == "folder":
         save_pretrained(model, out, report)
-        print(f"Wrote {out}, from {checkpoint}")
-    else:
-        about = out.with_suffix(".md")
-        text = card(model, f'ncsn.load("{out.name}")', out.stem, report)
-        save_safetensors(model, out)
-        with atomic_write(about) as partial:
-            partial.write_text(text)
-        print(f"Wrote {out} and {about}, from {checkpoint}")
+        return ""
+    text = card(model, f'ncsn.load("{out.name}")', out.stem, report)
+    save_safetensors(model, out)
+    with atomic_write(out.with_suffix(".md")) as partial:
+        partial.write_text(text)
+    return ""
 
 
 def name_of(checkpoint: Path) -> str:
@@ -76,15 +71,12 @@ def name_of(checkpoint: Path) -> str:
     return checkpoint.resolve().parent.name if checkpoint.suffix == ".ckpt" else checkpoint.stem
 
 
-def read_report(file: Path) -> dict[str, Any]:
+def read_report(file: Path) -> Any:
     """Return the JSON report of an evaluation."""
     try:
-        report = json.loads(file.read_text("utf-8"))
+        return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"--metrics: {file} is not a file of JSON ({error})") from error
-    if not isinstance(report, dict):
-        raise ValueError(f"--metrics: {file} is not a report of `ncsn evaluate --json`")
-    return report
 
 
 def exported(model: Model) -> tuple[bytes, float]:
@@ -100,16 +92,13 @@ def exported(model: Model) -> tuple[bytes, float]:
     """
     denoiser = model.denoiser
     if not isinstance(denoiser, Denoiser):
-        raise ValueError(
-            f"--to program: it is made of a denoiser, and this model has an {type(denoiser).__name__}"
-        )
-    example = noisy_examples(model, 2)
-    batch = torch.export.Dim("batch")
+        kind = type(denoiser).__name__
+        raise ValueError(f"--to program: it is made of a denoiser, and this model has an {kind}")
+    example, batch = noisy_examples(model, 2), torch.export.Dim("batch")
+    shapes = tuple({0: batch} for _ in example)
     try:
         # Strict mode keeps `len(x)` symbolic.
-        program = torch.export.export(
-            denoiser, example, dynamic_shapes=tuple({0: batch} for _ in example), strict=True
-        )
+        program = torch.export.export(denoiser, example, dynamic_shapes=shapes, strict=True)
     except Exception as error:  # torch raises errors of many kinds
         first = str(error).strip().partition("\n")[0]
         raise OSError(f"--to program: torch.export cannot follow the network: {first}") from error
@@ -123,22 +112,17 @@ def exported(model: Model) -> tuple[bytes, float]:
             ours, theirs = denoiser(*inputs), read(*inputs)
         worst = max(worst, ((ours - theirs).abs() / ours.abs().clamp(min=1)).max().item())
     if not worst <= TOLERANCE:
-        raise OSError(
-            f"--to program: what torch.export made is {worst:.2g} from the denoiser, above {TOLERANCE:g}"
-        )
+        bound = f"{worst:.2g} from the denoiser, above {TOLERANCE:g}"
+        raise OSError(f"--to program: what torch.export made is {bound}")
     return buffer.getvalue(), worst
 
 
 def noisy_examples(model: Model, count: int) -> tuple[Tensor, ...]:
     """Return `count` noisy examples at the schedule's levels, with any classes."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        sigmas = model.schedule.sigmas()
-        sigma = sigmas[torch.arange(count) % len(sigmas)].view(-1, *[1] * len(model.shape))
-        x = torch.rand(count, *model.shape)
-        x = x + sigma * torch.randn_like(x)
-        return (
-            (x, sigma, torch.arange(count) % (model.classes + 1) - 1)
-            if model.classes
-            else (x, sigma)
-        )
+    generator, sigmas = torch.Generator().manual_seed(0), model.schedule.sigmas()
+    index = torch.arange(count)
+    sigma = sigmas[index % len(sigmas)].view(-1, *[1] * len(model.shape))
+    x = torch.rand(count, *model.shape, generator=generator)
+    x = x + sigma * torch.randn(x.shape, generator=generator)
+    label = index % (model.classes + 1) - 1
+    return (x, sigma, label) if model.classes else (x, sigma)

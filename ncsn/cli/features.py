@@ -7,7 +7,6 @@ import math
 import sys
 from argparse import Namespace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ncsn.cli.from_options import chosen_data
+from ncsn.cli.output import check_replaced
 from ncsn.data import ImageData
 from ncsn.evaluation.features import Features, default_file, holds_features, save_features
 from ncsn.model.files import exclusive_file
@@ -100,7 +100,7 @@ def run(options: Namespace) -> None:
     """Train a classifier, print its accuracy, and save its weights."""
     data = chosen_data([*options.data, "--data.labels=true"])
     file = options.out or default_file(data)
-    check_out(file)
+    check_replaced("--out", file, ".safetensors", holds_features)
     with hold_outputs("--out", exclusive_file(file)):
         seed_everything(options.seed, verbose=False)
         data.prepare_data()
@@ -109,11 +109,3 @@ def run(options: Namespace) -> None:
         save_features(features, file)
     print(f"{features.trained_on}: accuracy {features.accuracy:.2%} on the validation images")
     print(f"Features:  {file}  ({file.stat().st_size:,} bytes)")
-
-
-def check_out(file: Path) -> None:
-    """Refuse to replace anything but the weights of a classifier."""
-    if file.suffix != ".safetensors":
-        raise ValueError(f"--out: expected a name with .safetensors, got {file}")
-    if file.exists() and not (file.is_file() and holds_features(file)):
-        raise ValueError(f"--out: {file} exists and does not hold features; give another name")

@@ -2,8 +2,9 @@
 
 import argparse
 import os
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 from ncsn.cli.errors import fail
 from ncsn.model.files import lock_of
 
-__all__ = ["free", "int_at_least", "parse", "split_options"]
+__all__ = ["free", "int_at_least", "parse"]
 
 KINDS = {".png": "grid", ".gif": "gif", ".npz": "npz", "": "folder"}
 """The suffix of --out, and what is written there."""
@@ -21,11 +22,23 @@ NO_EFFECT = {
     "gif": ("nearest", "captions"),
     "trajectory": ("nrow", "captions", "nearest"),
     "nearest": ("captions",),
-    "png": ("label", "steps", "sigma_max", "sigma_min", "likelihood", "samplers", "sampler"),
-    "samplers": ("label", "steps", "sigma_max", "sigma_min", "json", "sampler"),
+    "png": (
+        "label",
+        "steps",
+        "sigma_max",
+        "sigma_min",
+        "likelihood",
+        "samplers",
+        "seeds",
+        "sampler",
+    ),
+    "samplers": ("label", "steps", "sigma_max", "sigma_min", "json", "seeds", "sampler"),
 }
 """An output or an option, and the options that have no effect with it."""
 MODEL = "default: the newest checkpoint under checkpoints/, or the digits of the package"
+OUT = """NAME.png: a grid; NAME.gif: trajectories; NAME.npz: an array arr_0 (N, H, W, C) of uint8;
+NAME: a folder of PNGs, of which missing ones are added. Default: samples.png, or a free name"""
+DEVICE = "cpu, cuda, cuda:1, mps, ...; auto is the fastest"
 EXAMPLES = """\
 examples:
   ncsn sample                                              64 samples of the newest checkpoint
@@ -59,25 +72,22 @@ class OneLineParser(ArgumentParser):
 def parse(command: str, arguments: Sequence[str]) -> Namespace:
     """Return the options of a command, checked as far as can be without reading a model.
 
-    The settings of the sampler and of the data are lists of arguments, `sampler` and `data`.
+    The options `sampler` and `data` are lists of `--sampler=CLASS`, `--sampler.NAME=VALUE` ...
     """
     parser = OneLineParser(
         prog=f"ncsn {command}",
         description=f"{COMMANDS[command].capitalize()}.",
         epilog=EXAMPLES if command == "sample" else None,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=30, width=80
-        ),
+        formatter_class=partial(RawDescriptionHelpFormatter, max_help_position=30, width=80),
         allow_abbrev=False,
     )
     if command in ADDERS:
         ADDERS[command](parser)
-    others, split = list(arguments), {}
-    for name in ("sampler", "data"):
-        if f"--{name}" in parser._option_string_actions:
-            others, split[name] = split_options(others, f"--{name}")
-    options = parser.parse_args(others)
-    vars(options).update(split)
+    for key in dict.fromkeys(argument.partition("=")[0] for argument in arguments):
+        name, _, setting = key.partition(".")
+        if setting and name in ("--sampler", "--data") and parser.get_default(name[2:]) == []:
+            add_setting(parser, key)
+    options = parser.parse_args(arguments)
     if "default_out" in options:
         settle_output(options)
     refuse_without_effect(options)
@@ -118,9 +128,7 @@ def add_denoise_options(parser: ArgumentParser) -> None:
     option("images", nargs="+", type=Path, metavar="IMAGE")
     option("--sigma", type=float, required=True, help="noise level of the images; white is 1")
     option("--batch-size", type=int_at_least(1), metavar="N", help="images at once (256)")
-    option("--device", default="auto", help="cpu, cuda, cuda:1, mps, ...; auto is the fastest")
-    add_image_output(parser, "denoised.png")
-    add_model_options(parser)
+    add_image_options(parser, "denoised.png")
 
 
 def add_restore_options(parser: ArgumentParser) -> None:
@@ -135,7 +143,7 @@ def add_restore_options(parser: ArgumentParser) -> None:
     option("--noise", type=float, default=0.01, metavar="SIGMA", help="its noise level (0.01)")
     add_output_options(parser)
     add_sampling_options(parser)
-    option("--model", dest="checkpoints", type=single, default=[], metavar="FILE", help=MODEL)
+    option("--model", dest="checkpoints", nargs=1, type=Path, metavar="FILE", help=MODEL)
 
 
 def add_interpolate_options(parser: ArgumentParser) -> None:
@@ -143,10 +151,8 @@ def add_interpolate_options(parser: ArgumentParser) -> None:
     option = parser.add_argument
     option("images", nargs=2, type=Path, metavar="IMAGE")
     option("--num-samples", type=int_at_least(2), default=10, metavar="N", help="images (10)")
-    option("--device", default="auto", help="cpu, cuda, cuda:1, mps, ...; auto is the fastest")
     add_levels(option)
-    add_image_output(parser, "interpolated.png")
-    add_model_options(parser)
+    add_image_options(parser, "interpolated.png")
 
 
 def add_evaluate_options(parser: ArgumentParser) -> None:
@@ -156,8 +162,8 @@ def add_evaluate_options(parser: ArgumentParser) -> None:
     add_sampling_options(parser)
     option("--label", metavar="CLASS", help="a class number, or `all` for each in turn")
     option("--num-samples", type=int_at_least(1), metavar="N", help="samples of a seed (10000)")
-    option("--seeds", type=int_at_least(1), default=1, metavar="N", help="repeat for N seeds (1)")
-    add_data_options(option, "a configuration, for its data; default: the model's")
+    option("--seeds", type=int_at_least(1), metavar="N", help="repeat for N seeds (1)")
+    add_data_options(parser, "a configuration, for its data; default: the model's")
     option("--features", metavar="FILE", help="weights of `ncsn features`, or `inception`")
     option("--likelihood", type=int_at_least(2), metavar="N", help="bits/dim of N held-out images")
     option("--json", type=Path, metavar="FILE", help="write the report to FILE.json as well")
@@ -180,7 +186,7 @@ def add_export_options(parser: ArgumentParser) -> None:
 def add_features_options(parser: ArgumentParser) -> None:
     """Add the options of `ncsn features`."""
     option = parser.add_argument
-    add_data_options(option, "a configuration, for its data; or the class of a data set")
+    add_data_options(parser, "a configuration, for its data; or the class of a data set")
     option("--epochs", type=int_at_least(1), default=5, help="passes over the images (5)")
     option("--lr", type=float, default=3e-3, help="the peak of the learning rate (0.003)")
     option("--seed", type=int_at_least(0), default=0, help="of the weights and the order (0)")
@@ -190,48 +196,52 @@ def add_features_options(parser: ArgumentParser) -> None:
     option("--out", type=Path, help="default: checkpoints/features_NAME.safetensors")
 
 
-def add_data_options(option: Callable[..., Any], about: str) -> None:
-    """Add the options of the data, which `parse` leaves to jsonargparse."""
-    option("--data", metavar="CONFIG", help=about)
-    option("--data.NAME", metavar="VALUE", help="a setting of the data, as in --data.root DIR")
+def add_data_options(parser: ArgumentParser, about: str) -> None:
+    """Add the options of the data."""
+    add_setting(parser, "--data", metavar="CONFIG", help=about)
+    about = "a setting of the data, as in --data.root DIR"
+    parser.add_argument("--data.NAME", metavar="VALUE", help=about)
+
+
+def add_setting(option: argparse._ActionsContainer, key: str, **others: Any) -> None:
+    """Add an option that is kept as KEY=VALUE, in the list of its part: `sampler` or `data`."""
+    name = key.strip("-").partition(".")[0]
+    keep = f"{key}={{}}".format
+    option.add_argument(key, dest=name, action="append", default=[], type=keep, **others)
 
 
 def add_output_options(parser: ArgumentParser) -> None:
     """Add the options of which samples are drawn, and of what is written."""
     option = parser.add_argument_group("output").add_argument
-    option(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="NAME.png: a grid; NAME.gif: trajectories; NAME.npz: an array arr_0 (N, H, W, C) of "
-        "uint8; NAME: a folder of PNGs, of which missing ones are added. Default: samples.png, or "
-        "a free name like it",
+    forms = (
+        "a grid .png, trajectories .gif, an array arr_0 .npz (N, H, W, C) of uint8, or a folder "
     )
+    forms += (
+        "of PNGs, of which missing ones are added; default: samples.png, or a free name like it"
+    )
+    option("--out", type=Path, metavar="FILE", help=forms)
     option("--num-samples", type=int_at_least(1), metavar="N", help="(64 images, 4000 points)")
     option("--start-index", type=int_at_least(0), default=0, metavar="N", help="first index (0)")
     option("--nrow", type=int_at_least(1), metavar="N", help="images in a row")
     option("--upscale", type=int_at_least(1), metavar="N", help="enlarge each image N times")
     option("--captions", action="store_true", help="write the index and class under each image")
-    option(
-        "--trajectory",
-        type=int_at_least(2),
-        metavar="N",
-        help="show N states of each trajectory: in a row, or as frames",
-    )
+    states = "show N states of each trajectory: in a row, or as frames"
+    option("--trajectory", type=int_at_least(2), metavar="N", help=states)
     parser.set_defaults(default_out=Path("samples.png"), kinds=KINDS)
 
 
 def add_sampling_options(parser: ArgumentParser) -> None:
     """Add the options of how samples are drawn, and on what."""
-    option = parser.add_argument_group("sampling").add_argument
+    group = parser.add_argument_group("sampling")
+    option = group.add_argument
     option("--seed", type=int_at_least(0), default=0, metavar="N", help="(0)")
     add_levels(option)
-    option("--sampler", metavar="CLASS", help="another sampler, as DPMSolver")
+    add_setting(group, "--sampler", metavar="CLASS", help="another sampler, as DPMSolver")
     option("--sampler.NAME", metavar="VALUE", help="a setting of it, as in --sampler.eta 1")
     add_weights_options(option)
     option = parser.add_argument_group("device").add_argument
     option("--batch-size", type=int_at_least(1), metavar="N", help="(256 images, 4096 points)")
-    option("--device", default="auto", help="cpu, cuda, cuda:1, mps, ...; auto is the fastest")
+    option("--device", default="auto", help=DEVICE)
     option("--devices", type=int_at_least(1), default=1, metavar="N", help="on each machine (1)")
     option("--num-nodes", type=int_at_least(1), default=1, metavar="N", help="machines (1)")
     kinds = ("32-true", "bf16-mixed", "16-mixed")
@@ -246,18 +256,15 @@ def add_levels(option: Callable[..., Any]) -> None:
     option("--sigma-min", type=float, metavar="SIGMA", help="lowest noise level")
 
 
-def add_image_output(parser: ArgumentParser, default: str) -> None:
-    """Add the options of one PNG."""
+def add_image_options(parser: ArgumentParser, default: str) -> None:
+    """Add the options of the model and of one PNG, for commands whose arguments are images."""
     option = parser.add_argument
     option("--out", type=Path, metavar="FILE", help=f"a .png file ({default}, or a free name)")
     option("--upscale", type=int_at_least(1), metavar="N", help="enlarge each image N times")
     parser.set_defaults(default_out=Path(default), kinds={".png": "grid"})
-
-
-def add_model_options(parser: ArgumentParser) -> None:
-    """Add the options of the model, for commands whose arguments are images."""
-    parser.add_argument("--model", type=Path, metavar="FILE", help=MODEL)
-    add_weights_options(parser.add_argument)
+    option("--device", default="auto", help=DEVICE)
+    option("--model", type=Path, metavar="FILE", help=MODEL)
+    add_weights_options(option)
 
 
 def add_weights_options(option: Callable[..., Any]) -> None:
@@ -311,20 +318,6 @@ def free(file: Path) -> Path:
     return next(name for name in names if not any(map(os.path.lexists, (name, lock_of(name)))))
 
 
-def split_options(arguments: Sequence[str], name: str) -> tuple[list[str], list[str]]:
-    """Split `name=value` and `name.setting=value` (also given as two words) from the others."""
-    others: list[str] = []
-    chosen: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        key, equals, _ = argument.partition("=")
-        if key == name or key.startswith(f"{name}."):
-            chosen.append(argument if equals else f"{key}={next(rest, '')}")
-        else:
-            others.append(argument)
-    return others, chosen
-
-
 def int_at_least(least: int) -> Callable[[str], int]:
     """Return a converter to integers from `least` to 2^32 - 1, for argparse."""
 
@@ -334,8 +327,3 @@ def int_at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
-
-
-def single(text: str) -> list[Any]:
-    """Return a path in a list, for argparse."""
-    return [Path(text)]

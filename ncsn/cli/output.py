@@ -1,14 +1,15 @@
 """The output of a command, which one process writes at a time."""
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from ncsn.cli.options import free
 from ncsn.model.files import exclusive_file, exclusive_folder
 from ncsn.training.processes import hold_outputs
 
-__all__ = ["held_output"]
+__all__ = ["check_replaced", "held_output"]
 
 
 @contextmanager
@@ -31,3 +32,15 @@ def held_output(options: Namespace) -> Iterator[None]:
             held.close()
             options.out = free(options.default_out)
         yield
+
+
+def check_replaced(option: str, file: Path, suffix: str, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse a name without the suffix, or a file that holds something else.
+
+    Raises:
+        ValueError: if it is refused.
+    """
+    if file.suffix != suffix:
+        raise ValueError(f"{option}: expected a name with {suffix}, got {file}")
+    if file.exists() and not (file.is_file() and is_ours(file)):
+        raise ValueError(f"{option}: {file} exists and holds something else; give another name")
