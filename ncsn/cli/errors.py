@@ -16,16 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-__all__ = [
-    "SIGNALS",
-    "exit_codes",
-    "exit_on_signals",
-    "fail",
-    "ignore_signals",
-    "reason",
-    "silence_libraries",
-    "stop",
-]
+__all__ = ["SIGNALS", "exit_codes", "exit_on_signals", "fail", "silence_libraries", "stop"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CODES = {
@@ -37,16 +28,16 @@ CODES = {
 }  # exit codes by class name, which needs no imports
 
 # jsonargparse lists every alternative that did not match, and repeats its input.
+_KEY = re.compile(r"""Parser key ["']([^"']*)["']:?""")
+_KIND = re.compile(r"- Expected a (?:<class '(?!NoneType)(.*)'>|typing\.Literal\[(.*)\])$", re.M)
+_GIVEN = re.compile(r"Given value: (.*?)(?:\. Got value: .*)?$", re.M)
+_UNION = "Does not validate against any of the Union subtypes"
 _NOISE = re.compile(
-    r"Expected a path but|Expected a <class 'NoneType'>|Does not validate against|Subtypes:|Errors:"
+    rf"Expected a (path but|<class '[^']*'>$|typing\.Literal\[.*\]$)|{_UNION}|Subtypes:|Errors:"
     r"|Given value|Type typing\.Callable|Problem with given class_path '[^']*':$"
 )
-_UNION = "Does not validate against any of the Union subtypes"
-_ALTERNATIVE = re.compile(r"- Expected a (?:<class '([^']*)'>|typing\.Literal\[(.*)\])$")
-_GIVEN = re.compile(r"Given value: (.*?)(?:\. Got value: .*)?$")
 # For a number torch would also accept a tensor, which no configuration contains.
 _TENSOR = "<class 'float'>, <class 'torch.Tensor'>"
-_KEY = re.compile(r"""Parser key ["']([^"']*)["']:?""")
 
 
 def fail(code: int, message: object) -> NoReturn:
@@ -112,25 +103,16 @@ def reason(error: Exception) -> str:
     text = str(error)
     if "\nOriginal Traceback" in text:  # raised in a worker process
         return text.strip().splitlines()[-1]
-    if not (_KEY.search(text) or _UNION in text):
+    keys, given = _KEY.findall(text), _GIVEN.search(text)
+    if not keys and _UNION not in text:
         return " ".join(text.split())
-    keys, reasons, alternatives, given = [], [], [], None
-    for line in text.splitlines():
-        keys += _KEY.findall(line)
-        alternative = _ALTERNATIVE.search(line)
-        if alternative and alternative[1] != "NoneType":
-            alternatives.append(alternative[1] or alternative[2])
-            continue
-        given = given or _GIVEN.search(line)
-        rest = re.sub(r"^\s*- ", "", _KEY.sub("", line)).strip()
-        if rest and not _NOISE.match(rest):
-            rest = re.sub(
-                r"Expected a <class '([^']*)'>(?:\. Got value:)?", r"expected \1, got", rest
-            )
-            reasons.append(rest)
-    if alternatives and given and (not reasons or _TENSOR in text):
-        reasons = [f"expected {' or '.join(alternatives)}, got {given[1]}"]
-    return ": ".join([".".join(keys), *reasons[:1]] if keys else reasons[:1]) or text
+    lines = [_KEY.sub("", line).strip(" -") for line in text.splitlines()]
+    reasons = [line for line in lines if line and not _NOISE.match(line)]
+    kinds = [name or values for name, values in _KIND.findall(text)]
+    if kinds and given and (not reasons or _TENSOR in text):
+        reasons = [f"expected {' or '.join(kinds)}, got {given[1]}"]
+    found = ": ".join([*[".".join(keys)][: len(keys)], *reasons[:1]])
+    return re.sub(r"Expected a <class '([^']*)'>. Got value:", r"expected \1, got", found)
 
 
 def silence_libraries() -> None:

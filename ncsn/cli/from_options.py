@@ -160,7 +160,7 @@ def data_section(text: str) -> str:
 def described(kind: Any, name: str, arguments: Sequence[str], default: Any = None) -> Any:
     """Return the object of a class and its settings, which training reads in the same way."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(kind, name, default=default)
+    parser.add_subclass_arguments(kind, name, required=True, default=default)
     try:
         settings = parser.parse_args(list(arguments))
     except ArgumentError as error:

@@ -72,16 +72,12 @@ class FolderWriter(Writer):
         self, fabric: Fabric, folder: Path, indices: Sequence[int], drawn_with: str
     ) -> None:
         super().__init__(fabric)
-        self.folder = folder
-        self.drawn_with = drawn_with
-        there = {int(file.stem) for file in folder.glob("*.png") if file.stem.isdecimal()}
-        self.written = {index for index in there & set(indices) if self.file(index).exists()}
-        for index in sorted(self.written):
-            if text_in(self.file(index)) != drawn_with:
-                raise ValueError(
-                    f"--out: {self.file(index)} exists; give another folder or --start-index, or "
-                    "the options that it was drawn with"
-                )
+        self.folder, self.drawn_with = folder, drawn_with
+        self.written = {index for index in indices if self.file(index).exists()}
+        for file in map(self.file, sorted(self.written)):
+            if text_in(file) != drawn_with:
+                others = "another folder or --start-index, or the options that it was drawn with"
+                raise ValueError(f"--out: {file} exists; give {others}")
 
     def file(self, index: int) -> Path:
         """Return the file of a sample."""
@@ -134,17 +130,15 @@ class NpzWriter(Writer):
         return os.fdopen(os.open(self.rows, flags), "r+b")
 
     def __enter__(self) -> "NpzWriter":
-        rows: Any = None
+        made: Any = None
         if self.fabric.is_global_zero:
-            self.rows = rows = temporary_file(self.file)
-            header = {"descr": "|u1", "fortran_order": False}
+            self.rows = temporary_file(self.file)
+            shape = (len(self.indices), *self.shape)
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             with self.open_rows() as file:
-                shape = (len(self.indices), *self.shape)
-                np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
-        self.rows = self.fabric.broadcast(rows)
-        with self.open_rows() as file:
-            self.begin = file.seek(0, os.SEEK_END)
-        self.fabric.barrier()
+                np.lib.format.write_array_header_1_0(file, header)
+                made = self.rows, file.tell()
+        self.rows, self.begin = self.fabric.broadcast(made)
         return self
 
     def __exit__(self, *raised: Any) -> None:
@@ -167,14 +161,10 @@ class NpzWriter(Writer):
         """Put the rows into the .npz."""
         if not self.fabric.is_global_zero:
             return
-        with (
-            self.open_rows() as rows,
-            atomic_write(self.file) as partial,
-            zipfile.ZipFile(partial, "w") as archive,
-        ):
-            array = zipfile.ZipInfo("arr_0.npy")  # whose date is always the same
+        array = zipfile.ZipInfo("arr_0.npy")  # whose date is always the same
+        with self.open_rows() as rows, atomic_write(self.file) as partial:
             array.file_size = os.fstat(rows.fileno()).st_size  # above 2 GiB the zip is another
-            with archive.open(array, "w") as content:
+            with zipfile.ZipFile(partial, "w") as archive, archive.open(array, "w") as content:
                 shutil.copyfileobj(rows, content, 2**20)
 
 
