@@ -16,11 +16,7 @@ PLAIN = [
 
 
 def check_config(path: str | Path, option: str = "--config") -> None:
-    """Check that a configuration is plain YAML and sets nothing twice.
-
-    Raises:
-        ValueError: if it is not; the message gives the option, the file and the line.
-    """
+    """Check that a configuration is plain YAML and sets nothing twice."""
     file = f"{option}: {path}"
     if Path(path).is_dir():
         raise ValueError(f"{file} is a folder")

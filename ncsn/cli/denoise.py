@@ -28,11 +28,7 @@ def run(options: Namespace) -> None:
 
 
 def denoised_pairs(model: Model, files: list[Path], sigma: float, batch_size: int) -> Tensor:
-    """Return images in files, each followed by its posterior mean: (2N, C, H, W) on the CPU.
-
-    Raises:
-        ValueError: if a file is not an image, or the model does not know the noise level.
-    """
+    """Return images in files, each followed by its posterior mean: (2N, C, H, W) on the CPU."""
     given = read_images(files, *image_shape(model))
     known = model.schedule.sigmas()
     low, high = known.min().item(), known.max().item()
@@ -46,10 +42,6 @@ def denoised_pairs(model: Model, files: list[Path], sigma: float, batch_size: in
 
 
 def read_images(files: list[Path], channels: int, size: int) -> Tensor:
-    """Return the images in files, resized and cropped: (N, channels, size, size) in [0, 1].
-
-    Raises:
-        ValueError: if a file is not an image.
-    """
+    """Return the images in files, resized and cropped: (N, channels, size, size) in [0, 1]."""
     images = FilePictures(files, torch.zeros(len(files)), channels, size)
     return to_unit(torch.stack([images.read(file) for file in files]))

@@ -19,11 +19,7 @@ __all__ = ["device_of", "fabric_for", "shared_draws"]
 
 
 def fabric_for(options: Namespace) -> Fabric:
-    """Return what runs the command on the devices of the options; `launch` starts the others.
-
-    Raises:
-        ValueError: if this machine lacks them, or torchrun or SLURM started another number.
-    """
+    """Return what runs the command on the devices of the options; `launch` starts the others."""
     device = device_of(options.device)
     devices = options.devices if device.index is None else [device.index]
     many = options.num_nodes > 1 or (device.index is None and options.devices > 1)
@@ -40,11 +36,7 @@ def fabric_for(options: Namespace) -> Fabric:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name, or the fastest if it is "auto".
-
-    Raises:
-        ValueError: if this machine has no such device.
-    """
+    """Return the device of a name, or the fastest if it is "auto"."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return accelerator or torch.device("cpu")

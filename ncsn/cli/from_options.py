@@ -31,11 +31,7 @@ __all__ = [
 
 
 def loaded(checkpoint: Path, options: Namespace) -> Model:
-    """Return the model in a checkpoint, compiled if the options ask for it.
-
-    Raises:
-        ValueError: as `load`, or if it is an energy and to be compiled.
-    """
+    """Return the model in a checkpoint, compiled if the options ask for it."""
     model = load(checkpoint, options.raw, options.trust)
     if vars(options).get("compile"):
         model.compile_network("reduce-overhead")
@@ -43,21 +39,13 @@ def loaded(checkpoint: Path, options: Namespace) -> Model:
 
 
 def image_model(options: Namespace) -> tuple[Path, Model]:
-    """Return the checkpoint of --model, and its model on --device.
-
-    Raises:
-        ValueError: as `loaded`, or if there is no such device.
-    """
+    """Return the checkpoint of --model, and its model on --device."""
     checkpoint = options.model or default_checkpoint(CHECKPOINTS)
     return checkpoint, loaded(checkpoint, options).to(device_of(options.device))
 
 
 def image_shape(model: Model) -> tuple[int, int]:
-    """Return the channels and the size of a model's images.
-
-    Raises:
-        ValueError: if its examples are not images.
-    """
+    """Return the channels and the size of a model's images."""
     if len(model.shape) != 3:
         raise ValueError(f"checkpoint: expected a model of images, got shape {model.shape}")
     return model.shape[0], model.shape[1]
@@ -73,9 +61,6 @@ def sigmas_of(
         options: the options.
         sampler: the sampler, which determines the spacing.
         levels: the default of --steps; the model's own number if it is None.
-
-    Raises:
-        ValueError: if the sampler does not work on them, or the model has a single level.
     """
     sigmas, steps = model.schedule.sigmas(), options.steps or levels
     if (steps, options.sigma_max, options.sigma_min) != (None, None, None):
@@ -90,11 +75,7 @@ def sigmas_of(
 
 
 def label_of(model: Model, label: str | None) -> Callable[[Tensor], Tensor | None] | None:
-    """Return a function from indices (B,) to the classes (B,) of --label, or None.
-
-    Raises:
-        ValueError: if the model takes no labels, or has no such class.
-    """
+    """Return a function from indices (B,) to the classes (B,) of --label, or None."""
     if label is None:
         return None
     if not model.classes:
@@ -109,11 +90,7 @@ def label_of(model: Model, label: str | None) -> Callable[[Tensor], Tensor | Non
 
 
 def sampler_of(model: Model, arguments: Sequence[str]) -> Sampler:
-    """Return the model's sampler, or what --sampler=CLASS and --sampler.NAME=VALUE ask for.
-
-    Raises:
-        ValueError: if there is no such class or setting, or it is wrong.
-    """
+    """Return the model's sampler, or what --sampler=CLASS and --sampler.NAME=VALUE ask for."""
     own, default = model.sampler, None
     if not arguments:
         return own
@@ -129,11 +106,7 @@ def sampler_of(model: Model, arguments: Sequence[str]) -> Sampler:
 
 
 def chosen_data(arguments: Sequence[str]) -> ImageData:
-    """Return the data set that --data=CONFIG, or a class, and --data.NAME=VALUE describe.
-
-    Raises:
-        ValueError: if a setting is wrong.
-    """
+    """Return the data set that --data=CONFIG, or a class, and --data.NAME=VALUE describe."""
     given = [argument.partition("=")[::2] for argument in arguments]
     if "--data" not in dict(given):
         raise ValueError("--data: none given; give a configuration, or the class of a data set")
@@ -143,11 +116,7 @@ def chosen_data(arguments: Sequence[str]) -> ImageData:
 
 
 def data_section(text: str) -> str:
-    """Return a YAML file's `data` section as JSON, or any other text as is.
-
-    Raises:
-        ValueError: if the file has no such section.
-    """
+    """Return a YAML file's `data` section as JSON, or any other text as is."""
     if Path(text).suffix not in (".yaml", ".yml"):
         return text
     check_config(text, "--data")

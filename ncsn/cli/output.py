@@ -14,11 +14,7 @@ __all__ = ["check_replaced", "held_output"]
 
 @contextmanager
 def held_output(options: Namespace) -> Iterator[None]:
-    """Hold --out; if another command has just taken a default name, take the next.
-
-    Raises:
-        ValueError: if another command has the output that was given.
-    """
+    """Hold --out; if another command has just taken a default name, take the next."""
     with ExitStack() as held:
         while True:
             exclusive = exclusive_folder if options.kind == "folder" else exclusive_file
@@ -35,11 +31,7 @@ def held_output(options: Namespace) -> Iterator[None]:
 
 
 def check_replaced(option: str, file: Path, suffix: str, is_ours: Callable[[Path], bool]) -> None:
-    """Refuse a name without the suffix, or a file that holds something else.
-
-    Raises:
-        ValueError: if it is refused.
-    """
+    """Refuse a name without the suffix, or a file that holds something else."""
     if file.suffix != suffix:
         raise ValueError(f"{option}: expected a name with {suffix}, got {file}")
     if file.exists() and not (file.is_file() and is_ours(file)):

@@ -30,11 +30,7 @@ def run(options: Namespace) -> None:
 
 
 def measurement_of(model: Model, options: Namespace) -> Measurement:
-    """Return the measurement that the options describe.
-
-    Raises:
-        ValueError: if it does not fit the model, or a file is not an image.
-    """
+    """Return the measurement that the options describe."""
     channels, size = image_shape(model)
     side = size // (options.factor or 1)
     if not model.gaussian_noise:

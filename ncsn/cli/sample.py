@@ -110,11 +110,7 @@ def run(options: Namespace, measure: Measure | None = None) -> None:
 
 
 def job_of(checkpoint: Path, options: Namespace, measure: Measure | None) -> Job:
-    """Return what the options ask of a checkpoint.
-
-    Raises:
-        ValueError: if an option does not fit the model.
-    """
+    """Return what the options ask of a checkpoint."""
     model = loaded(checkpoint, options)
     measurement = measure(model, options) if measure else None
     sampler = sampler_of(model, options.sampler)
@@ -172,12 +168,7 @@ def refuse_images(model: Model, checkpoint: Path, options: Namespace) -> None:
 
 
 def data_shown(model: Model, checkpoint: Path, options: Namespace) -> DataModule | None:
-    """Return the data that a model was trained on, if it is shown: for --nearest, and of points.
-
-    Raises:
-        ValueError: if it cannot be shown.
-        OSError: if it cannot be read.
-    """
+    """Return the data that a model was trained on, if it is shown: for --nearest, and of points."""
     is_image = len(model.shape) == 3
     if is_image and not options.nearest:
         return None
@@ -194,11 +185,7 @@ def data_shown(model: Model, checkpoint: Path, options: Namespace) -> DataModule
 
 
 def writer_for(fabric: Fabric, job: Job, options: Namespace) -> Writer:
-    """Return what takes the samples.
-
-    Raises:
-        ValueError: if the folder has images of other settings.
-    """
+    """Return what takes the samples."""
     if options.kind == "npz":
         first, last = min(job.order), max(job.order)
         return NpzWriter(fabric, options.out, range(first, last + 1), job.model.shape)
@@ -311,9 +298,6 @@ def settings_text(checkpoint: Path, trust: Sequence[str]) -> str:
 
     A configuration is code, so that the settings are checked first, as if they were to be
     built.
-
-    Raises:
-        ValueError: if there is no such file, it is damaged, or its settings are refused.
     """
     content = contents(checkpoint)
     settings, data = content["hyper_parameters"], content.get(DATA)

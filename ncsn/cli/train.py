@@ -54,11 +54,7 @@ def with_config_files(arguments: Sequence[str]) -> list[str]:
 
 
 def current(file: str) -> str:
-    """Return a configuration's path, or its settings as JSON if they are of an earlier version.
-
-    Raises:
-        ValueError: if there is no such file, or it has settings that do not exist.
-    """
+    """Return a configuration's path, or its settings as JSON if they are of an earlier version."""
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
         text = Path(file).read_text("utf-8")
         if EARLIER.search(text):

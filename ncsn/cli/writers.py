@@ -63,9 +63,6 @@ class FolderWriter(Writer):
         folder: the folder; it is created.
         indices: the samples that will be drawn.
         drawn_with: all that a sample follows from but its index, as text.
-
-    Raises:
-        ValueError: if one of the files exists and was drawn with something else.
     """
 
     def __init__(
