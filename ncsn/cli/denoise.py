@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ncsn.cli.from_options import image_model, image_shape
-from ncsn.cli.output import held_output
+from ncsn.cli.writers import held_output
 from ncsn.data import FilePictures, to_unit
 from ncsn.evaluation.grids import save_grid
 from ncsn.model.model import Model

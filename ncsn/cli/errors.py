@@ -69,14 +69,10 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
         fail(128 + number, f"stopped by {signal.Signals(number).name}")
     finally:
         # Libraries swallow exceptions during their import, and fail later.
-        if _is_importing(frame):
-            os._exit(128 + number)
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
-        frame = frame.f_back
-    return frame is not None
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                os._exit(128 + number)
+            frame = frame.f_back
 
 
 @contextmanager

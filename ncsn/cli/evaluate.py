@@ -17,8 +17,7 @@ from torch import Tensor
 
 from ncsn.cli.devices import device_of, fabric_for, shared_draws
 from ncsn.cli.from_options import chosen_data, label_of, loaded, sampler_of, sigmas_of
-from ncsn.cli.output import check_replaced
-from ncsn.cli.writers import Collector
+from ncsn.cli.writers import Collector, check_replaced
 from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
 from ncsn.evaluation.extractors import Judge, look_at, looks, real_pictures, reference_looks
 from ncsn.evaluation.family import family_of, family_table

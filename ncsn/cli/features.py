@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ncsn.cli.from_options import chosen_data
-from ncsn.cli.output import check_replaced
+from ncsn.cli.writers import check_replaced
 from ncsn.data import ImageData
 from ncsn.evaluation.features import Features, default_file, holds_features, save_features
 from ncsn.model.files import exclusive_file

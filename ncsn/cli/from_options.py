@@ -54,13 +54,9 @@ def image_shape(model: Model) -> tuple[int, int]:
 def sigmas_of(
     model: Model, options: Namespace, sampler: Sampler, levels: int | None = None
 ) -> Tensor:
-    """Return the noise levels (L,) of --steps, --sigma-max and --sigma-min, or the model's own.
+    """Return the noise levels (L,) of --steps, --sigma-max and --sigma-min, for a sampler.
 
-    Args:
-        model: the model, whose own levels give the ends that the options do not.
-        options: the options.
-        sampler: the sampler, which determines the spacing.
-        levels: the default of --steps; the model's own number if it is None.
+    What is not given is the model's own, but for `levels`, another default of --steps.
     """
     sigmas, steps = model.schedule.sigmas(), options.steps or levels
     if (steps, options.sigma_max, options.sigma_min) != (None, None, None):

@@ -6,7 +6,7 @@ import torch
 
 from ncsn.cli.denoise import read_images
 from ncsn.cli.from_options import image_model, image_shape, sigmas_of
-from ncsn.cli.output import held_output
+from ncsn.cli.writers import held_output
 from ncsn.evaluation.grids import save_grid
 from ncsn.samplers import Heun
 from ncsn.score.guidance import encode, slerp

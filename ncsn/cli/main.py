@@ -10,8 +10,7 @@ from ncsn.cli.options import COMMANDS, parse
 
 __all__ = ["main", "sample", "train"]
 
-OWN_PARSERS = ("train", "advise")
-"""The commands whose options are the settings of a run, which jsonargparse reads."""
+OWN_PARSERS = ("train", "advise")  # whose options are the settings of a run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

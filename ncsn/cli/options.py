@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,30 +15,24 @@ from ncsn.model.files import lock_of
 
 __all__ = ["free", "int_at_least", "parse"]
 
+# The suffix of --out, and what is written there.
 KINDS = {".png": "grid", ".gif": "gif", ".npz": "npz", "": "folder"}
-"""The suffix of --out, and what is written there."""
+LAYOUT = ("nrow", "upscale", "captions", "nearest", "trajectory")
+SAMPLING = ("label", "steps", "sigma_max", "sigma_min", "sampler", "seeds")
+# An output or an option, and the options that have no effect with it.
 NO_EFFECT = {
-    "folder": ("nrow", "upscale", "captions", "nearest", "trajectory"),
-    "npz": ("nrow", "upscale", "captions", "nearest", "trajectory"),
+    "folder": LAYOUT,
+    "npz": LAYOUT,
     "gif": ("nearest", "captions"),
     "trajectory": ("nrow", "captions", "nearest"),
     "nearest": ("captions",),
-    "png": (
-        "label",
-        "steps",
-        "sigma_max",
-        "sigma_min",
-        "likelihood",
-        "samplers",
-        "seeds",
-        "sampler",
-    ),
-    "samplers": ("label", "steps", "sigma_max", "sigma_min", "json", "seeds", "sampler"),
+    "png": (*SAMPLING, "likelihood", "samplers"),
+    "samplers": (*SAMPLING, "json"),
 }
-"""An output or an option, and the options that have no effect with it."""
 MODEL = "default: the newest checkpoint under checkpoints/, or the digits of the package"
 OUT = """NAME.png: a grid; NAME.gif: trajectories; NAME.npz: an array arr_0 (N, H, W, C) of uint8;
 NAME: a folder of PNGs, of which missing ones are added. Default: samples.png, or a free name"""
+NAMES = re.compile(r"[^\s,]+").findall  # the type of an option with names between commas
 DEVICE = "cpu, cuda, cuda:1, mps, ...; auto is the fastest"
 EXAMPLES = """\
 examples:
@@ -213,13 +208,7 @@ def add_setting(option: argparse._ActionsContainer, key: str, **others: Any) -> 
 def add_output_options(parser: ArgumentParser) -> None:
     """Add the options of which samples are drawn, and of what is written."""
     option = parser.add_argument_group("output").add_argument
-    forms = (
-        "a grid .png, trajectories .gif, an array arr_0 .npz (N, H, W, C) of uint8, or a folder "
-    )
-    forms += (
-        "of PNGs, of which missing ones are added; default: samples.png, or a free name like it"
-    )
-    option("--out", type=Path, metavar="FILE", help=forms)
+    option("--out", type=Path, metavar="FILE", help=OUT)
     option("--num-samples", type=int_at_least(1), metavar="N", help="(64 images, 4000 points)")
     option("--start-index", type=int_at_least(0), default=0, metavar="N", help="first index (0)")
     option("--nrow", type=int_at_least(1), metavar="N", help="images in a row")
@@ -270,14 +259,8 @@ def add_image_options(parser: ArgumentParser, default: str) -> None:
 def add_weights_options(option: Callable[..., Any]) -> None:
     """Add the options of how a model is loaded."""
     option("--raw", action="store_true", help="the optimiser's weights, not their average")
-    option(
-        "--trust",
-        action="extend",
-        type=lambda text: [name.strip() for name in text.split(",")],
-        default=[],
-        metavar="CLASS",
-        help="a class of your own that the file may name, as mine.MyUNet (repeatable)",
-    )
+    about = "a class of your own that the file may name, as mine.MyUNet (repeatable)"
+    option("--trust", action="extend", type=NAMES, default=[], metavar="CLASS", help=about)
 
 
 ADDERS: dict[str, Callable[[ArgumentParser], None]] = {
@@ -297,13 +280,11 @@ def settle_output(options: Namespace) -> None:
         options.out = free(options.default_out)
     else:
         options.default_out = None
-    out = options.out
-    options.kind = options.kinds.get(out.suffix.lower())
+    out, kinds = options.out, options.kinds
+    options.kind = kinds.get(out.suffix.lower())
     if options.kind is None:
-        several = "a .png, .gif or .npz file, or a folder"
-        fail(
-            2, f"--out: expected {several if options.kinds is KINDS else 'a .png file'}, got {out}"
-        )
+        expected = "a .png, .gif or .npz file, or a folder" if kinds is KINDS else "a .png file"
+        fail(2, f"--out: expected {expected}, got {out}")
     if options.kind == "folder" and out.is_file():
         fail(2, f"--out: {out} is a file; give it a suffix, or name a folder")
     if options.kind != "folder" and out.is_dir():

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ncsn.cli.devices import fabric_for, shared_draws
 from ncsn.cli.from_options import label_of, loaded, sampler_of, sigmas_of
-from ncsn.cli.output import held_output
-from ncsn.cli.writers import Collector, FolderWriter, NpzWriter, Writer
+from ncsn.cli.writers import Collector, FolderWriter, NpzWriter, Writer, held_output
 from ncsn.data import DataModule, ImageData, Points, enlarged, pixel_grid, tiled, to_pixels
 from ncsn.evaluation.copies import are_copies, nearest, neighbours
 from ncsn.evaluation.grids import (
@@ -42,21 +41,16 @@ from ncsn.score.guidance import classifier_free
 __all__ = ["Measurement", "run"]
 
 FRAMES = 61  # of a GIF, if --trajectory does not say
+FROM_DATA = ("_instantiator", "shape")  # settings of a model that its data determines
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measured image, and how samples are made to agree with it.
+    """A measured image, and how samples are made to agree with it."""
 
-    Args:
-        guide: a function from the model's score to that of the posterior.
-        shown: the measured image (C, H, W).
-        finish: a function of the samples (B, ...), applied at the end.
-    """
-
-    guide: Callable[[Score], Score]
-    shown: Tensor
-    finish: Callable[[Tensor], Tensor] | None = None
+    guide: Callable[[Score], Score]  # from the model's score to that of the posterior
+    shown: Tensor  # the measured image (C, H, W)
+    finish: Callable[[Tensor], Tensor] | None = None  # of the samples (B, ...), at the end
 
 
 Measure = Callable[[Model, Namespace], Measurement]
@@ -64,25 +58,15 @@ Measure = Callable[[Model, Namespace], Measurement]
 
 @dataclass(frozen=True)
 class Job:
-    """The samples of one checkpoint, and what is shown with them.
-
-    Args:
-        checkpoint: the file.
-        model: the model in it.
-        request: the samples.
-        order: their indices, as they are shown.
-        columns: images in a row, or None for about as many as there are rows.
-        measured: the measured image (C, H, W) that is shown first, or None.
-        data: the data of the training, if it is shown as well.
-    """
+    """The samples of one checkpoint, and what is shown with them."""
 
     checkpoint: Path
     model: Model
     request: Request
-    order: list[int]
-    columns: int | None
-    measured: Tensor | None
-    data: DataModule | None
+    order: list[int]  # the indices of the samples, as they are shown
+    columns: int | None  # images in a row
+    measured: Tensor | None  # the measured image (C, H, W), which is shown first
+    data: DataModule | None  # of the training, if it is shown
 
 
 def run(options: Namespace, measure: Measure | None = None) -> None:
@@ -294,19 +278,13 @@ def captions(job: Job, trust: Sequence[str]) -> list[str]:
 
 
 def settings_text(checkpoint: Path, trust: Sequence[str]) -> str:
-    """Return the settings in a checkpoint as YAML for `ncsn train`, and its step.
-
-    A configuration is code, so that the settings are checked first, as if they were to be
-    built.
-    """
+    """Return the settings in a checkpoint as YAML for `ncsn train`, and its step."""
     content = contents(checkpoint)
     settings, data = content["hyper_parameters"], content.get(DATA)
-    check_settings(settings, data, checkpoint, trust)
-    settings = updated(settings)
-    left_out = ("_instantiator", "shape")  # the data says these
-    model = {key: value for key, value in settings.items() if key not in left_out}
+    check_settings(settings, data, checkpoint, trust)  # training will build what they name
+    model = {key: value for key, value in updated(settings).items() if key not in FROM_DATA}
     given = {name: each for name, each in (("data", data), ("model", model)) if each}
-    text: str = yaml.safe_dump(json.loads(json.dumps(given)), sort_keys=False)
+    text = yaml.safe_dump(json.loads(json.dumps(given)), sort_keys=False)
     number = content.get("global_step")
     step = f", step {number:,}" if isinstance(number, int) else ""
     name = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(checkpoint))

@@ -18,10 +18,10 @@ from ncsn.model.shipped import config_file
 __all__ = ["run"]
 
 DEFAULT_CONFIG = "digits"
+# What only configurations of earlier versions contain.
 EARLIER = re.compile(
     r"^score:|\b(anneal_power|corruption|Annealed|ProbabilityFlow|StochasticHeun)\b", re.MULTILINE
 )
-"""What only configurations of earlier versions contain."""
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -1,10 +1,12 @@
-"""What samples are written to as they are drawn: a folder of PNGs, an array, or memory."""
+"""The output of a command, and the writers of samples: a folder of PNGs, an array, memory."""
 
 import os
 import shutil
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,14 +17,40 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ncsn.cli.options import free
 from ncsn.data import to_pixels
-from ncsn.model.files import atomic_write, temporary_file
-from ncsn.training.processes import exit_if_orphaned, gathered
+from ncsn.model.files import atomic_write, exclusive_file, exclusive_folder, temporary_file
+from ncsn.training.processes import exit_if_orphaned, gathered, hold_outputs
 
-__all__ = ["Collector", "FolderWriter", "NpzWriter", "Writer"]
+__all__ = ["Collector", "FolderWriter", "NpzWriter", "Writer", "check_replaced", "held_output"]
 
-KEY = "drawn_with"
-"""The key of the text in a PNG that says what the sample follows from."""
+KEY = "drawn_with"  # of the text in a PNG that says what the sample follows from
+
+
+@contextmanager
+def held_output(options: Namespace) -> Iterator[None]:
+    """Hold --out; if another command has just taken a default name, take the next."""
+    with ExitStack() as held:
+        while True:
+            exclusive = exclusive_folder if options.kind == "folder" else exclusive_file
+            try:
+                held.enter_context(hold_outputs("--out", exclusive(options.out)))
+                if options.default_out is None or not options.out.exists():
+                    break
+            except ValueError:
+                if options.default_out is None:
+                    raise
+            held.close()
+            options.out = free(options.default_out)
+        yield
+
+
+def check_replaced(option: str, file: Path, suffix: str, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse a name without the suffix, or a file that holds something else."""
+    if file.suffix != suffix:
+        raise ValueError(f"{option}: expected a name with {suffix}, got {file}")
+    if file.exists() and not (file.is_file() and is_ours(file)):
+        raise ValueError(f"{option}: {file} exists and holds something else; give another name")
 
 
 class Writer(ABC):
@@ -54,15 +82,9 @@ class Writer(ABC):
 class FolderWriter(Writer):
     """A folder with a PNG for each sample, named by its index.
 
-    Each says what it was drawn with. PNGs that an earlier command drew with the same stay as
-    they are; a batch is drawn again whole if some are missing, because its last bits depend on
-    the batch.
-
-    Args:
-        fabric: the processes that write.
-        folder: the folder; it is created.
-        indices: the samples that will be drawn.
-        drawn_with: all that a sample follows from but its index, as text.
+    Each says what it was drawn with: all that it follows from but its index. PNGs that an
+    earlier command drew with the same stay as they are; a batch is drawn again whole if some
+    are missing, because its last bits depend on the batch.
     """
 
     def __init__(
@@ -109,12 +131,6 @@ class NpzWriter(Writer):
 
     All processes of the machine write their rows to one temporary file, so that none are kept
     in memory. At the end it becomes the .npz. The same samples give the same bytes.
-
-    Args:
-        fabric: the processes that write.
-        file: a name that ends in .npz.
-        indices: the samples that will be drawn, one after the other.
-        shape: (C, H, W) of an image.
     """
 
     def __init__(self, fabric: Fabric, file: Path, indices: range, shape: tuple[int, ...]) -> None:
