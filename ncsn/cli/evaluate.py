@@ -125,7 +125,10 @@ def report_of_checkpoint(
 ) -> Report | None:
     """Return the report of each seed's samples on the first process, None on others."""
     counts = counts_of(options.num_samples or DEFAULT_COUNT, data, judge)
-    request = request_of(model, options, counts.judged)
+    size = options.batch_size or default_batch_size(model)
+    sampler = sampler_of(model, options.sampler)
+    sigmas, label = sigmas_of(model, options, sampler), label_of(model, options.label)
+    request = Request(batches(range(counts.judged), size), sampler, sigmas, options.seed, label)
     fabric.launch()
     model = model.to(fabric.device)
     bits = None
@@ -136,26 +139,16 @@ def report_of_checkpoint(
     each = [measured(fabric, model, replace(request, seed=seed), measure) for seed in seeds]
     if not fabric.is_global_zero:
         return None
-    sampler, sigmas = str(request.sampler), request.sigmas
     cost = sum((cost for _, cost in each), Cost(0, 0.0, 0))
     ends = sigmas[0].item(), sigmas[-1].item()
     weights, checkpoint = weights_fingerprint(model.denoiser), options.checkpoint
-    samples = Samples(str(checkpoint), weights, seeds, sampler, len(sigmas), *ends, cost)
+    samples = Samples(str(checkpoint), weights, seeds, str(sampler), len(sigmas), *ends, cost)
     of = f"seed {seeds[0]}" if len(seeds) == 1 else f"each of the seeds {seeds[0]} to {seeds[-1]}"
     words = (
         f"{counts.judged:,} samples of {of}, from {checkpoint} by {sampler} over "
         f"{len(sigmas)} levels from {ends[0]:g} to {ends[1]:g}"
     )
     return judged_report(words, counts, data, judge, [seen for seen, _ in each], samples, bits)
-
-
-def request_of(model: Model, options: Namespace, count: int) -> Request:
-    """Return the samples that the options request."""
-    sampler = sampler_of(model, options.sampler)
-    sigmas = sigmas_of(model, options, sampler)
-    size = options.batch_size or default_batch_size(model)
-    label = label_of(model, options.label)
-    return Request(batches(range(count), size), sampler, sigmas, options.seed, label)
 
 
 def report_of_folder(options: Namespace, data: ImageData, judge: Judge) -> Report:

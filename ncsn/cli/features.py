@@ -14,7 +14,6 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from ncsn.cli.from_options import chosen_data
 from ncsn.cli.writers import check_replaced
@@ -33,7 +32,6 @@ class Classifier(LightningModule):
         super().__init__()
         self.features = features
         self.lr = lr
-        self.right = MulticlassAccuracy(features.classes, average="micro")
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, label = batch
@@ -41,8 +39,8 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         x, label = batch
-        self.right(self.features.logits(x), label)
-        self.log("accuracy", self.right, on_step=False, on_epoch=True)
+        right = self.features.logits(x).argmax(1) == label
+        self.log("accuracy", right.float().mean(), batch_size=len(x))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.05)

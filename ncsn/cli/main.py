@@ -26,16 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif command not in COMMANDS:
         fail(2, f"expected a command of {', '.join(COMMANDS)}, got {command}")
     else:
-        run(command, given)
-
-
-def run(command: str, arguments: list[str]) -> None:
-    """Run a command with its arguments."""
-    with exit_on_signals(), exit_codes():
-        options = arguments if command in OWN_PARSERS else parse(command, arguments)
-        module = import_module(f"ncsn.cli.{command}")  # which may take seconds
-        silence_libraries()
-        module.run(options)
+        with exit_on_signals(), exit_codes():
+            options = given if command in OWN_PARSERS else parse(command, given)
+            module = import_module(f"ncsn.cli.{command}")  # which may take seconds
+            silence_libraries()
+            module.run(options)
 
 
 def train() -> None:

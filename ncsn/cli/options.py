@@ -84,7 +84,7 @@ def parse(command: str, arguments: Sequence[str]) -> Namespace:
             add_setting(parser, key)
     options = parser.parse_args(arguments)
     if "default_out" in options:
-        settle_output(options)
+        check_output(options)
     refuse_without_effect(options)
     return options
 
@@ -94,15 +94,10 @@ def refuse_without_effect(options: Namespace) -> None:
     given = {name for name, value in vars(options).items() if value not in (None, False, [])}
     kind = vars(options).get("kind")
     for what in [name for name in NO_EFFECT if name in given or name == kind]:
-        with_ = f"--out {options.out}" if what == kind else flag(what)
+        other = f"--out {options.out}" if what == kind else f"--{what}"
         for name in given.intersection(NO_EFFECT[what]):
-            option = options.sampler[0].partition("=")[0] if name == "sampler" else flag(name)
-            fail(2, f"{option} has no effect with {with_}; remove one of them")
-
-
-def flag(name: str) -> str:
-    """Return an option as it is typed."""
-    return f"--{name.replace('_', '-')}"
+            option = f"--{name.replace('_', '-')}"
+            fail(2, f"{option} has no effect with {other}; remove one of them")
 
 
 def add_sample_options(parser: ArgumentParser) -> None:
@@ -274,20 +269,16 @@ ADDERS: dict[str, Callable[[ArgumentParser], None]] = {
 }
 
 
-def settle_output(options: Namespace) -> None:
-    """Choose a free default name for --out, and set `kind` to what its suffix asks for."""
-    if options.out is None:
-        options.out = free(options.default_out)
-    else:
-        options.default_out = None
-    out, kinds = options.out, options.kinds
+def check_output(options: Namespace) -> None:
+    """Set `kind` to what the suffix of --out asks for, and end the program if that cannot be."""
+    out, kinds = options.out or options.default_out, options.kinds
     options.kind = kinds.get(out.suffix.lower())
     if options.kind is None:
         expected = "a .png, .gif or .npz file, or a folder" if kinds is KINDS else "a .png file"
         fail(2, f"--out: expected {expected}, got {out}")
     if options.kind == "folder" and out.is_file():
         fail(2, f"--out: {out} is a file; give it a suffix, or name a folder")
-    if options.kind != "folder" and out.is_dir():
+    if options.kind != "folder" and options.out and out.is_dir():
         fail(2, f"--out: {out} is a folder; give another name")
     if not out.parent.is_dir():
         fail(2, f"--out: there is no folder {out.parent}")

@@ -171,8 +171,8 @@ def data_shown(model: Model, checkpoint: Path, options: Namespace) -> DataModule
 def writer_for(fabric: Fabric, job: Job, options: Namespace) -> Writer:
     """Return what takes the samples."""
     if options.kind == "npz":
-        first, last = min(job.order), max(job.order)
-        return NpzWriter(fabric, options.out, range(first, last + 1), job.model.shape)
+        indices = range(options.start_index, options.start_index + len(job.order))
+        return NpzWriter(fabric, options.out, indices, job.model.shape)
     if options.kind == "folder":
         return FolderWriter(fabric, options.out, job.order, drawn_with(job, options))
     return Collector(fabric)

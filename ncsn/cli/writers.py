@@ -6,7 +6,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,19 +29,10 @@ KEY = "drawn_with"  # of the text in a PNG that says what the sample follows fro
 
 @contextmanager
 def held_output(options: Namespace) -> Iterator[None]:
-    """Hold --out; if another command has just taken a default name, take the next."""
-    with ExitStack() as held:
-        while True:
-            exclusive = exclusive_folder if options.kind == "folder" else exclusive_file
-            try:
-                held.enter_context(hold_outputs("--out", exclusive(options.out)))
-                if options.default_out is None or not options.out.exists():
-                    break
-            except ValueError:
-                if options.default_out is None:
-                    raise
-            held.close()
-            options.out = free(options.default_out)
+    """Choose a free default name for --out, and hold it while the command runs."""
+    options.out = options.out or free(options.default_out)
+    exclusive = exclusive_folder if options.kind == "folder" else exclusive_file
+    with hold_outputs("--out", exclusive(options.out)):
         yield
 
 
