@@ -30,10 +30,8 @@ def run(arguments: Sequence[str]) -> None:
     options = {argument.split("=")[0] for argument in arguments}
     if not options & {"--config", "-h", "--help"}:
         arguments = ["--config", config_file(DEFAULT_CONFIG), *arguments]
-    for place, (option, file) in enumerate(pairwise(arguments), start=1):
-        if option == "--config":
-            arguments[place] = current(file)
-    sys.argv[1:] = arguments
+    words = pairwise(["", *arguments])
+    sys.argv[1:] = [current(word) if option == "--config" else word for option, word in words]
 
     from ncsn.training.run import run  # takes seconds to import
 
