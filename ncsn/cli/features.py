@@ -85,9 +85,8 @@ def train_features(
         callbacks=[RichProgressBar(leave=True)] if shown else [],
     )
     classifier = Classifier(features, lr)
-    quiet(max_epochs=epochs, precision=precision, limit_val_batches=0).fit(
-        classifier, datamodule=data
-    )
+    trainer = quiet(max_epochs=epochs, precision=precision, limit_val_batches=0)
+    trainer.fit(classifier, datamodule=data)
     features.trained_on = type(data).__name__
     # The features are used in float32, whatever the training precision.
     features.accuracy = quiet().validate(classifier, datamodule=data, verbose=False)[0]["accuracy"]
