@@ -10,7 +10,7 @@ from torch import Tensor
 from ncsn.cli.devices import place_of
 from ncsn.cli.from_options import loaded, with_images
 from ncsn.cli.output import held_output
-from ncsn.data import FilePictures, to_unit
+from ncsn.data import FileImages, to_unit
 from ncsn.evaluation.grids import save_grid
 from ncsn.model.load import CHECKPOINTS, default_checkpoint
 from ncsn.model.model import Model
@@ -58,5 +58,5 @@ def read_images(files: list[Path], channels: int, size: int) -> Tensor:
     Raises:
         ValueError: if a file is not an image.
     """
-    images = FilePictures(files, torch.zeros(len(files)), channels, size)
+    images = FileImages(files, torch.zeros(len(files)), channels, size)
     return to_unit(torch.stack([images.read(file) for file in files]))

@@ -21,10 +21,15 @@ from ncsn.cli.data_option import chosen_data
 from ncsn.cli.devices import fabric_for, place_of, sampling_progress
 from ncsn.cli.from_options import label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.writers import Collector
-from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
-from ncsn.evaluation.extractors import Judge, look_at, looks, real_pictures, reference_looks
-from ncsn.evaluation.family import family_of, family_table
-from ncsn.evaluation.measure import chosen_judge, figures, held_out_bits, rows
+from ncsn.data import FileImages, ImageData, same_images, to_unit
+from ncsn.evaluation.extractors import (
+    FeatureExtractor,
+    extract,
+    extract_all,
+    real_images,
+    reference_features,
+)
+from ncsn.evaluation.measure import chosen_extractor, held_out_bits, metrics_of, rows
 from ncsn.evaluation.metrics import frechet
 from ncsn.evaluation.report import (
     Cost,
@@ -37,6 +42,7 @@ from ncsn.evaluation.report import (
     notes,
     save_report,
 )
+from ncsn.evaluation.samplers import compared_samplers, comparison_table
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.draws import Request, batches, default_batch_size, draws
 from ncsn.model.files import exclusive_file
@@ -59,15 +65,15 @@ def run(options: Namespace) -> None:
     held = nullcontext() if options.json is None else exclusive_file(options.json)
     with hold_outputs("--json", held):
         data = evaluated_data(options)
-        judge = chosen_judge(options.features, data).to(place_of(options.device))
+        extractor = chosen_extractor(options.features, data).to(place_of(options.device))
         if options.png is not None:
-            show(report_of_folder(options, data, judge), options)
+            show(report_of_folder(options, data, extractor), options)
             return
         fabric = fabric_for(options)
         if options.samplers:
-            compare(fabric, options, data, judge)
+            compare(fabric, options, data, extractor)
             return
-        report = report_of_checkpoint(fabric, options, data, judge)
+        report = report_of_checkpoint(fabric, options, data, extractor)
         if report is not None:
             show(report, options)
 
@@ -126,12 +132,12 @@ def evaluated_data(options: Namespace) -> ImageData:
     return data
 
 
-def counts_of(count: int, data: ImageData, judge: Judge) -> Counts:
+def counts_of(count: int, data: ImageData, extractor: FeatureExtractor) -> Counts:
     """Return the number of images of each kind; refuse fewer than the features need."""
-    least = judge.num_features + 1
+    least = extractor.num_features + 1
     if count < least:
         raise ValueError(
-            f"--num-samples: {count}, and {judge.num_features} features take {least} pictures at least"
+            f"--num-samples: {count}, and {extractor.num_features} features take {least} pictures at least"
         )
     sizes = {name: len(split) for name, split in data.splits.items()}
     if sizes["train"] < least:
@@ -142,10 +148,10 @@ def counts_of(count: int, data: ImageData, judge: Judge) -> Counts:
 
 
 def report_of_checkpoint(
-    fabric: Fabric, options: Namespace, data: ImageData, judge: Judge
+    fabric: Fabric, options: Namespace, data: ImageData, extractor: FeatureExtractor
 ) -> Report | None:
     """Return the report of each seed's samples on the first process, None on others."""
-    counts = counts_of(options.num_samples or DEFAULT_COUNT, data, judge)
+    counts = counts_of(options.num_samples or DEFAULT_COUNT, data, extractor)
     model = model_of(options, data)
     request = request_of(model, options, counts.judged)
     fabric.launch()
@@ -154,7 +160,7 @@ def report_of_checkpoint(
     if options.likelihood and fabric.is_global_zero:
         bits = held_out_bits(model, data, options.likelihood)
     seeds = list(range(options.seed, options.seed + options.seeds))
-    measure = partial(rows, judge, data.splits["train"])
+    measure = partial(rows, extractor, data.splits["train"])
     each = [measured(fabric, model, replace(request, seed=seed), measure) for seed in seeds]
     if not fabric.is_global_zero:
         return None
@@ -168,7 +174,7 @@ def report_of_checkpoint(
         f"{counts.judged:,} samples of {of}, from {checkpoint} by {sampler} over "
         f"{len(sigmas)} levels from {ends[0]:g} to {ends[1]:g}"
     )
-    return judged_report(words, counts, data, judge, [seen for seen, _ in each], samples, bits)
+    return report_of(words, counts, data, extractor, [seen for seen, _ in each], samples, bits)
 
 
 def request_of(model: Model, options: Namespace, count: int) -> Request:
@@ -180,50 +186,55 @@ def request_of(model: Model, options: Namespace, count: int) -> Request:
     return Request(batches(range(count), size), sampler, sigmas, options.seed, label)
 
 
-def report_of_folder(options: Namespace, data: ImageData, judge: Judge) -> Report:
+def report_of_folder(options: Namespace, data: ImageData, extractor: FeatureExtractor) -> Report:
     """Return the report of a folder's images, which must have the shape of the data."""
-    pictures = same_pictures(options.png, data.shape)
+    pictures = same_images(options.png, data.shape)
     count = options.num_samples or len(pictures)
     if count > len(pictures):
         raise ValueError(f"--num-samples: {count}, and {options.png} has {len(pictures)} pictures")
-    counts = counts_of(count, data, judge)
-    place = next(judge.parameters()).device
+    counts = counts_of(count, data, extractor)
+    place = next(extractor.parameters()).device
     seen = [
-        rows(judge, data.splits["train"], x.to(place)).cpu() for x in in_batches(pictures, count)
+        rows(extractor, data.splits["train"], x.to(place)).cpu()
+        for x in in_batches(pictures, count)
     ]
-    return judged_report(
-        f"{count:,} pictures of {options.png}", counts, data, judge, [torch.cat(seen)]
+    return report_of(
+        f"{count:,} pictures of {options.png}", counts, data, extractor, [torch.cat(seen)]
     )
 
 
-def judged_report(
+def report_of(
     words: str,
     counts: Counts,
     data: ImageData,
-    judge: Judge,
+    extractor: FeatureExtractor,
     seen: list[Tensor],
     samples: Samples | None = None,
     bits: tuple[float, float, int] | None = None,
 ) -> Report:
     """Return the report of each seed's rows (N, F + K + 2), next to held-out images."""
-    reference = reference_looks(judge, data)
-    place = next(judge.parameters()).device
+    reference = reference_features(extractor, data)
+    place = next(extractor.parameters()).device
     held_out = [
-        rows(judge, data.splits["train"], x.to(place)).cpu()
-        for x in real_pictures(data, "val", counts.floor)
+        rows(extractor, data.splits["train"], x.to(place)).cpu()
+        for x in real_images(data, "val", counts.floor)
     ]
-    each = [figures(judge, part, reference) for part in seen]
+    each = [metrics_of(extractor, part, reference) for part in seen]
     by_name = {name: [one[name] for one in each] for name in each[0]}
-    floor = figures(judge, torch.cat(held_out), reference)
-    return Report(words, type(data).__name__, judge.source, counts, by_name, floor, samples, bits)
+    floor = metrics_of(extractor, torch.cat(held_out), reference)
+    return Report(
+        words, type(data).__name__, extractor.source, counts, by_name, floor, samples, bits
+    )
 
 
-def compare(fabric: Fabric, options: Namespace, data: ImageData, judge: Judge) -> None:
+def compare(
+    fabric: Fabric, options: Namespace, data: ImageData, extractor: FeatureExtractor
+) -> None:
     """Print a table of all samplers."""
-    counts = counts_of(options.num_samples or DEFAULT_COUNT, data, judge)
+    counts = counts_of(options.num_samples or DEFAULT_COUNT, data, extractor)
     model = model_of(options, data)
     fabric.launch()
-    model, reference = model.to(fabric.device), reference_looks(judge, data).features
+    model, reference = model.to(fabric.device), reference_features(extractor, data).features
     size = options.batch_size or default_batch_size(model)
 
     def draw(sampler: Sampler, sigmas: Tensor) -> tuple[Tensor, Cost]:
@@ -231,16 +242,16 @@ def compare(fabric: Fabric, options: Namespace, data: ImageData, judge: Judge) -
         return measured(fabric, model, request, features)
 
     def features(x: Tensor) -> Tensor:
-        return look_at(judge.to(x.device), x).features
+        return extract(extractor.to(x.device), x).features
 
     distance: Callable[[Tensor], float] = partial(frechet, reference=reference)
-    floor = distance(looks(judge, real_pictures(data, "val", counts.floor)).features)
-    name = f"{judge.figures[0]} of {counts.judged:,}"
-    lines = family_table(family_of(model), draw, distance, floor, name)
+    floor = distance(extract_all(extractor, real_images(data, "val", counts.floor)).features)
+    name = f"{extractor.metric_names[0]} of {counts.judged:,}"
+    lines = comparison_table(compared_samplers(model), draw, distance, floor, name)
     if fabric.is_global_zero:
         print(markdown(lines))
         words = f"{counts.judged:,} samples of each, seed {options.seed}, from {options.checkpoint}"
-        print("\n" + notes(words, type(data).__name__, judge.source, counts))
+        print("\n" + notes(words, type(data).__name__, extractor.source, counts))
     if fabric.is_global_zero and options.likelihood:
         mean, error, count = held_out_bits(model, data, options.likelihood)
         print(f"Likelihood: {mean:.3f} +- {error:.3f} bits/dim, of {count:,} held-out images")
@@ -261,7 +272,7 @@ def check_shape(shape: tuple[int, ...], checkpoint: Path, data: ImageData) -> No
         )
 
 
-def in_batches(pictures: FilePictures, count: int, size: int = 100) -> Iterator[Tensor]:
+def in_batches(pictures: FileImages, count: int, size: int = 100) -> Iterator[Tensor]:
     """Yield the first `count` images in batches (B, C, H, W) in [0, 1]."""
     for start in range(0, count, size):
         yield to_unit(pictures[range(start, min(start + size, count))][0])

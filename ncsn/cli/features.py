@@ -20,7 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from ncsn.cli.data_option import given_data
 from ncsn.data import ImageData
-from ncsn.evaluation.features import Features, default_file, holds_features, save_features
+from ncsn.evaluation.classifier import Classifier, default_file, holds_classifier, save_classifier
 from ncsn.model.files import exclusive_file
 from ncsn.training.processes import hold_outputs
 
@@ -29,10 +29,10 @@ __all__ = ["run", "train_features"]
 Precision = Literal["32-true", "bf16-mixed"]
 
 
-class Classifier(LightningModule):
+class ClassifierTraining(LightningModule):
     """Training of features by cross-entropy, AdamW and a one-cycle learning rate."""
 
-    def __init__(self, features: Features, lr: float) -> None:
+    def __init__(self, features: Classifier, lr: float) -> None:
         super().__init__()
         self.features = features
         self.lr = lr
@@ -60,7 +60,7 @@ def train_features(
     lr: float = 3e-3,
     accelerator: str = "auto",
     precision: Precision = "32-true",
-) -> Features:
+) -> Classifier:
     """Train a classifier on labelled images, and record its data set and its accuracy.
 
     Args:
@@ -80,7 +80,7 @@ def train_features(
         raise ValueError(f"epochs: {epochs}, and must be at least 1")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr: {lr}, and must be positive")
-    features = Features(data.shape[0], data.classes)
+    features = Classifier(data.shape[0], data.classes)
     shown = sys.stdout.isatty()
     quiet = partial(
         Trainer,
@@ -92,7 +92,7 @@ def train_features(
         enable_progress_bar=shown,
         callbacks=[RichProgressBar(leave=True)] if shown else [],
     )
-    classifier = Classifier(features, lr)
+    classifier = ClassifierTraining(features, lr)
     quiet(max_epochs=epochs, precision=precision, limit_val_batches=0).fit(
         classifier, datamodule=data
     )
@@ -152,7 +152,7 @@ def run(arguments: Sequence[str]) -> None:
         settings.data.prepare_data()
         how = settings.epochs, settings.lr, settings.accelerator, settings.precision
         features = train_features(settings.data, *how)
-        save_features(features, file)
+        save_classifier(features, file)
     print(f"{features.trained_on}: accuracy {features.accuracy:.2%} on the validation images")
     print(f"Features:  {file}  ({file.stat().st_size:,} bytes)")
 
@@ -161,5 +161,5 @@ def check_out(file: Path) -> None:
     """Refuse to replace anything but the weights of a classifier."""
     if file.suffix != ".safetensors":
         raise ValueError(f"--out: expected a name with .safetensors, got {file}")
-    if file.exists() and not (file.is_file() and holds_features(file)):
+    if file.exists() and not (file.is_file() and holds_classifier(file)):
         raise ValueError(f"--out: {file} exists and does not hold features; give another name")

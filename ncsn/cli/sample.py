@@ -21,13 +21,13 @@ from ncsn.evaluation.copies import are_copies, nearest, neighbours
 from ncsn.evaluation.grids import (
     abreast,
     captioned_grid,
-    nearest_sheet,
+    nearest_grid,
     save_gif,
     save_pixels,
     shown_levels,
+    state_names,
     titled,
-    walk_names,
-    walk_sheet,
+    trajectory_grid,
 )
 from ncsn.evaluation.plots import plot, save_figure
 from ncsn.model.checkpoint_file import digest
@@ -291,9 +291,9 @@ def frames_of(job: Job, samples: Tensor, options: Namespace) -> list[Tensor]:
     if shown:
         given = None if job.measured is None else to_pixels(job.measured)
         samples = replace(job, measured=given).with_measured(samples)
-        names = walk_names(job.request.sigmas, [*shown, len(job.request.sigmas)])
+        names = state_names(job.request.sigmas, [*shown, len(job.request.sigmas)])
         if options.kind == "grid":
-            return [walk_sheet(samples, names, options.upscale)]
+            return [trajectory_grid(samples, names, options.upscale)]
         states = enlarged(samples, options.upscale).unbind(1)
         return [
             titled(tiled(state, columns), name) for state, name in zip(states, names, strict=True)
@@ -316,7 +316,7 @@ def nearest_images(job: Job, samples: Tensor, options: Namespace) -> Tensor:
         [f"{'copy' if copy else 'no.'} {index}", *(f"{distance:.2f}" for distance in row)]
         for index, copy, row in zip(job.order, copied, distances.tolist(), strict=True)
     ]
-    return nearest_sheet(to_pixels(samples), others, words, options.nrow, options.upscale)
+    return nearest_grid(to_pixels(samples), others, words, options.nrow, options.upscale)
 
 
 def captions(job: Job, trust: Sequence[str]) -> list[str]:
