@@ -1,4 +1,4 @@
-"""Sample from a trained model, as `ncsn sample`: `python sample.py CHECKPOINT`."""
+"""Sample from a trained model: `python sample.py` is `ncsn sample`."""
 
 from ncsn.cli.main import sample
 

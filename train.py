@@ -1,4 +1,4 @@
-"""Train a score model, as `ncsn train`: `python train.py --config configs/digits.yaml`."""
+"""Train a score model: `python train.py` is `ncsn train`."""
 
 from ncsn.cli.main import train
 

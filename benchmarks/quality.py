@@ -18,8 +18,8 @@ from typing import Any
 from benchmarks import ROOT
 from benchmarks.sidebyside import show
 from ncsn.cli.errors import silence_libraries
-from ncsn.evaluation.extractors import looks, real_pictures, reference_looks
-from ncsn.evaluation.measure import chosen_judge
+from ncsn.evaluation.extractors import extract_all, real_images, reference_features
+from ncsn.evaluation.measure import chosen_extractor
 from ncsn.evaluation.metrics import frechet
 from ncsn.training.run import Run, build, check
 
@@ -69,13 +69,14 @@ def row(
     with run.trainer.precision_plugin.forward_context():
         x = module.model.sample(options.count, guide=counted)
     rate = options.count / (time.process_time() - began)
-    judge = chosen_judge(
+    extractor = chosen_extractor(
         str(ROOT / "checkpoints" / "features_fashion_mnist.safetensors"), run.datamodule
     )
-    reference = reference_looks(judge, run.datamodule).features
-    distance = frechet(looks(judge, x.split(100)).features, reference)
+    reference = reference_features(extractor, run.datamodule).features
+    distance = frechet(extract_all(extractor, x.split(100)).features, reference)
     floor = frechet(
-        looks(judge, real_pictures(run.datamodule, "val", options.count)).features, reference
+        extract_all(extractor, real_images(run.datamodule, "val", options.count)).features,
+        reference,
     )
     parameters = sum(parameter.numel() for parameter in module.parameters())
     images = steps * run.datamodule.batch_size

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import ROOT
-from ncsn import load, load_features
+from ncsn import load, load_classifier
 from ncsn.model.load import newest_checkpoint
 
 
@@ -43,7 +43,9 @@ def main() -> None:
         os.chdir(ROOT)
     label = torch.arange(options.count) % module.classes
     x = module.sample(options.count, label=label)
-    named = load_features("checkpoints/features_digits.safetensors").logits(x.clamp(0, 1)).argmax(1)
+    named = (
+        load_classifier("checkpoints/features_digits.safetensors").logits(x.clamp(0, 1)).argmax(1)
+    )
     right = (named == label).float().mean()
     print(
         f"{right:.1%} of {options.count} digits are readable, after {options.seconds} s of training"

@@ -2,8 +2,8 @@
 
     python docs/advised.py IMAGES SIGMA_MAX LEVELS STEPS advised.png
 
-This tests the output of `ncsn advise` without a network. The score is that of the Parzen density
-of 5,000 images, so correct samples are these images.
+This tests the settings that `ncsn advise` prints, without a network. The score is that of
+the Parzen density of 5,000 images, so each sample must be one of these images.
 """
 
 import sys

@@ -14,10 +14,10 @@ from .data import FashionMNIST as FashionMNIST
 from .data import ImageData as ImageData
 from .data import ImageFolder as ImageFolder
 from .data import Points as Points
-from .evaluation.extractors import Judge as Judge
-from .evaluation.extractors import real_pictures as real_pictures
-from .evaluation.features import Features as Features
-from .evaluation.features import load_features as load_features
+from .evaluation.classifier import Classifier as Classifier
+from .evaluation.classifier import load_classifier as load_classifier
+from .evaluation.extractors import FeatureExtractor as FeatureExtractor
+from .evaluation.extractors import real_images as real_images
 from .evaluation.inception import Inception as Inception
 from .evaluation.inception import load_inception as load_inception
 from .evaluation.metrics import frechet_distance as frechet_distance

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ncsn.data import MNIST, FilePictures
+from ncsn.data import MNIST, FileImages
 from ncsn.model import checkpoint_file
 from ncsn.model.load import contents, load, load_data, newest_whole, save_safetensors
 from ncsn.training.module import ScoreModule
@@ -243,7 +243,7 @@ def mutations(folder: Path, count: int) -> str:
         return tuple(data.splits["train"].values.shape)
 
     def picture(name: str) -> Any:
-        return FilePictures([folder / name], torch.zeros(1), 1, 28).read(folder / name)
+        return FileImages([folder / name], torch.zeros(1), 1, 28).read(folder / name)
 
     ways: list[tuple[Path, Callable[[], Any]]] = [
         (whole, lambda: contents(whole)),

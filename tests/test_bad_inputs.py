@@ -14,7 +14,7 @@ import pytest
 import torch
 from ncsn.cli.config_file import check_config
 from ncsn.cli.main import sample
-from ncsn.data import FilePictures
+from ncsn.data import FileImages
 from ncsn.model import checkpoint_file
 from PIL import Image
 from torch.utils.data import get_worker_info
@@ -328,12 +328,12 @@ def test_a_second_run_into_the_same_folder_is_refused_with_the_first_one_named(t
 
 def test_a_worker_that_dies_is_a_failure_of_the_world(tmp_path, monkeypatch, capsys):
     pictures(tmp_path / "pictures")
-    read = FilePictures.read
+    read = FileImages.read
 
     def killed(self, file):
         return read(self, file) if get_worker_info() is None else os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(FilePictures, "read", killed)
+    monkeypatch.setattr(FileImages, "read", killed)
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
     data = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.batch_size", "4"]

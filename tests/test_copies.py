@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ncsn.data import Digits
 from ncsn.data.examples import HeldExamples
-from ncsn.evaluation.copies import are_copies, nearest, plainly_more
+from ncsn.evaluation.copies import are_copies, nearest, significantly_more
 
 
 def held(pixels) -> HeldExamples:
@@ -69,4 +69,4 @@ def test_copies_and_slightly_noisy_ones_are_found_among_digits_and_an_empty_pict
     ],
 )
 def test_a_share_is_plainly_more_by_three_standard_errors(share, count, floor, floor_count, plainly):
-    assert plainly_more(share, count, floor, floor_count) is plainly
+    assert significantly_more(share, count, floor, floor_count) is plainly

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ncsn.data import ImageFolder, same_pictures
-from ncsn.data.folder import FilePictures
+from ncsn.data import ImageFolder, same_images
+from ncsn.data.folder import FileImages
 from PIL import Image
 
 from test_data import in_training
@@ -72,7 +72,7 @@ def test_a_picture_is_turned_upright_resized_and_cropped(tmp_path):
     exif[0x0112] = 6  # turned by 90 degrees: the white half is on top
     picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
     picture.save(tmp_path / "b.jpg", quality=95)
-    pictures = FilePictures([tmp_path / "a.jpg", tmp_path / "b.jpg"], torch.zeros(2), channels=1, size=10)
+    pictures = FileImages([tmp_path / "a.jpg", tmp_path / "b.jpg"], torch.zeros(2), channels=1, size=10)
     turned, plain = pictures[[0, 1]][0][:, 0].float()
     assert turned[:4].mean() > 240
     assert turned[-4:].mean() < 15
@@ -84,19 +84,19 @@ def test_a_picture_is_turned_upright_resized_and_cropped(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_greys_of_16_bits_are_scaled(tmp_path, channels):
     Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16)).save(tmp_path / "deep.png")
-    pixels = FilePictures([tmp_path / "deep.png"], torch.zeros(1), channels, size=4)[[0]][0]
+    pixels = FileImages([tmp_path / "deep.png"], torch.zeros(1), channels, size=4)[[0]][0]
     assert (pixels == 127).all()
 
 
 def test_a_picture_of_fractions_is_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "fractions.tiff")
     with pytest.raises(ValueError, match=r"fractions\.tiff .*its pixels are fractions"):
-        FilePictures([tmp_path / "fractions.tiff"], torch.zeros(1), 3, size=4).held()
+        FileImages([tmp_path / "fractions.tiff"], torch.zeros(1), 3, size=4).held()
 
 
 def colours(file, channels=3):
     """The first pixel of a picture, and its last."""
-    pixels = FilePictures([file], torch.zeros(1), channels, 4)[[0]][0][0]
+    pixels = FileImages([file], torch.zeros(1), channels, 4)[[0]][0][0]
     return pixels[:, 0, 0].tolist(), pixels[:, -1, -1].tolist()
 
 
@@ -149,7 +149,7 @@ def test_greys_of_32_bits_are_refused_where_16_do_not_hold_them(tmp_path):
     file = tmp_path / "a.tiff"
     Image.fromarray(np.full((4, 4), 70_000, dtype=np.int32)).save(file)
     with pytest.raises(ValueError, match=r"a\.tiff .*its pixels are from 70000 to 70000, and not of 16 bits"):
-        FilePictures([file], torch.zeros(1), 3, 4).read(file)
+        FileImages([file], torch.zeros(1), 3, 4).read(file)
 
 
 def pipe(file):
@@ -178,7 +178,7 @@ def test_what_is_no_file_is_named(folder, monkeypatch, make, what):
     with pytest.raises(ValueError, match=rf"red/z\.png has the name of a picture, and is {what}; remove it"):
         ImageFolder(".", size=8)
     with pytest.raises(ValueError, match=r"cannot read red/z\.png as a picture"):
-        FilePictures([Path("red/z.png")], torch.zeros(1), 3, 8).read(Path("red/z.png"))
+        FileImages([Path("red/z.png")], torch.zeros(1), 3, 8).read(Path("red/z.png"))
     data = ImageFolder(".", size=8, batch_size=2, skip_broken=True)
     with pytest.warns(UserWarning, match=r"1 of 7 pictures are left out: cannot read red/z\.png"):
         data.setup()
@@ -272,23 +272,23 @@ def test_pictures_of_one_shape_are_read_as_they_are_and_others_refused(tmp_path)
     pixels = torch.randint(256, (3, 8, 8)).to(torch.uint8)
     for i, one in enumerate(pixels):
         Image.fromarray(one.numpy()).save(tmp_path / f"{i}.png")
-    pictures = same_pictures(tmp_path, (1, 8, 8))
+    pictures = same_images(tmp_path, (1, 8, 8))
     assert torch.equal(pictures[range(3)][0], pixels.unsqueeze(1))
     Image.new("L", (8, 9)).save(tmp_path / "z.png")
     with pytest.raises(ValueError, match=r"z\.png is of 8x9 pixels, and must be of 8x8, as the data"):
-        same_pictures(tmp_path, (1, 8, 8))
+        same_images(tmp_path, (1, 8, 8))
 
 
 def test_a_fingerprint_of_files_is_of_their_names_and_lengths(tmp_path):
     files = [tmp_path / f"{i}.png" for i in range(3)]
     for i, file in enumerate(files):
         file.write_bytes(bytes(i + 1))
-    one = FilePictures(files, torch.zeros(3), 1, 8).fingerprint()
-    assert one == FilePictures(files, torch.zeros(3), 1, 8).fingerprint()
-    others = {FilePictures(files[:2], torch.zeros(2), 1, 8).fingerprint()}
-    others.add(FilePictures(files, torch.ones(3), 1, 8).fingerprint())
-    others.add(FilePictures(files, torch.zeros(3), 1, 16).fingerprint())
-    others.add(FilePictures(files, torch.zeros(3), 3, 8).fingerprint())
+    one = FileImages(files, torch.zeros(3), 1, 8).fingerprint()
+    assert one == FileImages(files, torch.zeros(3), 1, 8).fingerprint()
+    others = {FileImages(files[:2], torch.zeros(2), 1, 8).fingerprint()}
+    others.add(FileImages(files, torch.ones(3), 1, 8).fingerprint())
+    others.add(FileImages(files, torch.zeros(3), 1, 16).fingerprint())
+    others.add(FileImages(files, torch.zeros(3), 3, 8).fingerprint())
     files[0].write_bytes(bytes(9))
-    others.add(FilePictures(files, torch.zeros(3), 1, 8).fingerprint())
+    others.add(FileImages(files, torch.zeros(3), 1, 8).fingerprint())
     assert len({one, *others}) == 6

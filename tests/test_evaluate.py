@@ -12,10 +12,10 @@ import pytest
 import torch
 from ncsn.cli.main import main
 from ncsn.data import Digits, to_pixels
+from ncsn.evaluation.classifier import load_classifier
 from ncsn.evaluation.copies import are_copies, nearest
-from ncsn.evaluation.extractors import looks, real_pictures
-from ncsn.evaluation.features import load_features
-from ncsn.evaluation.metrics import class_score, kernel_distance, precision_recall
+from ncsn.evaluation.extractors import extract_all, real_images
+from ncsn.evaluation.metrics import classifier_score, kernel_distance, precision_recall
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.load import load
 from ncsn.model.shipped import SHIPPED_MODEL as SHIPPED
@@ -27,7 +27,7 @@ from test_cli import REPOSITORY, refusal, run_train, train_small
 from test_metrics import by_square_root
 
 DIGITS = ["--data", "ncsn.data.Digits"]
-JUDGE = load_features("checkpoints/features_digits.safetensors")
+EXTRACTOR = load_classifier("checkpoints/features_digits.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def write(folder: str, x) -> str:
 
 
 def training_pictures(data, count):
-    return torch.cat(list(real_pictures(data, "train", count)))
+    return torch.cat(list(real_images(data, "train", count)))
 
 
 def test_the_figures_are_those_of_the_samples_beside_those_of_held_out_pictures(checkpoint, data, capsys):
@@ -85,14 +85,14 @@ def test_the_figures_are_those_of_the_samples_beside_those_of_held_out_pictures(
     out = capsys.readouterr().out
     module = load(checkpoint)
     x = module.sample(120, seed=3, sampler=Ancestral(), sigmas=KarrasSchedule(2, 0.1, 8).sigmas())
-    held_out = torch.cat(list(real_pictures(data, "val", 120)))
-    reference = looks(JUDGE, real_pictures(data))
+    held_out = torch.cat(list(real_images(data, "val", 120)))
+    reference = extract_all(EXTRACTOR, real_images(data))
     for pictures, found in ((x, report["figures"]), (held_out, report["floor"])):
         one = {name: value if isinstance(value, float) else value[0] for name, value in found.items()}
-        seen = looks(JUDGE, pictures.split(60))
+        seen = extract_all(EXTRACTOR, pictures.split(60))
         assert one["Frechet distance"] == pytest.approx(by_square_root(seen.features, reference.features), rel=1e-3)
         assert one["kernel distance"] == pytest.approx(kernel_distance(seen.features, reference.features), rel=1e-2)
-        assert one["classifier score"] == pytest.approx(class_score(seen.logits), rel=1e-3)
+        assert one["classifier score"] == pytest.approx(classifier_score(seen.logits), rel=1e-3)
         assert (one["precision"], one["recall"]) == pytest.approx(
             precision_recall(seen.features, reference.features), abs=0.01
         )
@@ -176,15 +176,15 @@ def test_copies_of_training_pictures_are_called_so(data, capsys):
 
 
 def test_held_out_pictures_are_no_copies_and_score_at_the_floor(data, capsys):
-    report = reported("--png", write("real", torch.cat(list(real_pictures(data, "val")))), *DIGITS)
+    report = reported("--png", write("real", torch.cat(list(real_images(data, "val")))), *DIGITS)
     for name, floor in report["floor"].items():
         assert report["figures"][name] == [pytest.approx(floor, rel=1e-3)], name
     assert "(copies" not in capsys.readouterr().out
 
 
 def test_one_repeated_picture_half_of_the_classes_noise_and_the_mean_picture_score_as_they_should(data, capsys):
-    real = torch.cat(list(real_pictures(data, "val")))
-    low = looks(JUDGE, [real]).logits.argmax(1) < 5
+    real = torch.cat(list(real_images(data, "val")))
+    low = extract_all(EXTRACTOR, [real]).logits.argmax(1) < 5
     sets = {
         "one": real[:1].expand(100, -1, -1, -1),
         "half": real[low],
@@ -228,8 +228,8 @@ def test_the_newest_checkpoint_is_what_is_evaluated_but_not_the_best(checkpoint,
 
 
 def test_the_family_is_a_row_for_each_sampler_and_the_floor(checkpoint, monkeypatch, capsys):
-    monkeypatch.setattr("ncsn.evaluation.family.FAMILY", [(EulerMaruyama(), 3), (Ancestral(), 5)])
-    monkeypatch.setattr("ncsn.evaluation.family.CALLS", 22)  # two at each of the 11 levels that Technique 2 finds
+    monkeypatch.setattr("ncsn.evaluation.samplers.COMPARED", [(EulerMaruyama(), 3), (Ancestral(), 5)])
+    monkeypatch.setattr("ncsn.evaluation.samplers.LANGEVIN_NFE", 22)  # two at each of Technique 2's 11 levels
     evaluate(checkpoint, "--samplers", "--num-samples", "80", "--likelihood", "4")
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]

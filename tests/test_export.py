@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from ncsn.cli.export import exported
 from ncsn.cli.main import main
 from ncsn.data import Digits
-from ncsn.evaluation.extractors import real_pictures
+from ncsn.evaluation.extractors import real_images
 from ncsn.model.files import atomic_write
 from ncsn.model.load import load, load_data
 from ncsn.model.model import Model
@@ -237,13 +237,13 @@ def test_the_shipped_model_draws_digits():
     """A classifier of the data's own is as sure of nine in ten of them as it is of scans."""
     images = load(SHIPPED).sample(64, seed=0)
     assert images.shape == (64, 1, 8, 8)
-    judge = ncsn.load_features("checkpoints/features_digits.safetensors")
+    extractor = ncsn.load_classifier("checkpoints/features_digits.safetensors")
     data = load_data(SHIPPED)
     data.setup()
-    sure = judge.logits(images.clamp(0, 1)).softmax(1).amax(1)
-    of_scans = judge.logits(torch.cat(list(real_pictures(data, "val", 180)))).softmax(1).amax(1)
+    sure = extractor.logits(images.clamp(0, 1)).softmax(1).amax(1)
+    of_scans = extractor.logits(torch.cat(list(real_images(data, "val", 180)))).softmax(1).amax(1)
     assert (sure > of_scans.quantile(0.05)).float().mean() > 0.8
-    assert len(judge.logits(images).argmax(1).unique()) == 10
+    assert len(extractor.logits(images).argmax(1).unique()) == 10
 
 
 def test_before_any_training_the_shipped_model_is_drawn_from(capsys, checkpoint):

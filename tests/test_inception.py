@@ -9,7 +9,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from ncsn.data import to_pixels
-from ncsn.evaluation.extractors import look_at
+from ncsn.evaluation.extractors import extract
 from ncsn.evaluation.inception import load_inception
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from torchmetrics.image.fid import NoTrainInceptionV3
@@ -58,11 +58,11 @@ def placed(folder, weights) -> Path:
 
 
 def test_features_and_logits_are_those_of_torchmetrics_and_torch_fidelity_at_one_pass(placed):
-    judge = load_inception()
-    assert not judge.training
-    assert not any(parameter.requires_grad for parameter in judge.parameters())
+    extractor = load_inception()
+    assert not extractor.training
+    assert not any(parameter.requires_grad for parameter in extractor.parameters())
     x = 1.2 * torch.rand(2, 3, 32, 32) - 0.1
-    found = look_at(judge, x)
+    found = extract(extractor, x)
     assert (found.features.shape, found.logits.shape) == ((2, 2048), (2, 1008))
     for name, seen in (("2048", found.features), ("logits_unbiased", found.logits)):
         with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +83,7 @@ def test_weights_are_named_by_their_sum_and_others_than_the_published_are_said_t
 @pytest.mark.parametrize("shape", [(1, 32, 32), (4, 32, 32)])
 def test_pictures_that_are_not_in_colour_are_refused(placed, shape):
     with pytest.raises(ValueError, match=r"must be in colour \(3, H, W\)"):
-        look_at(load_inception(), torch.rand(2, *shape))
+        extract(load_inception(), torch.rand(2, *shape))
 
 
 def test_without_a_network_it_says_what_to_download_and_where_to_put_it(folder):

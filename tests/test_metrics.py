@@ -9,17 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ncsn.data import MNIST, to_pixels, to_unit
-from ncsn.evaluation.extractors import looks, real_pictures
-from ncsn.evaluation.features import Features, load_features
-from ncsn.evaluation.metrics import class_score, frechet, frechet_distance, kernel_distance, precision_recall
+from ncsn.evaluation.classifier import Classifier, load_classifier
+from ncsn.evaluation.extractors import extract_all, real_images
+from ncsn.evaluation.metrics import classifier_score, frechet, frechet_distance, kernel_distance, precision_recall
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 
 @pytest.fixture
-def features() -> Features:
+def features() -> Classifier:
     """Of chance, which is as good for a formula."""
-    return Features(1, 10, width=4, num_features=6).eval()
+    return Classifier(1, 10, width=4, num_features=6).eval()
 
 
 def by_square_root(a, b) -> float:
@@ -30,7 +30,7 @@ def by_square_root(a, b) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(c + d - 2 * root))
 
 
-def seen(features: Features, x):
+def seen(features: Classifier, x):
     """The features of pictures, computed by themselves."""
     with torch.no_grad():
         return torch.cat([features(to_unit(to_pixels(part))) for part in x.split(100)])
@@ -107,14 +107,14 @@ def test_the_kernel_distance_is_the_unbiased_discrepancy_of_a_cubic_kernel():
 
 def test_the_score_of_classes_is_from_1_to_their_number():
     sure = 100 * torch.eye(5).repeat(400, 1)
-    assert class_score(sure) == pytest.approx(5, rel=0.02)
-    assert class_score(sure[torch.arange(2000) % 5 < 2]) == pytest.approx(2, rel=0.02)
-    assert class_score(sure[:1].expand(500, -1)) == pytest.approx(1)
-    assert class_score(torch.zeros(500, 5)) == pytest.approx(1)
+    assert classifier_score(sure) == pytest.approx(5, rel=0.02)
+    assert classifier_score(sure[torch.arange(2000) % 5 < 2]) == pytest.approx(2, rel=0.02)
+    assert classifier_score(sure[:1].expand(500, -1)) == pytest.approx(1)
+    assert classifier_score(torch.zeros(500, 5)) == pytest.approx(1)
     # Half sure of one of two classes each: exp of KL(p || mean), p = (3/4, 1/4) or the other way round.
     p = torch.tensor([[0.75, 0.25], [0.25, 0.75]]).repeat(5000, 1)
     kl = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
-    assert class_score(p.log()) == pytest.approx(np.exp(kl), rel=1e-3)
+    assert classifier_score(p.log()) == pytest.approx(np.exp(kl), rel=1e-3)
 
 
 def by_balls(a, b) -> float:
@@ -147,22 +147,22 @@ def test_precision_and_recall_of_planted_sets():
 def test_figures_leave_the_random_generator_alone():
     x = torch.randn(100, 4)
     state = torch.random.get_rng_state()
-    first = kernel_distance(x, x + 1), class_score(x)
+    first = kernel_distance(x, x + 1), classifier_score(x)
     assert torch.equal(state, torch.random.get_rng_state())
     torch.rand(5)
-    assert (kernel_distance(x, x + 1), class_score(x)) == first
+    assert (kernel_distance(x, x + 1), classifier_score(x)) == first
 
 
 def test_of_real_digits_they_are_good_and_of_others_bad(real_data):
     data = MNIST(root=str(real_data), labels=True)
     data.setup()
-    judge = load_features(CHECKPOINTS / "features_mnist.safetensors")
-    pictures = torch.cat(list(real_pictures(data, "val", 1000)))
-    held_out = looks(judge, pictures.split(100))
-    reference = looks(judge, real_pictures(data, "train", 1000))
+    extractor = load_classifier(CHECKPOINTS / "features_mnist.safetensors")
+    pictures = torch.cat(list(real_images(data, "val", 1000)))
+    held_out = extract_all(extractor, pictures.split(100))
+    reference = extract_all(extractor, real_images(data, "train", 1000))
 
     def distance(x):
-        return frechet(looks(judge, x.split(100)).features, reference.features)
+        return frechet(extract_all(extractor, x.split(100)).features, reference.features)
 
     floor = frechet(held_out.features, reference.features)
     assert floor == pytest.approx(by_square_root(held_out.features, reference.features), rel=1e-3)
@@ -173,15 +173,15 @@ def test_of_real_digits_they_are_good_and_of_others_bad(real_data):
 
     mean, one = pictures.mean(0, keepdim=True), pictures[:1]
     for x in (mean, one):  # over and over
-        found = looks(judge, x.expand_as(pictures).split(100))
+        found = extract_all(extractor, x.expand_as(pictures).split(100))
         assert frechet(found.features, reference.features) > 100 * floor
-        assert class_score(found.logits) < 1.01
+        assert classifier_score(found.logits) < 1.01
         assert precision_recall(found.features, reference.features)[1] < 0.05
 
     half = held_out.logits.argmax(1) < 5  # half of the classes are missing
     features = held_out.features[half]
     assert frechet(features, reference.features) > 10 * floor
-    assert class_score(held_out.logits[half]) < 0.6 * class_score(held_out.logits)
+    assert classifier_score(held_out.logits[half]) < 0.6 * classifier_score(held_out.logits)
     kernel = kernel_distance(held_out.features, reference.features)
     assert kernel_distance(features, reference.features) > 10 * abs(kernel)
     precision, recall = precision_recall(held_out.features, reference.features)

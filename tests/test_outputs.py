@@ -160,7 +160,7 @@ def test_a_gif_goes_from_the_start_to_the_samples(digits):
         assert frame[:, : grids.LINE].any()
     ladder = load(digits).schedule.sigmas()
     names = ["start", *(f"\N{GREEK SMALL LETTER SIGMA} {sigma:.2g}" for sigma in ladder)]
-    assert grids.walk_names(ladder, range(7)) == names
+    assert grids.state_names(ladder, range(7)) == names
     for frame, name in zip(found, names, strict=True):
         assert torch.equal(frame[:, : grids.LINE], grids.text_line(name, frame.shape[-1]))
     with Image.open("trajectory.gif") as moving:
@@ -264,7 +264,7 @@ def test_a_copy_of_a_training_picture_is_called_one(monkeypatch, digits):
     monkeypatch.setattr("ncsn.cli.sample.are_copies", lambda distances: distances[:, 0] > -1)
     words = []
     monkeypatch.setattr(
-        "ncsn.cli.sample.nearest_sheet", lambda *given: words.extend(given[2]) or torch.zeros(3, 9, 9).byte()
+        "ncsn.cli.sample.nearest_grid", lambda *given: words.extend(given[2]) or torch.zeros(3, 9, 9).byte()
     )
     sample([digits, "--num-samples", "2", "--nearest", "1", "--out", "near.png"])
     assert [one[0] for one in words] == ["copy 0", "copy 1"]

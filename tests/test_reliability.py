@@ -24,7 +24,7 @@ def measured(experiment: str, count: int) -> str:
 @pytest.mark.parametrize(
     ("experiment", "count"),
     [
-        ("kills", 30),
+        ("kills", 15),
         ("resume", 4),
         ("damage", 10),
         ("configurations", 8),

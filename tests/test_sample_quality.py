@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from ncsn.data import Digits
-from ncsn.evaluation.extractors import looks, real_pictures
-from ncsn.evaluation.features import load_features
+from ncsn.evaluation.classifier import load_classifier
+from ncsn.evaluation.extractors import extract_all, real_images
 from ncsn.model.load import load, newest_checkpoint
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver, EulerMaruyama
@@ -43,11 +43,11 @@ def by_hand(module, count, levels, sampler) -> float:
     """The distance of the first samples of seed 0 to the training pictures."""
     sigmas = module.schedule.sigmas()
     ladder = KarrasSchedule(sigmas.max().item(), sigmas.min().item(), levels).sigmas()
-    data, judge = Digits(), load_features(FEATURES)
+    data, extractor = Digits(), load_classifier(FEATURES)
     data.setup()
     model = getattr(module.eval(), "model", module)
-    drawn = looks(judge, model.sample(count, sampler=sampler, sigmas=ladder).split(50))
-    return by_square_root(drawn.features, looks(judge, real_pictures(data)).features)
+    drawn = extract_all(extractor, model.sample(count, sampler=sampler, sigmas=ladder).split(50))
+    return by_square_root(drawn.features, extract_all(extractor, real_images(data)).features)
 
 
 def test_the_averaged_weights_are_scored_in_batches_of_any_size(tmp_path):
@@ -86,7 +86,7 @@ def test_a_run_is_the_same_to_the_bit_with_and_without_it(tmp_path):
     assert losses[0] == losses[1]
     assert len(losses[0]) == 9 + 2
     for weights in ("state_dict", "current_model_state"):
-        assert ends[0][weights].keys() == ends[1][weights].keys()  # nothing of the judge is in it
+        assert ends[0][weights].keys() == ends[1][weights].keys()  # nothing of the extractor is in it
         assert all(torch.equal(value, ends[1][weights][name]) for name, value in ends[0][weights].items())
 
 

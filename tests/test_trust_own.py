@@ -347,7 +347,7 @@ def test_features_say_in_one_word_what_they_were_trained_on(word):
         about = opened.metadata() | {"trained_on": word}
     save_file(weights, "f.safetensors", about)
     with pytest.raises(ValueError, match=r"^features: .*\(trained_on is not the name of a class\)$"):
-        ncsn.load_features("f.safetensors")
+        ncsn.load_classifier("f.safetensors")
 
 
 def test_text_of_a_report_stays_in_its_place_on_the_model_card():

@@ -111,7 +111,7 @@ NUMBERS = count()
 def by_command(file: Path) -> dict[str, Callable[[], object]]:
     """Return the commands that read a file, by name, with options that keep them short."""
     device = ["--device", "cpu"]
-    judge = ["--features", str(REPOSITORY / "checkpoints/features_digits.safetensors"), "--num-samples", "70"]
+    extractor = ["--features", str(REPOSITORY / "checkpoints/features_digits.safetensors"), "--num-samples", "70"]
     out = str(Path(f"{next(NUMBERS)}.safetensors"))
     return {
         "sample": lambda: sample([str(file), *device, "--num-samples", "1", "--out", "drawn.png"]),
@@ -121,7 +121,7 @@ def by_command(file: Path) -> dict[str, Callable[[], object]]:
             ["denoise", "a.png", "--model", str(file), *device, "--sigma", "0.5", "--out", "clean.png"]
         ),
         "export": lambda: main(["export", str(file), "--to", "safetensors", "--out", out]),
-        "evaluate": lambda: main(["evaluate", str(file), *device, *judge]),
+        "evaluate": lambda: main(["evaluate", str(file), *device, *extractor]),
     }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ncsn.cli.from_options import image_model, image_shape
 from ncsn.cli.writers import held_output
-from ncsn.data import FilePictures, to_unit
+from ncsn.data import FileImages, to_unit
 from ncsn.evaluation.grids import save_grid
 
 __all__ = ["read_images", "run"]
@@ -37,5 +37,5 @@ def run(options: Namespace) -> None:
 
 def read_images(files: list[Path], channels: int, size: int) -> Tensor:
     """Return the images in files, resized and cropped: (N, channels, size, size) in [0, 1]."""
-    images = FilePictures(files, torch.zeros(len(files)), channels, size)
+    images = FileImages(files, torch.zeros(len(files)), channels, size)
     return to_unit(torch.stack([images.read(file) for file in files]))

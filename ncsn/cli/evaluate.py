@@ -18,10 +18,15 @@ from torch import Tensor
 from ncsn.cli.devices import device_of, fabric_for, shared_draws
 from ncsn.cli.from_options import chosen_data, label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.writers import Collector, check_replaced
-from ncsn.data import FilePictures, ImageData, same_pictures, to_unit
-from ncsn.evaluation.extractors import Judge, look_at, looks, real_pictures, reference_looks
-from ncsn.evaluation.family import family_of, family_table
-from ncsn.evaluation.measure import chosen_judge, figures, held_out_bits, rows
+from ncsn.data import FileImages, ImageData, same_images, to_unit
+from ncsn.evaluation.extractors import (
+    FeatureExtractor,
+    extract,
+    extract_all,
+    real_images,
+    reference_features,
+)
+from ncsn.evaluation.measure import chosen_extractor, held_out_bits, metrics_of, rows
 from ncsn.evaluation.metrics import frechet
 from ncsn.evaluation.report import (
     Cost,
@@ -34,6 +39,7 @@ from ncsn.evaluation.report import (
     notes,
     save_report,
 )
+from ncsn.evaluation.samplers import compared_samplers, comparison_table
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.draws import Request, batches, default_batch_size
 from ncsn.model.files import exclusive_file
@@ -60,15 +66,15 @@ def run(options: Namespace) -> None:
             options.checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
         model = loaded(options.checkpoint, options) if options.png is None else None
         data = evaluated_data(options, model)
-        judge = chosen_judge(options.features, data).to(device_of(options.device))
+        extractor = chosen_extractor(options.features, data).to(device_of(options.device))
         if model is None:
-            show(report_of_folder(options, data, judge), options)
+            show(report_of_folder(options, data, extractor), options)
             return
         fabric = fabric_for(options)
         if options.samplers:
-            compare(fabric, options, model, data, judge)
+            compare(fabric, options, model, data, extractor)
             return
-        report = report_of_checkpoint(fabric, options, model, data, judge)
+        report = report_of_checkpoint(fabric, options, model, data, extractor)
         if report is not None:
             show(report, options)
 
@@ -96,35 +102,35 @@ def evaluated_data(options: Namespace, model: Model | None) -> ImageData:
     checkpoint = options.checkpoint
     data = chosen_data(options.data) if options.data else load_data(checkpoint, options.trust)
     if not isinstance(data, ImageData):
-        raise ValueError(f"checkpoint: {checkpoint} was not trained on pictures")
+        raise ValueError(f"checkpoint: {checkpoint} was not trained on images")
     if model is not None and model.shape != data.shape:
         drawn = f"{checkpoint} draws examples of shape {model.shape}"
-        raise ValueError(f"--data: its pictures are of shape {data.shape}, but {drawn}")
+        raise ValueError(f"--data: its images are of shape {data.shape}, but {drawn}")
     data.prepare_data()
     data.setup()
     return data
 
 
-def counts_of(count: int, data: ImageData, judge: Judge) -> Counts:
+def counts_of(count: int, data: ImageData, extractor: FeatureExtractor) -> Counts:
     """Return the number of images of each kind; refuse fewer than the features need."""
-    least = judge.num_features + 1
+    least = extractor.num_features + 1
     if count < least:
         raise ValueError(
-            f"--num-samples: {count}, and {judge.num_features} features take {least} pictures at least"
+            f"--num-samples: {count}, and {extractor.num_features} features take {least} images at least"
         )
     sizes = {name: len(split) for name, split in data.splits.items()}
     if sizes["train"] < least:
         raise ValueError(
-            f"--data: it has {sizes['train']} training pictures, and the features take {least} at least"
+            f"--data: it has {sizes['train']} training images, and the features take {least} at least"
         )
     return Counts(count, sizes["train"], min(count, sizes["val"]))
 
 
 def report_of_checkpoint(
-    fabric: Fabric, options: Namespace, model: Model, data: ImageData, judge: Judge
+    fabric: Fabric, options: Namespace, model: Model, data: ImageData, extractor: FeatureExtractor
 ) -> Report | None:
     """Return the report of each seed's samples on the first process, None on others."""
-    counts = counts_of(options.num_samples or DEFAULT_COUNT, data, judge)
+    counts = counts_of(options.num_samples or DEFAULT_COUNT, data, extractor)
     size = options.batch_size or default_batch_size(model)
     sampler = sampler_of(model, options.sampler)
     sigmas, label = sigmas_of(model, options, sampler), label_of(model, options.label)
@@ -135,7 +141,7 @@ def report_of_checkpoint(
     if options.likelihood and fabric.is_global_zero:
         bits = held_out_bits(model, data, options.likelihood)
     seeds = list(range(options.seed, options.seed + (options.seeds or 1)))
-    measure = partial(rows, judge, data.splits["train"])
+    measure = partial(rows, extractor, data.splits["train"])
     each = [measured(fabric, model, replace(request, seed=seed), measure) for seed in seeds]
     if not fabric.is_global_zero:
         return None
@@ -148,54 +154,56 @@ def report_of_checkpoint(
         f"{counts.judged:,} samples of {of}, from {checkpoint} by {sampler} over "
         f"{len(sigmas)} levels from {ends[0]:g} to {ends[1]:g}"
     )
-    return judged_report(words, counts, data, judge, [seen for seen, _ in each], samples, bits)
+    return report_of(words, counts, data, extractor, [seen for seen, _ in each], samples, bits)
 
 
-def report_of_folder(options: Namespace, data: ImageData, judge: Judge) -> Report:
+def report_of_folder(options: Namespace, data: ImageData, extractor: FeatureExtractor) -> Report:
     """Return the report of a folder's images, which must have the shape of the data."""
-    pictures = same_pictures(options.png, data.shape)
-    count = options.num_samples or len(pictures)
-    if count > len(pictures):
-        raise ValueError(f"--num-samples: {count}, and {options.png} has {len(pictures)} pictures")
-    counts = counts_of(count, data, judge)
-    place = next(judge.parameters()).device
+    images = same_images(options.png, data.shape)
+    count = options.num_samples or len(images)
+    if count > len(images):
+        raise ValueError(f"--num-samples: {count}, and {options.png} has {len(images)} images")
+    counts = counts_of(count, data, extractor)
+    place = next(extractor.parameters()).device
     seen = [
-        rows(judge, data.splits["train"], x.to(place)).cpu() for x in in_batches(pictures, count)
+        rows(extractor, data.splits["train"], x.to(place)).cpu() for x in in_batches(images, count)
     ]
-    return judged_report(
-        f"{count:,} pictures of {options.png}", counts, data, judge, [torch.cat(seen)]
+    return report_of(
+        f"{count:,} images of {options.png}", counts, data, extractor, [torch.cat(seen)]
     )
 
 
-def judged_report(
+def report_of(
     words: str,
     counts: Counts,
     data: ImageData,
-    judge: Judge,
+    extractor: FeatureExtractor,
     seen: list[Tensor],
     samples: Samples | None = None,
     bits: tuple[float, float, int] | None = None,
 ) -> Report:
     """Return the report of each seed's rows (N, F + K + 2), next to held-out images."""
-    reference = reference_looks(judge, data)
-    place = next(judge.parameters()).device
+    reference = reference_features(extractor, data)
+    place = next(extractor.parameters()).device
     held_out = [
-        rows(judge, data.splits["train"], x.to(place)).cpu()
-        for x in real_pictures(data, "val", counts.floor)
+        rows(extractor, data.splits["train"], x.to(place)).cpu()
+        for x in real_images(data, "val", counts.floor)
     ]
-    each = [figures(judge, part, reference) for part in seen]
+    each = [metrics_of(extractor, part, reference) for part in seen]
     by_name = {name: [one[name] for one in each] for name in each[0]}
-    floor = figures(judge, torch.cat(held_out), reference)
-    return Report(words, type(data).__name__, judge.source, counts, by_name, floor, samples, bits)
+    floor = metrics_of(extractor, torch.cat(held_out), reference)
+    return Report(
+        words, type(data).__name__, extractor.source, counts, by_name, floor, samples, bits
+    )
 
 
 def compare(
-    fabric: Fabric, options: Namespace, model: Model, data: ImageData, judge: Judge
+    fabric: Fabric, options: Namespace, model: Model, data: ImageData, extractor: FeatureExtractor
 ) -> None:
     """Print a table of all samplers."""
-    counts = counts_of(options.num_samples or DEFAULT_COUNT, data, judge)
+    counts = counts_of(options.num_samples or DEFAULT_COUNT, data, extractor)
     fabric.launch()
-    model, reference = model.to(fabric.device), reference_looks(judge, data).features
+    model, reference = model.to(fabric.device), reference_features(extractor, data).features
     size = options.batch_size or default_batch_size(model)
 
     def draw(sampler: Sampler, sigmas: Tensor) -> tuple[Tensor, Cost]:
@@ -203,25 +211,25 @@ def compare(
         return measured(fabric, model, request, features)
 
     def features(x: Tensor) -> Tensor:
-        return look_at(judge.to(x.device), x).features
+        return extract(extractor.to(x.device), x).features
 
     distance: Callable[[Tensor], float] = partial(frechet, reference=reference)
-    floor = distance(looks(judge, real_pictures(data, "val", counts.floor)).features)
-    name = f"{judge.figures[0]} of {counts.judged:,}"
-    lines = family_table(family_of(model), draw, distance, floor, name)
+    floor = distance(extract_all(extractor, real_images(data, "val", counts.floor)).features)
+    name = f"{extractor.metric_names[0]} of {counts.judged:,}"
+    lines = comparison_table(compared_samplers(model), draw, distance, floor, name)
     if fabric.is_global_zero:
         print(markdown(lines))
         words = f"{counts.judged:,} samples of each, seed {options.seed}, from {options.checkpoint}"
-        print("\n" + notes(words, type(data).__name__, judge.source, counts))
+        print("\n" + notes(words, type(data).__name__, extractor.source, counts))
     if fabric.is_global_zero and options.likelihood:
         mean, error, count = held_out_bits(model, data, options.likelihood)
         print(f"Likelihood: {mean:.3f} +- {error:.3f} bits/dim, of {count:,} held-out images")
 
 
-def in_batches(pictures: FilePictures, count: int, size: int = 100) -> Iterator[Tensor]:
+def in_batches(images: FileImages, count: int, size: int = 100) -> Iterator[Tensor]:
     """Yield the first `count` images in batches (B, C, H, W) in [0, 1]."""
     for start in range(0, count, size):
-        yield to_unit(pictures[range(start, min(start + size, count))][0])
+        yield to_unit(images[range(start, min(start + size, count))][0])
 
 
 def show(report: Report, options: Namespace) -> None:

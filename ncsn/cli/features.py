@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from ncsn.cli.from_options import chosen_data
 from ncsn.cli.writers import check_replaced
 from ncsn.data import ImageData
-from ncsn.evaluation.features import Features, default_file, holds_features, save_features
+from ncsn.evaluation.classifier import Classifier, default_file, holds_classifier, save_classifier
 from ncsn.model.files import exclusive_file
 from ncsn.training.processes import hold_outputs
 
 __all__ = ["run", "train_features"]
 
 
-class Classifier(LightningModule):
+class ClassifierTraining(LightningModule):
     """Training of features by cross-entropy, AdamW and a one-cycle learning rate."""
 
-    def __init__(self, features: Features, lr: float) -> None:
+    def __init__(self, features: Classifier, lr: float) -> None:
         super().__init__()
         self.features = features
         self.lr = lr
@@ -55,7 +55,7 @@ def train_features(
     lr: float = 3e-3,
     accelerator: str = "auto",
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
-) -> Features:
+) -> Classifier:
     """Train a classifier on labelled images, and record its data set and its accuracy.
 
     Args:
@@ -72,7 +72,7 @@ def train_features(
         raise ValueError(f"{name}: labels is false, and a classifier is trained on labels")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr: {lr}, and must be positive")
-    features = Features(data.shape[0], data.classes)
+    features = Classifier(data.shape[0], data.classes)
     shown = sys.stdout.isatty()
     quiet = partial(
         Trainer,
@@ -84,7 +84,7 @@ def train_features(
         enable_progress_bar=shown,
         callbacks=[RichProgressBar(leave=True)] if shown else [],
     )
-    classifier = Classifier(features, lr)
+    classifier = ClassifierTraining(features, lr)
     trainer = quiet(max_epochs=epochs, precision=precision, limit_val_batches=0)
     trainer.fit(classifier, datamodule=data)
     features.trained_on = type(data).__name__
@@ -97,12 +97,12 @@ def run(options: Namespace) -> None:
     """Train a classifier, print its accuracy, and save its weights."""
     data = chosen_data([*options.data, "--data.labels=true"])
     file = options.out or default_file(data)
-    check_replaced("--out", file, ".safetensors", holds_features)
+    check_replaced("--out", file, ".safetensors", holds_classifier)
     with hold_outputs("--out", exclusive_file(file)):
         seed_everything(options.seed, verbose=False)
         data.prepare_data()
         how = options.epochs, options.lr, options.accelerator, options.precision
         features = train_features(data, *how)
-        save_features(features, file)
+        save_classifier(features, file)
     print(f"{features.trained_on}: accuracy {features.accuracy:.2%} on the validation images")
-    print(f"Features:  {file}  ({file.stat().st_size:,} bytes)")
+    print(f"Classifier:  {file}  ({file.stat().st_size:,} bytes)")

@@ -20,13 +20,13 @@ from ncsn.evaluation.copies import are_copies, nearest, neighbours
 from ncsn.evaluation.grids import (
     abreast,
     captioned_grid,
-    nearest_sheet,
+    nearest_grid,
     save_gif,
     save_pixels,
     shown_levels,
+    state_names,
     titled,
-    walk_names,
-    walk_sheet,
+    trajectory_grid,
 )
 from ncsn.evaluation.plots import plot, save_figure
 from ncsn.model.checkpoint_file import digest
@@ -238,9 +238,9 @@ def frames_of(job: Job, samples: Tensor, options: Namespace) -> list[Tensor]:
     if options.nearest:
         return [nearest_images(job, samples, options)]
     if shown:
-        names = walk_names(sigmas, [*shown, len(sigmas)])
+        names = state_names(sigmas, [*shown, len(sigmas)])
         if options.kind == "grid":
-            return [walk_sheet(samples, names, scale)]
+            return [trajectory_grid(samples, names, scale)]
         states = zip(enlarged(samples, scale).unbind(1), names, strict=True)
         return [titled(tiled(state, job.columns), name) for state, name in states]
     if options.captions:
@@ -260,7 +260,7 @@ def nearest_images(job: Job, samples: Tensor, options: Namespace) -> Tensor:
         [f"{'copy' if copy else 'no.'} {index}", *(f"{distance:.2f}" for distance in row)]
         for index, copy, row in zip(job.order, copied, distances.tolist(), strict=True)
     ]
-    return nearest_sheet(to_pixels(samples), others, words, options.nrow, options.upscale)
+    return nearest_grid(to_pixels(samples), others, words, options.nrow, options.upscale)
 
 
 def captions(job: Job, trust: Sequence[str]) -> list[str]:

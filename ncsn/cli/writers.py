@@ -29,11 +29,14 @@ KEY = "drawn_with"  # of the text in a PNG that says what the sample follows fro
 
 @contextmanager
 def held_output(options: Namespace) -> Iterator[None]:
-    """Choose a free default name for --out, and hold it while the command runs."""
-    options.out = options.out or free(options.default_out)
-    exclusive = exclusive_folder if options.kind == "folder" else exclusive_file
-    with hold_outputs("--out", exclusive(options.out)):
-        yield
+    """Hold --out while the command runs; without a name, hold a free default name."""
+    given, exclusive = options.out, exclusive_folder if options.kind == "folder" else exclusive_file
+    while True:
+        options.out = given or free(options.default_out)
+        with hold_outputs("--out", exclusive(options.out)):
+            if given or not options.out.exists():  # another command may just have finished
+                yield
+                return
 
 
 def check_replaced(option: str, file: Path, suffix: str, is_ours: Callable[[Path], bool]) -> None:

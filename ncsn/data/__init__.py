@@ -6,7 +6,7 @@ The order of the training examples depends on (seed, epoch) alone.
 """
 
 from ncsn.data.examples import Examples
-from ncsn.data.folder import FilePictures, ImageFolder, same_pictures
+from ncsn.data.folder import FileImages, ImageFolder, same_images
 from ncsn.data.module import DataModule, ImageData
 from ncsn.data.pixels import enlarged, pixel_grid, tiled, to_pixels, to_unit
 from ncsn.data.points import Points
@@ -20,13 +20,13 @@ __all__ = [
     "Digits",
     "Examples",
     "FashionMNIST",
-    "FilePictures",
+    "FileImages",
     "ImageData",
     "ImageFolder",
     "Points",
     "enlarged",
     "pixel_grid",
-    "same_pictures",
+    "same_images",
     "tiled",
     "to_pixels",
     "to_unit",

@@ -19,7 +19,7 @@ from torch import Tensor
 from ncsn.data.examples import Examples, HeldExamples, held_out_last
 from ncsn.data.module import ImageData
 
-__all__ = ["FilePictures", "ImageFolder", "same_pictures"]
+__all__ = ["FileImages", "ImageFolder", "same_images"]
 
 
 class ImageFolder(ImageData):
@@ -71,7 +71,7 @@ class ImageFolder(ImageData):
         if not 0 < held_out < 1:
             raise ValueError(f"ImageFolder: held_out is {held_out}, and must be between 0 and 1")
         self.root = Path(root)
-        self.files = picture_files(self.root, skip_broken=skip_broken)
+        self.files = image_files(self.root, skip_broken=skip_broken)
         folders = [file.relative_to(self.root).parts[0] for file in self.files] if labels else []
         names = sorted(
             set(folders) - {file.name for file in self.files if file.parent == self.root}
@@ -97,7 +97,7 @@ class ImageFolder(ImageData):
         order = held_out_last(len(self.files), self.held_out)
         splits: dict[str, Examples] = {}
         for name, indices in order.items():
-            pictures = FilePictures(
+            pictures = FileImages(
                 [self.files[i] for i in indices], self.targets[indices], channels, size
             )
             small = len(self.files) * channels * size**2 <= self.memory * 2**30
@@ -107,7 +107,7 @@ class ImageFolder(ImageData):
     def _drop_broken(self) -> None:
         """Try all images, and keep those that can be read."""
         channels, size, _ = self.shape
-        wrong = FilePictures(self.files, self.targets, channels, size).wrong()
+        wrong = FileImages(self.files, self.targets, channels, size).wrong()
         good = [i for i in range(len(self.files)) if i not in wrong]
         if not good:
             raise ValueError(
@@ -121,7 +121,7 @@ class ImageFolder(ImageData):
         self.files, self.targets = [self.files[i] for i in good], self.targets[good]
 
 
-class FilePictures(Examples):
+class FileImages(Examples):
     """Images read from files on demand, resized and cropped to size x size."""
 
     def __init__(self, files: Sequence[Path], labels: Tensor, channels: int, size: int) -> None:
@@ -219,14 +219,14 @@ def on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
 
 
-def same_pictures(root: Path, shape: tuple[int, ...]) -> FilePictures:
+def same_images(root: Path, shape: tuple[int, ...]) -> FileImages:
     """Return the images under `root`, which must have the `shape` (C, H, W) with H = W.
 
     Raises:
         ValueError: if there are none, or one is unreadable or has another size.
     """
     channels, height, width = shape
-    files = picture_files(root, "the folder of pictures")
+    files = image_files(root, "the folder of pictures")
     for file in files:
         with opened(file) as picture:
             size = picture.size
@@ -234,10 +234,10 @@ def same_pictures(root: Path, shape: tuple[int, ...]) -> FilePictures:
             raise ValueError(
                 f"{file} is of {size[0]}x{size[1]} pixels, and must be of {width}x{height}, as the data"
             )
-    return FilePictures(files, torch.zeros(len(files)), channels, height)
+    return FileImages(files, torch.zeros(len(files)), channels, height)
 
 
-def picture_files(
+def image_files(
     root: Path, name: str = "ImageFolder: root", skip_broken: bool = False
 ) -> list[Path]:
     """Return the image files under `root`, sorted, without hidden ones."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncsn.data import Examples, to_pixels, to_unit
 
-__all__ = ["COPIES", "are_copies", "nearest", "neighbours", "plainly_more"]
+__all__ = ["COPIES", "are_copies", "nearest", "neighbours", "significantly_more"]
 
 COPIES = "copies"
 """The name of the figure."""
@@ -69,7 +69,7 @@ def are_copies(distances: Tensor) -> Tensor:
     return distances[:, 0] < distances[:, 1] / 2
 
 
-def plainly_more(share: float, count: int, floor: float, floor_count: int) -> bool:
+def significantly_more(share: float, count: int, floor: float, floor_count: int) -> bool:
     """Whether a share of `count` pictures is above another of others by more than three standard errors."""
     error = share * (1 - share) / count + floor * (1 - floor) / floor_count
     return bool(share - floor > 3 * error**0.5)

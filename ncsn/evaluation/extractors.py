@@ -1,12 +1,12 @@
 """What pictures are judged by: one look of a network at each, of which every figure is made.
 
 A judge gives of pictures (B, C, H, W) in [0, 1] features (B, F) and the logits of classes (B, K), in one pass: a
-classifier of the data's own kind (`ncsn.evaluation.features`), or Inception (`ncsn.evaluation.inception`). States are
+classifier of the data's own kind (`ncsn.evaluation.classifier`), or Inception (`ncsn.evaluation.inception`). States are
 looked at as the pixels that a file would hold: clamped, scaled and rounded. They go by in batches of any sizes, and
 what is kept of N of them is two matrices, (N, F) and (N, K), in their order.
 
 The looks at a training set are what all figures refer to. They are kept on the disk, in the user's cache folder, under
-the fingerprints of the pictures and of the judge's weights: for another of either they are made anew.
+the fingerprints of the pictures and of the extractor's weights: for another of either they are made anew.
 """
 
 import os
@@ -29,17 +29,17 @@ from ncsn.model.checkpoint_file import tensors_fingerprint, weights_fingerprint
 from ncsn.model.files import atomic_write
 
 __all__ = [
-    "Judge",
-    "Looks",
+    "FeatureExtractor",
+    "Features",
     "cache_folder",
-    "look_at",
-    "looks",
-    "real_pictures",
-    "reference_looks",
+    "extract",
+    "extract_all",
+    "real_images",
+    "reference_features",
 ]
 
 
-class Judge(nn.Module, ABC):
+class FeatureExtractor(nn.Module, ABC):
     """A network that pictures are judged by.
 
     `num_features` is F; `source` says in words which network it is, and of which file; `figures` are the names of what
@@ -48,10 +48,10 @@ class Judge(nn.Module, ABC):
 
     num_features: int
     source: str
-    figures: ClassVar[tuple[str, str, str]]
+    metric_names: ClassVar[tuple[str, str, str]]
 
     @abstractmethod
-    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The features (B, F) and the logits (B, K) of pictures (B, C, H, W) in [0, 1].
 
         Raises:
@@ -59,7 +59,7 @@ class Judge(nn.Module, ABC):
         """
 
 
-class Looks(NamedTuple):
+class Features(NamedTuple):
     """What a judge saw in N pictures: features (N, F) and logits (N, K)."""
 
     features: Tensor
@@ -67,8 +67,8 @@ class Looks(NamedTuple):
 
 
 @torch.no_grad()
-def look_at(judge: Judge, x: Tensor) -> Looks:
-    """The features (B, F) and the logits (B, K) of states (B, C, H, W), on the device of the judge's weights.
+def extract(extractor: FeatureExtractor, x: Tensor) -> Features:
+    """The features (B, F) and the logits (B, K) of states (B, C, H, W), on the device of the extractor's weights.
 
     The judge looks in evaluation mode, and is left in the mode that it was in.
 
@@ -77,27 +77,27 @@ def look_at(judge: Judge, x: Tensor) -> Looks:
     """
     if not x.isfinite().all():
         raise ValueError("judged pictures: they have numbers that are not finite")
-    device, mode = next(judge.parameters()).device, judge.training
+    device, mode = next(extractor.parameters()).device, extractor.training
     try:
-        return Looks(*judge.eval().look(to_unit(to_pixels(x.to(device)))))
+        return Features(*extractor.eval().features_and_logits(to_unit(to_pixels(x.to(device)))))
     finally:
-        judge.train(mode)
+        extractor.train(mode)
 
 
-def looks(judge: Judge, pictures: Iterable[Tensor]) -> Looks:
+def extract_all(extractor: FeatureExtractor, pictures: Iterable[Tensor]) -> Features:
     """What a judge sees in a stream of batches of states (B, C, H, W): matrices on the CPU.
 
     Raises:
-        ValueError: as `look_at` does, and where there is no picture.
+        ValueError: as `extract` does, and where there is no picture.
     """
-    seen = [[part.cpu() for part in look_at(judge, x)] for x in pictures]
+    seen = [[part.cpu() for part in extract(extractor, x)] for x in pictures]
     if not seen:
         raise ValueError("judged pictures: there are none")
     features, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
-    return Looks(features, logits)
+    return Features(features, logits)
 
 
-def real_pictures(
+def real_images(
     data: ImageData, split: str = "train", count: int | None = None, batch_size: int = 100
 ) -> Iterator[Tensor]:
     """Batches of the pictures of a split, each one once, as they are: not mirrored, and not spread over their 1/256.
@@ -125,28 +125,28 @@ def real_pictures(
         yield to_unit(pixels)
 
 
-def reference_looks(judge: Judge, data: ImageData) -> Looks:
-    """What a judge sees in the training pictures, in the order of `real_pictures`; from the cache, where it is there.
+def reference_features(extractor: FeatureExtractor, data: ImageData) -> Features:
+    """What a judge sees in the training pictures, in the order of `real_images`; from the cache, where it is there.
 
     A cache that cannot be written is done without, with a warning.
 
     Raises:
         ValueError: as `looks` does.
     """
-    key = f"{weights_fingerprint(judge)} {data.splits['train'].fingerprint()}"
+    key = f"{weights_fingerprint(extractor)} {data.splits['train'].fingerprint()}"
     file = cache_folder() / f"looks_{sha256(key.encode()).hexdigest()[:32]}.safetensors"
     found = kept(file, key)
     if found is None:
         console = Console(stderr=True)
         pictures = track(
-            real_pictures(data, batch_size=100),
+            real_images(data, batch_size=100),
             "Looking at the training pictures",
             -(-len(data.splits["train"]) // 100),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        found = looks(judge, pictures)
+        found = extract_all(extractor, pictures)
         try:
             keep(found, file, key)
         except OSError as error:
@@ -162,21 +162,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ncsn")
 
 
-def keep(seen: Looks, file: Path, key: str) -> None:
+def keep(seen: Features, file: Path, key: str) -> None:
     """Write looks to `file`, with the key and a sum by which they are known again: whole, or not at all."""
     tensors = {name: tensor.contiguous() for name, tensor in seen._asdict().items()}
     with atomic_write(file) as partial:
         save_file(tensors, partial, metadata={"key": key, "sha256": tensors_fingerprint(tensors)})
 
 
-def kept(file: Path, key: str) -> Looks | None:
+def kept(file: Path, key: str) -> Features | None:
     """The looks in `file`, or None where there are none of the key, or they are damaged."""
     try:
         with safe_open(file, framework="pt") as content:
             about = content.metadata() or {}
-            tensors = {name: content.get_tensor(name) for name in Looks._fields}
+            tensors = {name: content.get_tensor(name) for name in Features._fields}
     except (OSError, SafetensorError):
         return None
     if about.get("key") != key or about.get("sha256") != tensors_fingerprint(tensors):
         return None
-    return Looks(**tensors)
+    return Features(**tensors)

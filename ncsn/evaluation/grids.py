@@ -21,14 +21,14 @@ __all__ = [
     "abreast",
     "captioned_grid",
     "level_name",
-    "nearest_sheet",
+    "nearest_grid",
     "save_gif",
     "save_grid",
     "save_pixels",
     "shown_levels",
+    "state_names",
     "titled",
-    "walk_names",
-    "walk_sheet",
+    "trajectory_grid",
 ]
 
 LINE = 15
@@ -100,7 +100,7 @@ def shown_levels(levels: int, states: int) -> list[int]:
     return sorted(set(places))
 
 
-def walk_names(sigmas: Tensor, shown: Sequence[int]) -> list[str]:
+def state_names(sigmas: Tensor, shown: Sequence[int]) -> list[str]:
     """What states are called: the start, and each of the others by the level of the ladder (L,) that it was left at."""
     return ["start" if level == 0 else level_name(sigmas[level - 1].item()) for level in shown]
 
@@ -110,7 +110,7 @@ def level_name(sigma: float) -> str:
     return f"\N{GREEK SMALL LETTER SIGMA} {sigma:.2g}"
 
 
-def walk_sheet(pixels: Tensor, names: Sequence[str], scale: int | None = None) -> Tensor:
+def trajectory_grid(pixels: Tensor, names: Sequence[str], scale: int | None = None) -> Tensor:
     """States (B, S, C, H, W) as a row for each walk, with their names over the columns."""
     states = with_room(pixels, scale, NAME)
     grid = tiled(states.flatten(0, 1), columns=len(names))
@@ -119,7 +119,7 @@ def walk_sheet(pixels: Tensor, names: Sequence[str], scale: int | None = None) -
     return torch.cat([pad(heads, (1, grid.shape[-1] - heads.shape[-1] - 1)), grid], dim=-2)
 
 
-def nearest_sheet(
+def nearest_grid(
     pixels: Tensor,
     others: Tensor,
     captions: Sequence[Sequence[str]],

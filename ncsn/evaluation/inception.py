@@ -20,13 +20,13 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from ncsn.data import to_pixels
-from ncsn.evaluation.extractors import Judge
+from ncsn.evaluation.extractors import FeatureExtractor
 
 __all__ = ["Inception", "load_inception"]
 
 
-class Inception(Judge):
-    """The judge of pictures in colour: 2,048 features, and the logits of 1,008 classes without their bias.
+class Inception(FeatureExtractor):
+    """The extractor of pictures in colour: 2,048 features, and the logits of 1,008 classes without their bias.
 
     Args:
         weights: the file of torch-fidelity's weights, in which nothing but tensors is read.
@@ -36,7 +36,7 @@ class Inception(Judge):
     """
 
     num_features = 2048
-    figures = ("FID", "KID", "inception score")
+    metric_names = ("FID", "KID", "inception score")
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Inception(Judge):
         self.source = f"Inception-v3 ({weights}, sha256 {found[:8]}{other})"
         self.eval()
 
-    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(
                 f"Inception: pictures have shape {tuple(x.shape[1:])}, and must be in colour (3, H, W); "

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from ncsn.data import Examples, ImageData
+from ncsn.evaluation.classifier import default_file, load_classifier, weights_file
 from ncsn.evaluation.copies import COPIES, are_copies, nearest
-from ncsn.evaluation.extractors import Judge, Looks, look_at, real_pictures
-from ncsn.evaluation.features import default_file, load_features, weights_file
+from ncsn.evaluation.extractors import FeatureExtractor, Features, extract, real_images
 from ncsn.evaluation.inception import load_inception
-from ncsn.evaluation.metrics import class_score, frechet, kernel_distance, precision_recall
+from ncsn.evaluation.metrics import classifier_score, frechet, kernel_distance, precision_recall
 from ncsn.model.model import Model
 from ncsn.score.likelihood import bits_per_dim
 
-__all__ = ["chosen_judge", "figures", "held_out_bits", "rows"]
+__all__ = ["chosen_extractor", "held_out_bits", "metrics_of", "rows"]
 
 INCEPTION = "inception"
 """What is given in the place of a file of features, for Inception."""
 
 
-def chosen_judge(given: str | None, data: ImageData) -> Judge:
+def chosen_extractor(given: str | None, data: ImageData) -> FeatureExtractor:
     """The judge that `given` names, a file or "inception"; or the one that goes with the data, where none is given.
 
     That is the data set's own features, where there are any, and otherwise Inception for pictures in colour.
@@ -38,39 +38,39 @@ def chosen_judge(given: str | None, data: ImageData) -> Judge:
     if given is None:
         given = str(own) if weights_file(own).is_file() else INCEPTION
     if given != INCEPTION:
-        judge: Judge = load_features(Path(given))
+        extractor: FeatureExtractor = load_classifier(Path(given))
     elif data.shape[0] == 3:
-        judge = load_inception()
+        extractor = load_inception()
     else:
         raise ValueError(
             f"--features: Inception is for pictures in colour, those of {name} are of shape {data.shape}, and there is "
             f"no {own}; `ncsn features --data CONFIG` trains it, of a data set with labels"
         )
-    look_at(judge, torch.zeros(1, *data.shape))
-    return judge
+    extract(extractor, torch.zeros(1, *data.shape))
+    return extractor
 
 
-def rows(judge: Judge, training: Examples, x: Tensor) -> Tensor:
+def rows(extractor: FeatureExtractor, training: Examples, x: Tensor) -> Tensor:
     """What is kept of states (B, C, H, W): (B, F + K + 2), on their device.
 
     Raises:
-        ValueError: as `look_at` does.
+        ValueError: as `extract` does.
     """
-    features, logits = look_at(judge.to(x.device), x)
+    features, logits = extract(extractor.to(x.device), x)
     return torch.cat([features, logits, nearest(x, training)], dim=1)
 
 
-def figures(judge: Judge, seen: Tensor, reference: Looks) -> dict[str, float]:
+def metrics_of(extractor: FeatureExtractor, seen: Tensor, reference: Features) -> dict[str, float]:
     """The figures of pictures by their rows (N, F + K + 2), on the CPU, by their names."""
     features, logits, distances = torch.split(
         seen, [reference.features.shape[1], reference.logits.shape[1], 2], dim=1
     )
-    of_distance, of_kernel, of_classes = judge.figures
+    of_distance, of_kernel, of_classes = extractor.metric_names
     precision, recall = precision_recall(features, reference.features)
     return {
         of_distance: frechet(features, reference.features),
         of_kernel: kernel_distance(features, reference.features),
-        of_classes: class_score(logits),
+        of_classes: classifier_score(logits),
         "precision": precision,
         "recall": recall,
         "nearest distance (median)": distances[:, 0].median().item(),
@@ -88,7 +88,7 @@ def held_out_bits(module: Model, data: ImageData, count: int) -> tuple[float, fl
         ValueError: where there are not so many, or the model's ladder gives no likelihood.
         RuntimeError: where the probability flow does not arrive.
     """
-    (x,) = real_pictures(data, "val", count, batch_size=count)
+    (x,) = real_images(data, "val", count, batch_size=count)
     sigmas = module.schedule.sigmas()
     low, high = sigmas.min().item(), sigmas.max().item()
     prior = x.mean().item(), x.std().item()

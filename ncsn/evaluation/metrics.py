@@ -1,6 +1,6 @@
 """How far drawn pictures are from real ones, as sets: figures of the looks at both, by torchmetrics and torch-fidelity.
 
-Each set is known by what a judge (`ncsn.evaluation.extractors`) saw: features (N, F), and logits of classes (N, K).
+Each set is known by what a extractor (`ncsn.evaluation.extractors`) saw: features (N, F), and logits of classes (N, K).
 
 - The Frechet distance sums up each set by the mean m and the covariance C of its features,
 
@@ -31,9 +31,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from ncsn.evaluation.extractors import Judge, looks
+from ncsn.evaluation.extractors import FeatureExtractor, extract_all
 
-__all__ = ["class_score", "frechet", "frechet_distance", "kernel_distance", "precision_recall"]
+__all__ = ["classifier_score", "frechet", "frechet_distance", "kernel_distance", "precision_recall"]
 
 ALONE: dict[str, Any] = {"sync_on_compute": False}
 """What is given to a metric is all that there is: nothing is asked of other processes."""
@@ -84,7 +84,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
     return mean.item()
 
 
-def class_score(logits: Tensor) -> float:
+def classifier_score(logits: Tensor) -> float:
     """The score of the classes of logits (N, K), from 1 to K: the mean of ten parts, the same ones every time."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*will save all extracted features in buffer")
@@ -113,17 +113,19 @@ def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]
 
 
 def frechet_distance(
-    judge: Judge, pictures: Iterable[Tensor], reference: Iterable[Tensor]
+    extractor: FeatureExtractor, pictures: Iterable[Tensor], reference: Iterable[Tensor]
 ) -> float:
     """The squared Frechet distance between two streams of batches of states (B, C, H, W).
 
     Args:
-        judge: what the pictures are seen with, on the device where its weights are.
+        extractor: what the pictures are seen with, on the device where its weights are.
         pictures: what is judged, such as samples.
-        reference: what it is judged by, such as `real_pictures(data)`.
+        reference: what it is judged by, such as `real_images(data)`.
 
     Raises:
         ValueError: where there are fewer than two pictures of either kind, where one is not finite, or not of a shape
             that the judge takes.
     """
-    return frechet(looks(judge, pictures).features, looks(judge, reference).features)
+    return frechet(
+        extract_all(extractor, pictures).features, extract_all(extractor, reference).features
+    )

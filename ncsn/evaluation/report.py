@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ncsn.evaluation.copies import COPIES, plainly_more
+from ncsn.evaluation.copies import COPIES, significantly_more
 from ncsn.model.files import atomic_write
 from ncsn.model.model_card import spread
 from ncsn.score import Score
@@ -127,7 +127,7 @@ class Report:
         """Words for a share of copies that is plainly above that of held-out pictures."""
         values, floor = self.figures[name], self.floor[name]
         share, count = sum(values) / len(values), len(values) * self.counts.judged
-        copied = name == COPIES and plainly_more(share, count, floor, self.counts.floor)
+        copied = name == COPIES and significantly_more(share, count, floor, self.counts.floor)
         return " (copies of training pictures)" if copied else ""
 
 

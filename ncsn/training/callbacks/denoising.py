@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ncsn.data import to_pixels
-from ncsn.evaluation.grids import level_name, walk_sheet
+from ncsn.evaluation.grids import level_name, trajectory_grid
 from ncsn.score import tweedie
 from ncsn.training.module import ScoreModule
 
@@ -58,7 +58,9 @@ class DenoisingStrips(Callback):
         ].exp()  # the ends are left out: they show clean images or pure noise
         with trainer.precision_plugin.forward_context():
             states = strips(pl_module, x, label, sigmas)
-        sheet = walk_sheet(to_pixels(states).cpu(), ["clean", *map(level_name, sigmas.tolist())])
+        sheet = trajectory_grid(
+            to_pixels(states).cpu(), ["clean", *map(level_name, sigmas.tolist())]
+        )
         for logger in loggers:
             logger.experiment.add_image("denoising", sheet, trainer.global_step)
 

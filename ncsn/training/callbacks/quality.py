@@ -8,8 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ncsn.data import DataModule, ImageData
-from ncsn.evaluation.extractors import look_at, reference_looks
-from ncsn.evaluation.features import load_features
+from ncsn.evaluation.classifier import load_classifier
+from ncsn.evaluation.extractors import extract, reference_features
 from ncsn.evaluation.metrics import frechet
 from ncsn.model.draws import Request, batches, draws
 from ncsn.model.model import Model
@@ -54,10 +54,10 @@ class SampleQuality(Callback):
             if value < least:
                 raise ValueError(f"SampleQuality: {name} is {value}, and must be at least {least}")
         # The extractor is not a submodule: it is neither trained, averaged nor saved.
-        self.judge = load_features(features) if features is not None else None
-        if self.judge is not None and count <= self.judge.num_features:
+        self.extractor = load_classifier(features) if features is not None else None
+        if self.extractor is not None and count <= self.extractor.num_features:
             raise ValueError(
-                f"SampleQuality: count is {count}, and must be above the features' {self.judge.num_features}"
+                f"SampleQuality: count is {count}, and must be above the features' {self.extractor.num_features}"
             )
         self.count = count
         self.sampler = sampler or DPMSolver(eta=1.0)
@@ -72,11 +72,11 @@ class SampleQuality(Callback):
         Raises:
             ValueError: if the features do not fit the data, or the sampler the model.
         """
-        if self.judge is None:
+        if self.extractor is None:
             return
         if not isinstance(data, ImageData):
             raise ValueError(f"quality.features: {type(data).__name__} is not of pictures")
-        look_at(self.judge, torch.zeros(1, *data.shape))
+        extract(self.extractor, torch.zeros(1, *data.shape))
         self.sampler.of(module.denoiser)
         self.sampler.check(module.sigmas_for(self.sampler, self.levels))
 
@@ -84,12 +84,12 @@ class SampleQuality(Callback):
         assert isinstance(pl_module, ScoreModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.check(pl_module.model, data)
-        if self.judge is not None and trainer.is_global_zero:
-            self.reference = reference_looks(self.judge.to(pl_module.device), data).features
+        if self.extractor is not None and trainer.is_global_zero:
+            self.reference = reference_features(self.extractor.to(pl_module.device), data).features
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
-        if self.judge is None or trainer.state.fn != "fit":
+        if self.extractor is None or trainer.state.fn != "fit":
             return
         with trainer.precision_plugin.forward_context():
             seen = self.seen(
@@ -108,13 +108,13 @@ class SampleQuality(Callback):
 
     def seen(self, module: Model, indices: range) -> Tensor:
         """Return the features (N, F) of samples, NaN for batches that diverged."""
-        assert self.judge is not None
-        judge, parts = self.judge.to(module.device), []
+        assert self.extractor is not None
+        extractor, parts = self.extractor.to(module.device), []
         sigmas = module.sigmas_for(self.sampler, self.levels)
         for batch in batches(indices, self.batch_size):
             try:
                 ((_, x),) = draws(module, Request([batch], self.sampler, sigmas, self.seed))
-                parts.append(look_at(judge, x).features.float().cpu())
+                parts.append(extract(extractor, x).features.float().cpu())
             except FloatingPointError:
-                parts.append(torch.full((len(batch), judge.num_features), torch.nan))
+                parts.append(torch.full((len(batch), extractor.num_features), torch.nan))
         return torch.cat(parts)

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ncsn.data import pixel_grid, to_pixels
-from ncsn.evaluation.grids import save_grid, shown_levels, walk_names, walk_sheet
+from ncsn.evaluation.grids import save_grid, shown_levels, state_names, trajectory_grid
 from ncsn.evaluation.plots import plot, save_figure
 from ncsn.model.model import Model
 from ncsn.training.module import ScoreModule
@@ -79,6 +79,6 @@ class SampleGrid(Callback):
 def first_walk(module: Model, states: list[Tensor]) -> Tensor:
     """Return the states (C, H, W) of a trajectory as one labelled row (3, H', W')."""
     sigmas = module.schedule.sigmas()
-    return walk_sheet(
-        to_pixels(torch.stack(states)[None]), walk_names(sigmas, shown_levels(len(sigmas), STATES))
+    return trajectory_grid(
+        to_pixels(torch.stack(states)[None]), state_names(sigmas, shown_levels(len(sigmas), STATES))
     )

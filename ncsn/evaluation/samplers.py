@@ -23,9 +23,9 @@ from ncsn.samplers import (
     SASolver,
 )
 
-__all__ = ["FAMILY", "family_of", "family_table"]
+__all__ = ["COMPARED", "compared_samplers", "comparison_table"]
 
-FAMILY: list[tuple[Sampler, int]] = [
+COMPARED: list[tuple[Sampler, int]] = [
     (Euler(), 20),
     (Euler(), 50),
     (Heun(), 6),
@@ -49,11 +49,11 @@ FAMILY: list[tuple[Sampler, int]] = [
 ]
 """Samplers, and the number of levels of the Karras ladder that each walks."""
 
-CALLS = 1000
+LANGEVIN_NFE = 1000
 """Of the network, for annealed Langevin."""
 
 
-def family_of(module: Model) -> list[tuple[Sampler, Tensor]]:
+def compared_samplers(module: Model) -> list[tuple[Sampler, Tensor]]:
     """The samplers and their ladders (L,), between the ends of the model's own; last, those of Langevin.
 
     They walk the levels of Technique 2, annealed Langevin in about a thousand steps.
@@ -62,12 +62,12 @@ def family_of(module: Model) -> list[tuple[Sampler, Tensor]]:
     high, low = trained.max().item(), trained.min().item()
     near = GeometricSchedule(high, low, num_levels(high, low, math.prod(module.shape))).sigmas()
     eta = 1.3 * (1 - (near[1] / near[0]).item())
-    karras = [(sampler, module.sigmas_for(sampler, levels)) for sampler, levels in FAMILY]
-    annealed = AnnealedLangevin("auto", max(1, round(CALLS / len(near))))
+    karras = [(sampler, module.sigmas_for(sampler, levels)) for sampler, levels in COMPARED]
+    annealed = AnnealedLangevin("auto", max(1, round(LANGEVIN_NFE / len(near))))
     return [*karras, (ConsistentAnnealed(eta * low**2), near), (annealed, near)]
 
 
-def family_table(
+def comparison_table(
     samplers: list[tuple[Sampler, Tensor]],
     draw: Callable[[Sampler, Tensor], tuple[Tensor, Cost]],
     distance: Callable[[Tensor], float],

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from ncsn.cli.features import Classifier, train_features
+from ncsn.cli.features import ClassifierTraining, train_features
 from ncsn.cli.from_options import data_section
 from ncsn.cli.main import main
 from ncsn.data import MNIST, Digits, FashionMNIST, to_unit
-from ncsn.evaluation.features import Features, load_features, save_features
+from ncsn.evaluation.classifier import Classifier, load_classifier, save_classifier
 from safetensors.torch import load_file, save_file
 
 from test_cli import refusal
@@ -30,13 +30,13 @@ def run(*options: str) -> None:
 @pytest.fixture
 def saved(tmp_path) -> Path:
     """A file of weights that were not trained."""
-    features = Features(1, 10, width=2, num_features=3)
+    features = Classifier(1, 10, width=2, num_features=3)
     features.trained_on, features.accuracy = "Nothing", 0.1
-    save_features(features, tmp_path / "saved.safetensors")
+    save_classifier(features, tmp_path / "saved.safetensors")
     return tmp_path / "saved.safetensors"
 
 
-def accuracy(features: Features, pixels, labels) -> float:
+def accuracy(features: Classifier, pixels, labels) -> float:
     """The share of pictures (N, C, H, W) of 8 bits that are named rightly."""
     with torch.no_grad():
         named = torch.cat([features.logits(to_unit(part)).argmax(1) for part in pixels.split(100)])
@@ -45,7 +45,7 @@ def accuracy(features: Features, pixels, labels) -> float:
 
 @pytest.mark.parametrize(("shape", "channels"), [((8, 8), 1), ((28, 28), 1), ((33, 9), 3)])
 def test_features_are_of_pictures_of_any_size_from_8(shape, channels):
-    features = Features(channels, classes=4, width=2, num_features=5).eval()
+    features = Classifier(channels, classes=4, width=2, num_features=5).eval()
     x = torch.rand(3, channels, *shape)
     assert features(x).shape == (3, 5)
     assert torch.equal(features.logits(x), features.head(features(x)))
@@ -55,13 +55,13 @@ def test_features_are_of_pictures_of_any_size_from_8(shape, channels):
 @pytest.mark.parametrize("shape", [(3, 3, 8, 8), (3, 1, 7, 8), (1, 8, 8)])
 def test_pictures_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match="must be \\(B, 1, H, W\\) of at least 8x8"):
-        Features(1, 10, width=2)(torch.rand(shape))
+        Classifier(1, 10, width=2)(torch.rand(shape))
 
 
 @pytest.mark.parametrize("name", ["channels", "classes", "width", "num_features"])
 def test_numbers_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} is 0"):
-        Features(**{"channels": 1, "classes": 10, name: 0})
+        Classifier(**{"channels": 1, "classes": 10, name: 0})
 
 
 def test_digits_are_learned_by_the_command_and_kept_with_what_is_known_of_them(tmp_path, monkeypatch, capsys):
@@ -69,7 +69,7 @@ def test_digits_are_learned_by_the_command_and_kept_with_what_is_known_of_them(t
     run("--data", str(CONFIGS / "digits.yaml"), "--epochs", "4", "--data.batch_size", "64")
     out = capsys.readouterr().out
     assert [str(file) for file in Path("checkpoints").iterdir()] == ["checkpoints/features_digits.safetensors"]
-    features = load_features("checkpoints/features_digits.safetensors")
+    features = load_classifier("checkpoints/features_digits.safetensors")
     assert not features.training
     assert not any(parameter.requires_grad for parameter in features.parameters())
     assert features.trained_on == "Digits"
@@ -91,11 +91,11 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
 
 
 def test_what_is_loaded_is_what_was_saved(saved):
-    features = load_features(saved)
+    features = load_classifier(saved)
     assert (features.channels, features.classes, features.width, features.num_features) == (1, 10, 2, 3)
     assert (features.trained_on, features.accuracy) == ("Nothing", 0.1)
     torch.manual_seed(0)
-    original = Features(1, 10, width=2, num_features=3).eval()
+    original = Classifier(1, 10, width=2, num_features=3).eval()
     x = torch.rand(2, 1, 28, 28)
     assert torch.equal(features.logits(x), original.logits(x))
 
@@ -132,17 +132,17 @@ def test_a_file_that_is_not_of_features_is_refused_in_one_line(saved, tmp_path):
 
 def refused(path: Path, reason: str) -> None:
     with pytest.raises(ValueError, match=reason) as error:
-        load_features(path)
+        load_classifier(path)
     assert "\n" not in str(error.value)
 
 
 def test_halves_are_read_as_whole_numbers_of_32_bits(saved):
-    before = load_features(saved)
+    before = load_classifier(saved)
     about = {name: str(getattr(before, name)) for name in ("channels", "classes", "width", "num_features")}
     half = {name: weight.half() if weight.is_floating_point() else weight for name, weight in load_file(saved).items()}
     save_file(half, saved, {"kind": "Features", **about, "trained_on": "Nothing", "accuracy": "0.1"})
     x = torch.rand(2, 1, 28, 28)
-    assert load_features(saved)(x) == pytest.approx(before(x), abs=0.01)
+    assert load_classifier(saved)(x) == pytest.approx(before(x), abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def test_a_wrong_setting_ends_in_one_line(options, reason, tmp_path, monkeypatch
 
 
 def test_features_are_written_over_features(saved):
-    before = load_features(saved)
+    before = load_classifier(saved)
     run("--data=ncsn.data.Digits", "--epochs", "1", "--out", str(saved))
-    assert (before.trained_on, load_features(saved).trained_on) == ("Nothing", "Digits")
+    assert (before.trained_on, load_classifier(saved).trained_on) == ("Nothing", "Digits")
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]
     assert saved.stat().st_mode & 0o044 == 0o044  # for others to read
 
@@ -193,8 +193,8 @@ def test_features_are_written_over_features(saved):
 def test_a_signal_in_training_ends_it_and_nothing_is_written(tmp_path, monkeypatch, capsys, number):
     """Lightning takes SIGTERM for the end of training: the command would end well, without a file."""
     monkeypatch.chdir(tmp_path)
-    step = Classifier.training_step
-    monkeypatch.setattr(Classifier, "training_step", lambda *of: (os.kill(os.getpid(), number), step(*of[:2]))[1])
+    kind, step = ClassifierTraining, ClassifierTraining.training_step
+    monkeypatch.setattr(kind, "training_step", lambda *of: (os.kill(os.getpid(), number), step(*of[:2]))[1])
     options = ["--data", "ncsn.data.Digits", "--epochs", "1", "--out", "new/a.safetensors"]
     status, line = refusal(capsys, lambda: run(*options))
     assert (status, line) == (128 + number, f"error: stopped by {number.name}")
@@ -214,7 +214,7 @@ def test_data_without_labels_is_refused():
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_files_are_small_and_listed_with_their_sums(name):
     file = CHECKPOINTS / f"features_{name}.safetensors"
-    features = load_features(file)
+    features = load_classifier(file)
     row = next(line for line in (CHECKPOINTS / "README.md").read_text().splitlines() if file.name in line)
     assert file.stat().st_size < 1_000_000
     assert features.trained_on == SHIPPED[name][0].__name__
@@ -226,7 +226,7 @@ def test_the_shipped_files_are_small_and_listed_with_their_sums(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_weights_reach_their_accuracy(name, real_data):
-    features = load_features(CHECKPOINTS / f"features_{name}.safetensors")
+    features = load_classifier(CHECKPOINTS / f"features_{name}.safetensors")
     kind = SHIPPED[name][0]
     data = kind(labels=True) if kind is Digits else kind(root=str(real_data), labels=True)
     data.setup()

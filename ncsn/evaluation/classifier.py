@@ -18,26 +18,27 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ncsn.data import ImageData
-from ncsn.evaluation.extractors import Judge
+from ncsn.evaluation.extractors import FeatureExtractor
 from ncsn.model.files import atomic_write
 from ncsn.model.shipped import shipped
 
 __all__ = [
-    "Features",
+    "Classifier",
     "default_file",
-    "holds_features",
-    "load_features",
-    "save_features",
+    "holds_classifier",
+    "load_classifier",
+    "save_classifier",
     "weights_file",
 ]
 
 SMALLEST = 8
 """Pixels on a side, so that two poolings leave something to look at."""
+KIND = "Features"  # the class's name when the first files were written
 NUMBERS = ("channels", "classes", "width", "num_features")
 """The arguments of `Features`, as they are kept in a file of weights."""
 
 
-class Features(Judge):
+class Classifier(FeatureExtractor):
     """A convolutional classifier, whose penultimate activations are what it is for.
 
     Args:
@@ -50,7 +51,7 @@ class Features(Judge):
         ValueError: where a number is not positive; of a call, where the pictures are not of its channels or too small.
     """
 
-    figures = ("Frechet distance", "kernel distance", "classifier score")
+    metric_names = ("Frechet distance", "kernel distance", "classifier score")
 
     def __init__(
         self, channels: int, classes: int, width: int = 32, num_features: int = 64
@@ -65,7 +66,7 @@ class Features(Judge):
         for name in NUMBERS:
             if getattr(self, name) < 1:
                 raise ValueError(
-                    f"Features: {name} is {getattr(self, name)}, and must be at least 1"
+                    f"Classifier: {name} is {getattr(self, name)}, and must be at least 1"
                 )
         self.trained_on = ""  # the data set's name, and the share of its validation pictures that are named rightly
         self.accuracy = math.nan
@@ -88,7 +89,7 @@ class Features(Judge):
         """The features (B, num_features) of pictures (B, C, H, W)."""
         if x.ndim != 4 or x.shape[1] != self.channels or min(x.shape[2:]) < SMALLEST:
             raise ValueError(
-                f"Features: pictures have shape {tuple(x.shape)}, and must be (B, {self.channels}, H, W) of at least "
+                f"Classifier: pictures have shape {tuple(x.shape)}, and must be (B, {self.channels}, H, W) of at least "
                 f"{SMALLEST}x{SMALLEST}"
             )
         features: Tensor = self.body(x)
@@ -96,9 +97,9 @@ class Features(Judge):
 
     def logits(self, x: Tensor) -> Tensor:
         """The log-probability of each class, but for a constant: (B, classes)."""
-        return self.look(x)[1]
+        return self.features_and_logits(x)[1]
 
-    def look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self(x)
         return features, self.head(features)
 
@@ -108,25 +109,25 @@ def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
-def save_features(features: Features, file: Path) -> None:
+def save_classifier(features: Classifier, file: Path) -> None:
     """Write the weights to `file` as safetensors, with what is known of them as metadata: whole, or not at all."""
     about = {name: str(getattr(features, name)) for name in (*NUMBERS, "trained_on", "accuracy")}
     weights = {name: weight.detach().contiguous() for name, weight in features.state_dict().items()}
     with atomic_write(file) as partial:
-        save_file(weights, partial, metadata={"kind": Features.__name__, **about})
+        save_file(weights, partial, metadata={"kind": KIND, **about})
 
 
-def holds_features(file: Path) -> bool:
+def holds_classifier(file: Path) -> bool:
     """Return whether a file says that it holds features, be they damaged."""
     try:
         with safe_open(file, framework="pt") as content:
-            return (content.metadata() or {}).get("kind") == Features.__name__
+            return (content.metadata() or {}).get("kind") == KIND
     except (OSError, SafetensorError):
         return False
 
 
-def load_features(path: str | Path) -> Features:
-    """The features in a file of `save_features`, on the CPU, ready to look: tensors and text are read, never code.
+def load_classifier(path: str | Path) -> Classifier:
+    """The features in a file of `save_classifier`, on the CPU, ready to look: tensors and text are read, never code.
 
     Raises:
         ValueError: in one line, where the file is missing, damaged, or of something else.
@@ -142,13 +143,13 @@ def load_features(path: str | Path) -> Features:
         raise ValueError(
             f"features: {path} is not a safetensors file, or is damaged ({error})"
         ) from error
-    if about.get("kind") != Features.__name__:
+    if about.get("kind") != KIND:
         raise ValueError(f"features: {path} holds other weights than those of `ncsn features`")
     try:
         with torch.device(
             "meta"
         ):  # no memory is taken for numbers that the weights do not bear out
-            features = Features(**{name: int(about[name]) for name in NUMBERS})
+            features = Classifier(**{name: int(about[name]) for name in NUMBERS})
         kinds = {name: weight.dtype for name, weight in features.state_dict().items()}
         weights = {
             name: weight.to(kinds.get(name, weight.dtype)) for name, weight in weights.items()
