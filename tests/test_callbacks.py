@@ -1,4 +1,3 @@
-import math
 import os
 import signal
 import subprocess
@@ -352,8 +351,7 @@ def test_losses_are_counted_once_however_many_are_held(tmp_path, monkeypatch):
     np.testing.assert_allclose(*curves, rtol=1e-5)
 
 
-def test_the_bar_ends_full_whatever_it_showed_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "BETWEEN_SHOWN", math.inf)
+def test_the_bar_ends_full(tmp_path):
     bar = RunProgress()
     fit(tmp_path, bar, steps=7, enable_progress_bar=True, limit_val_batches=0)
     (task,) = bar.progress.tasks
