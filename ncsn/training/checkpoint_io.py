@@ -24,9 +24,6 @@ class DurableCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         return read(path)
 
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
-
 
 class PatientCheckpointIO(DurableCheckpointIO):
     """Checkpoint files of a run that continues with a warning if the disk is full.
@@ -37,7 +34,6 @@ class PatientCheckpointIO(DurableCheckpointIO):
     def __init__(self) -> None:
         super().__init__()
         self.failure: OSError | None = None
-        self.superseded: list[Path] = []
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -47,13 +43,9 @@ class PatientCheckpointIO(DurableCheckpointIO):
         except OSError as error:
             self.failure = error
             warnings.warn(f"no checkpoint was written, and the run goes on: {error}", stacklevel=2)
-            return
-        self.failure = None
-        while self.superseded:
-            super().remove_checkpoint(self.superseded.pop())
+        else:
+            self.failure = None
 
     def remove_checkpoint(self, path: Any) -> None:
-        if self.failure is None:
+        if self.failure is None:  # otherwise its replacement was not written
             super().remove_checkpoint(path)
-        else:  # its replacement was not written
-            self.superseded.append(Path(path))

@@ -3,9 +3,9 @@
 import math
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from itertools import product
@@ -16,11 +16,12 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace  # type: ignore[attr-defined]
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ncsn.data import DataModule
+from ncsn.model.classes import one_line
 from ncsn.model.files import check_writable, exclusive_folder
 from ncsn.model.load import numbered
 from ncsn.model.settings import at_most_parameters, check_weights
@@ -48,8 +49,15 @@ from ncsn.training.checks import (
     with_hint,
 )
 from ncsn.training.module import ScoreModule
-from ncsn.training.processes import REQUEUE, check_processes, plugins, requeue, requeued
-from ncsn.training.resume import Record, Resume, check_resumed, checkpoint_of, recorded, resumable
+from ncsn.training.processes import (
+    REQUEUE,
+    check_processes,
+    hold_outputs,
+    plugins,
+    requeue,
+    requeued,
+)
+from ncsn.training.resume import Record, Resume, check_resumed, checkpoint_of, resumable
 
 __all__ = ["Run", "build", "check", "fit", "run"]
 
@@ -77,16 +85,12 @@ FROM_DATA: dict[str, Callable[[DataModule], int | None]] = {
 }
 
 
-class ResumeError(ValueError):
-    """A checkpoint that the run cannot be resumed from."""
-
-
 class SaveConfig(SaveConfigCallback):
     """The whole configuration, saved with the logs and shown in TensorBoard."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(trainer.logger, TensorBoardLogger):
-            text = self.parser.dump(self.config, skip_none=False)
+            text = self.parser.dump(self.config, skip_unset=False)
             trainer.logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
 
@@ -96,34 +100,27 @@ class Run:
 
     Args:
         config: the settings, as parsed.
-        settings: the same as plain values, for the checkpoints.
-        parts: what was built of each section.
+        parts: what was built of each section of the settings.
+        model: the module that is trained.
+        datamodule: the data.
+        trainer: the trainer, with all callbacks.
         stop: the signal handler.
         record: the description of the run in its checkpoints.
         files: the writer of checkpoints.
+        resumed_from: the checkpoint that the run resumes from.
+        finished: True if that checkpoint is of the end of the run.
     """
 
     config: Namespace
-    settings: dict[str, Any]
     parts: Namespace
+    model: ScoreModule
+    datamodule: DataModule
+    trainer: Trainer
     stop: GracefulStop
-    record: Record = field(default_factory=Record)
-    files: PatientCheckpointIO = field(default_factory=PatientCheckpointIO)
-    trainer: Trainer = field(init=False)
+    record: Record
+    files: PatientCheckpointIO
     resumed_from: Path | None = None
     finished: bool = False
-
-    @property
-    def model(self) -> ScoreModule:
-        """The module that is trained."""
-        module: ScoreModule = self.parts.model
-        return module
-
-    @property
-    def datamodule(self) -> DataModule:
-        """The data."""
-        data: DataModule = self.parts.data
-        return data
 
     @property
     def folder(self) -> Path:
@@ -143,39 +140,19 @@ def run() -> None:
         torch.set_float32_matmul_precision("high")  # TF32, if the precision is 32-true
     with at_most_parameters(MAX_PARAMETERS):
         built = build()
-    with ExitStack() as held:
-        if rank_zero_only(lambda: True)():
-            held.enter_context(exclusive_folder(built.folder))
+    with hold_outputs("name", exclusive_folder(built.folder)):
         check(built)
-        try:
-            fit(built)
-        except ResumeError:
-            raise
-        except ValueError as error:  # of the user's own code, whose traceback is of use
-            raise RuntimeError("training failed") from error
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader"):
-                raise
-            # A worker was killed for lack of memory, say, or waits for a dead disk.
-            raise OSError(f"data.workers: {error}") from error
+        fit(built)
 
 
 def make_parser() -> LightningArgumentParser:
     """Return the parser of all settings of a run."""
     parser = LightningArgumentParser(exit_on_error=False, usage=USAGE, description=DESCRIPTION)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file of settings.")
-    parser.add_argument(
-        "--name",
-        type=str,
-        default="run",
-        help="The run's folders: checkpoints/NAME, logs/NAME.",
-    )
-    parser.add_argument(
-        "--ckpt_path",
-        type=str | None,
-        default=None,
-        help="Resume from this checkpoint, or from the run's `last`.",
-    )
+    folders = "The run's folders: checkpoints/NAME, logs/NAME."
+    parser.add_argument("--name", type=str, default="run", help=folders)
+    resume = "Resume from this checkpoint, or from the run's `last`."
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help=resume)
     parser.add_argument("--seed_everything", type=int, default=0, help="The seed of the run.")
     parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
     for name, section in SECTIONS.items():
@@ -208,28 +185,25 @@ def build() -> Run:
         raise ValueError(with_hint(str(error), parser)) from error
     check_settings(config)
     seed_everything(config.seed_everything, workers=True)
-    text = parser.dump(config, skip_link_targets=False, skip_none=False, format="yaml")
+    text = parser.dump(config, skip_link_targets=False, skip_unset=False, format="yaml")
     settings = yaml.safe_load(text)
     for name, section in {"data": DataModule, **SECTIONS}.items():
         check_nulls(settings[name], section, name)
     try:
-        parts = parser.instantiate_classes(config)
+        parts = parser.instantiate(config)
     except (RuntimeError, OverflowError, MemoryError) as error:  # torch, out of memory
         raise ValueError(f"model: it cannot be made: {error}") from error
-    built = Run(config, settings, parts, GracefulStop(parts.checkpoint))
-    add_settings(built)
-    saved = [] if config.trainer.fast_dev_run else [SaveConfig(parser, config, overwrite=True)]
-    built.trainer = make_trainer(built, saved)
-    return built
+    add_settings(parts.model, parts.data, deepcopy(settings))
+    stop, record, files = GracefulStop(parts.checkpoint), Record(settings), PatientCheckpointIO()
+    own: list[Callback] = [stop, record]
+    if not config.trainer.fast_dev_run:
+        own.append(SaveConfig(parser, config, overwrite=True))
+    trainer = make_trainer(config, parts, own, files)
+    return Run(config, parts, parts.model, parts.data, trainer, stop, record, files)
 
 
-def add_settings(run: Run) -> None:
-    """Give the model and the data the settings that checkpoints hold.
-
-    Raises:
-        ValueError: if the data has labels, which the network does not take.
-    """
-    model, data, settings = run.model, run.datamodule, deepcopy(run.settings)
+def add_settings(model: ScoreModule, data: DataModule, settings: dict[str, Any]) -> None:
+    """Give the model and the data the settings that checkpoints hold."""
     arguments = settings["model"]["denoiser"].get("init_args", {})
     for name in NETWORKS:
         if "class_path" in (arguments.get(name) or {}):
@@ -248,14 +222,14 @@ def add_settings(run: Run) -> None:
     model.optimizer = partial(instantiate_class, init=model.hparams["optimizer"])
 
 
-def make_trainer(run: Run, callbacks: list[SaveConfig]) -> Trainer:
+def make_trainer(
+    config: Namespace, parts: Namespace, own: list[Callback], files: PatientCheckpointIO
+) -> Trainer:
     """Return the trainer, with the callbacks and plugins of every run and those of the user."""
-    config, parts, levels = run.config, run.parts, LossPerLevel()
-    given = dict(parts.trainer)
+    given, levels, folder = dict(parts.trainer), LossPerLevel(), parts.checkpoint.folder
     if config.trainer.logger in (None, True):
-        given["logger"] = TensorBoardLogger(
-            "logs", name=config.name, default_hp_metric=False, flush_secs=30
-        )
+        logger = TensorBoardLogger("logs", config.name, default_hp_metric=False, flush_secs=30)
+        given["logger"] = logger
     # SampleGrid and SampleQuality need the averaged weights, which EMA holds in place until its
     # own hook runs after theirs.
     given["callbacks"] = [
@@ -263,13 +237,12 @@ def make_trainer(run: Run, callbacks: list[SaveConfig]) -> Trainer:
         *(parts.samples, parts.quality, parts.ema, parts.checkpoint),
         *(levels, Dashboard(levels), Throughput()),
         *([DenoisingStrips()] if config.samples.count else []),
-        *(run.stop, run.record),
+        *own,
         *([RunProgress()] if config.trainer.enable_progress_bar is not False else []),
-        *([BestCheckpoint(run.folder)] if config.quality.features is not None else []),
+        *([BestCheckpoint(folder)] if config.quality.features is not None else []),
         Resume(),
-        *callbacks,
     ]
-    given["plugins"] = [*as_list(given["plugins"]), run.files, *plugins()]
+    given["plugins"] = [*as_list(given["plugins"]), files, *plugins()]
     return Trainer(**given)
 
 
@@ -282,8 +255,7 @@ def check(run: Run) -> None:
     """Find the checkpoint to resume from, try the optimiser, and get the data.
 
     Raises:
-        ValueError: if there is no such checkpoint or it is of another network, the optimiser
-            refuses its settings, the data is not as expected, or too many processes were started.
+        ValueError: if the checkpoint, the optimiser or the data do not fit the run.
         OSError: if the data cannot be had, or the logs cannot be written.
     """
     trainer, model, data = run.trainer, run.model, run.datamodule
@@ -295,7 +267,7 @@ def check(run: Run) -> None:
     run.finished = checkpoint is not None and is_finished(checkpoint, trainer.max_steps)
     check_optimizer(model, trainer.strategy.root_device)
     check_precision(run.config, trainer.strategy.root_device)
-    if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
+    if trainer.is_global_zero:  # the other ranks do this when the first has the data
         for logger in trainer.loggers:
             if isinstance(logger, (TensorBoardLogger, CSVLogger)):
                 check_writable(Path(logger.root_dir))
@@ -304,7 +276,7 @@ def check(run: Run) -> None:
         data.check_share(trainer.world_size)
         check_loss(model, data)
         run.parts.quality.check(model.model, data)
-        run.record.run = recorded(run.settings, data, trainer.world_size)
+        run.record.describe(data, trainer.world_size)
         if checkpoint is not None:
             check_resumed(run.record.run, checkpoint, str(run.resumed_from))
             check_weights(model, checkpoint["state_dict"], str(run.resumed_from))
@@ -333,10 +305,14 @@ def fit(run: Run) -> None:
         with suppress(RunStopped):
             trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=last, weights_only=True)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if last is None or run.stop.began:
-            raise
-        reason = " ".join(str(error).split())
-        raise ResumeError(f"--ckpt_path: {last} cannot be resumed: {reason}") from error
+        if last is not None and not run.stop.began:
+            reason = one_line(error)
+            raise ValueError(f"--ckpt_path: {last} cannot be resumed: {reason}") from error
+        if str(error).startswith("DataLoader"):  # a killed worker, say, or a dead disk
+            raise OSError(f"data.workers: {error}") from error
+        if isinstance(error, ValueError):  # of the user's own code, whose traceback is of use
+            raise RuntimeError("training failed") from error
+        raise
     if run.files.failure is not None:
         raise run.files.failure
     report(run)

@@ -9,6 +9,7 @@ from torch.utils.tensorboard.summary import hparams
 from ncsn.training.callbacks.progress import LossPerLevel
 from ncsn.training.callbacks.quality import FIGURE
 from ncsn.training.module import ScoreModule
+from ncsn.training.resume import flattened
 
 __all__ = ["Dashboard", "writers"]
 
@@ -48,7 +49,7 @@ class Dashboard(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         known = {"model": dict(pl_module.hparams), "data": dict(data.hparams) if data else {}}
         described = {
-            **named(flattened(known, "")),
+            **named(flattened(known)),
             "max_steps": trainer.max_steps,
             "precision": str(trainer.precision),
             "seed": pl_module.seed,
@@ -89,26 +90,17 @@ def writers(trainer: Trainer) -> list[Any]:
     return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def flattened(value: Any, name: str) -> dict[str, Any]:
-    """Flatten nested settings to dotted names, without those that are off or empty."""
-    if not isinstance(value, dict):
-        plain = value if isinstance(value, (bool, int, float, str)) else str(value)
-        return {name: plain} if value else {}
-    found = {}
-    if "class_path" in value:
-        found[name] = value["class_path"].rpartition(".")[2]
-        value = value.get("init_args") or {}
-    for key, one in value.items():
-        if not key.startswith("_"):
-            found |= flattened(one, f"{name}.{key}".strip("."))
-    return found
-
-
 def named(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of `SHOWN` and of the network, under short names."""
-    found = {SHOWN[name]: value for name, value in settings.items() if name in SHOWN}
+    """Return the settings of `SHOWN` and of the network that are on, under short names."""
+    found = {}
     for name, value in settings.items():
         argument = name.removeprefix(OF_NETWORK)
-        if argument != name and argument not in FROM_DATA:
-            found[f"network.{argument}"] = value
+        if name in SHOWN:
+            short = SHOWN[name]
+        elif argument != name and argument not in FROM_DATA:
+            short = f"network.{argument}"
+        else:
+            continue
+        if value:
+            found[short] = value if isinstance(value, (bool, int, float, str)) else str(value)
     return found
