@@ -92,11 +92,8 @@ def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> Iterator[
 def exit_if_orphaned(local_rank: int) -> None:
     """End this process if Lightning started it and rank 0 has died."""
     if local_rank > 0 and os.getppid() != PARENT and starter() is None:
-        print(
-            "error: the first process has died; this one stops, and writes no more",
-            file=sys.stderr,
-            flush=True,
-        )
+        message = "error: the first process has died; this one stops, and writes no more"
+        print(message, file=sys.stderr, flush=True)
         os._exit(1)  # an orderly exit would wait for rank 0
 
 
