@@ -30,11 +30,7 @@ PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
 
 
 def check_settings(config: Namespace) -> None:
-    """Refuse settings that make no sense, and that the parser accepts.
-
-    Raises:
-        ValueError: if there is one, with its name and value.
-    """
+    """Refuse settings that make no sense, and that the parser accepts."""
     name, seed, trainer = config.name, config.seed_everything, config.trainer
     path, batches = config.model.optimizer.class_path, trainer.accumulate_grad_batches
     if torch.optim.Optimizer not in getattr(locate(path), "__mro__", ()):  # it would be called
@@ -72,11 +68,7 @@ def with_hint(message: str, parser: ArgumentParser) -> str:
 
 
 def check_nulls(settings: dict[str, Any], made: Any, where: str) -> None:
-    """Refuse null, which the parser accepts, for arguments of a class that need a value.
-
-    Raises:
-        ValueError: for the first such argument, of the class or of a part of it.
-    """
+    """Refuse null, which the parser accepts, for arguments of a class that need a value."""
     if "class_path" in settings:
         made, settings = locate(settings["class_path"]), settings.get("init_args") or {}
     for name, parameter in signature(made).parameters.items():
@@ -89,11 +81,7 @@ def check_nulls(settings: dict[str, Any], made: Any, where: str) -> None:
 
 
 def check_precision(config: Namespace, device: torch.device) -> None:
-    """Refuse a precision that does not suit the device or a fused optimiser.
-
-    Raises:
-        ValueError: if it does not.
-    """
+    """Refuse a precision that does not suit the device or a fused optimiser."""
     precision, clip = str(config.trainer.precision), config.trainer.gradient_clip_val
     if config.model.optimizer.get("init_args", {}).get("fused"):
         advice = "does not go with model.optimizer.fused: true; set it to false"
@@ -106,11 +94,7 @@ def check_precision(config: Namespace, device: torch.device) -> None:
 
 
 def check_optimizer(model: ScoreModule, device: torch.device) -> None:
-    """Make the optimiser, and let another like it take a step.
-
-    Raises:
-        ValueError: if it refuses its settings, or they overflow float32.
-    """
+    """Make the optimiser, and let another like it take a step."""
     rate = model.hparams["optimizer"].get("init_args", {}).get("lr")
     if rate is not None and not 0 < rate < math.inf:
         raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
@@ -125,11 +109,7 @@ def check_optimizer(model: ScoreModule, device: torch.device) -> None:
 
 
 def check_loss(model: ScoreModule, data: DataModule) -> None:
-    """Compute the loss of some examples.
-
-    Raises:
-        ValueError: if they do not fit the network, the objective or the schedule.
-    """
+    """Compute the loss of some examples."""
     examples = data.splits["train"]
     x, label = data.on_after_batch_transfer(examples[[*range(min(EXAMPLES, len(examples)))]], 0)
     if model.objective.binary_data and not ((x == 0) | (x == 1)).all():

@@ -1,7 +1,7 @@
 """The training module: a denoiser, a noise schedule, an objective and a sampler."""
 
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,12 +14,15 @@ from ncsn.model.load import contents
 from ncsn.model.model import Model
 from ncsn.model.settings import NOT_BUILT, rebuilt_module, without
 from ncsn.noise import NoiseSchedule
+from ncsn.noise.checks import expect
 from ncsn.noise.streams import mixed_seed
 from ncsn.objectives import Objective
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, ScoreModel
 
 __all__ = ["ScoreModule"]
+
+Batch: TypeAlias = tuple[Tensor, Tensor | None]  # examples and their labels
 
 MOST_SKIPPED = 20  # steps in a row without a finite gradient before training ends
 
@@ -57,12 +60,11 @@ class ScoreModule(LightningModule):
         compile: bool = False,  # noqa: A002 - torch's own word for it
     ) -> None:
         super().__init__()
-        for name, steps in (("warmup", warmup), ("cooldown", cooldown)):
-            if steps < 0:
-                raise ValueError(f"ScoreModule: {name} is {steps}, and must be at least 0")
-        rule = f"label_dropout is {label_dropout}, and must be from 0 to 1"
-        if not 0 <= label_dropout <= 1:
-            raise ValueError(f"ScoreModule: {rule}")
+        expect(
+            "at least 0 steps", min(warmup, cooldown) >= 0, self, warmup=warmup, cooldown=cooldown
+        )
+        possible = 0 <= label_dropout <= 1
+        expect("0 <= label_dropout <= 1", possible, self, label_dropout=label_dropout)
         objective.of(denoiser)
         if compile and not isinstance(denoiser, Denoiser):
             rule = "an energy, which is differentiated, cannot be compiled"
@@ -110,9 +112,8 @@ class ScoreModule(LightningModule):
     @property
     def model(self) -> Model:
         """Return the model in training, which shares its weights."""
-        settings = None
-        if "denoiser" in self.hparams:
-            settings = {"hyper_parameters": without(dict(self.hparams), NOT_BUILT)}
+        known = without(dict(self.hparams), NOT_BUILT)
+        settings = {"hyper_parameters": known} if "denoiser" in known else None
         gaussian = self.objective.gaussian_noise
         return Model(self.denoiser, self.schedule, self.sampler, self.shape, gaussian, settings)
 
@@ -140,7 +141,7 @@ class ScoreModule(LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and (self.global_step + 1) % every == 0
 
-    def training_step(self, batch: tuple[Tensor, Tensor | None], _: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x, label = batch
         if label is not None:
             label = torch.where(torch.rand(len(x), device=x.device) < self.label_dropout, -1, label)
@@ -153,7 +154,7 @@ class ScoreModule(LightningModule):
         loss = loss * (1 + 0 * loss.detach())
         return {"loss": loss, "losses": losses.detach(), "sigma": sigma.flatten()}
 
-    def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Every validation uses the same noise and levels, for comparable losses.
         x, label = batch
         with torch.random.fork_rng([x.device] if x.is_cuda else []):

@@ -44,19 +44,12 @@ FIXED = (
 # Exceptions to `FIXED`; the data itself is identified by its fingerprint.
 FREE = ("data.root", "data.workers", "data.memory", "model.optimizer.lr")
 
-# Entries of a checkpoint of the training command, and their types.
-CONTENT = {
-    "global_step": int,
-    "state_dict": dict,
-    "current_model_state": dict,
-    "averaging_state": dict,
-    "optimizer_states": list,
-    "lr_schedulers": list,
-    "loops": dict,
-    "callbacks": dict,
-    "skipped_steps": list,
-    "run": dict,
-}
+# Entries of a checkpoint of the training command, and of its entry "run".
+ENTRIES = (
+    *("global_step", "state_dict", "current_model_state", "optimizer_states", "lr_schedulers"),
+    *("loops", "callbacks", "skipped_steps", "run"),
+)
+OF_RUN = {"config", "fingerprint", "devices"}
 
 
 class Record(Callback):
@@ -189,11 +182,7 @@ def position_after(step: int, batches: int, accumulate: int) -> Position:
 
 
 def checkpoint_of(asked: str | None, folder: Path) -> Path | None:
-    """Return the checkpoint to resume from: `asked` is its path, `last`, or None.
-
-    Raises:
-        ValueError: if it does not exist, or the folder has newer checkpoints or others.
-    """
+    """Return the checkpoint to resume from: `asked` is its path, `last`, or None."""
     newest = next(iter(numbered(folder)), None)
     if asked == "last":
         file, wrong = newest_whole(folder)
@@ -217,15 +206,10 @@ def checkpoint_of(asked: str | None, folder: Path) -> Path | None:
 
 
 def resumable(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint of the training command.
-
-    Raises:
-        ValueError: if the file is damaged, or was not made by the training command.
-    """
+    """Return the content of a checkpoint of the training command."""
     content = read(path)
-    complete = all(isinstance(content.get(key), kind) for key, kind in CONTENT.items())
-    known = complete and {"config", "fingerprint", "devices"} <= content["run"].keys()
-    if not (known and content["optimizer_states"]):
+    run, complete = content.get("run"), all(content.get(entry) for entry in ENTRIES)
+    if not (complete and isinstance(run, dict) and run.keys() >= OF_RUN):
         raise ValueError(
             f"--ckpt_path: {path} was not made by the training command, and cannot be resumed"
         )
@@ -239,9 +223,6 @@ def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) ->
         run: the description of the resumed run, of `Record`.
         checkpoint: the content of the checkpoint.
         path: of the checkpoint, for the message.
-
-    Raises:
-        ValueError: if a setting in `FIXED`, the data or the number of devices differs.
     """
     ours, theirs = fixed(run), fixed(checkpoint["run"])
     for key in ours:

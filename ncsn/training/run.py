@@ -252,12 +252,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def check(run: Run) -> None:
-    """Find the checkpoint to resume from, try the optimiser, and get the data.
-
-    Raises:
-        ValueError: if the checkpoint, the optimiser or the data do not fit the run.
-        OSError: if the data cannot be had, or the logs cannot be written.
-    """
+    """Find the checkpoint to resume from, try the optimiser, and get the data."""
     trainer, model, data = run.trainer, run.model, run.datamodule
     check_processes(trainer.world_size, trainer.num_devices, trainer.num_nodes)
     # SLURM starts a requeued job by the command that began the run.
@@ -290,12 +285,7 @@ def is_finished(checkpoint: dict[str, Any], max_steps: int) -> bool:
 
 
 def fit(run: Run) -> None:
-    """Train, print where the results are, and end as a signal asked for.
-
-    Raises:
-        FloatingPointError: if too many steps in a row have no finite gradient.
-        OSError: if the last checkpoint could not be written, or SLURM did not requeue the job.
-    """
+    """Train, print where the results are, and end as a signal asked for."""
     trainer, last = run.trainer, run.resumed_from
     if run.finished:
         print(f"{last} is of the end of the run: trainer.max_steps is {trainer.max_steps}.")

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from ncsn.model.load import BEST, numbered
+from ncsn.noise.checks import expect
 from ncsn.training.callbacks.quality import FIGURE
 
 __all__ = ["BestCheckpoint", "Checkpoint"]
@@ -22,16 +23,11 @@ class Checkpoint(callbacks.Checkpoint):
         dirpath: the folder.
         every: steps between checkpoints.
         keep: the number of checkpoints to keep.
-
-    Raises:
-        ValueError: if `every` or `keep` is not positive.
     """
 
     def __init__(self, dirpath: str | None = None, every: int = 1000, keep: int = 2) -> None:
-        for name, value in {"every": every, "keep": keep}.items():
-            if value < 1:
-                raise ValueError(f"Checkpoint: {name} is {value}, and must be at least 1")
-        self.folder = Path("checkpoints" if dirpath is None else dirpath).absolute()
+        expect("every >= 1 and keep >= 1", min(every, keep) >= 1, self, every=every, keep=keep)
+        self.folder = Path(dirpath or "checkpoints").absolute()
         self.every = every
         self.keep = keep
         self.saved = 0

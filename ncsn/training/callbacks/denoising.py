@@ -9,6 +9,7 @@ from torch import Tensor
 from ncsn.data import to_pixels
 from ncsn.evaluation.grids import level_name, walk_sheet
 from ncsn.model.model import Model
+from ncsn.noise.checks import expect
 from ncsn.training.callbacks.dashboard import writers
 from ncsn.training.module import ScoreModule
 
@@ -24,14 +25,10 @@ class DenoisingStrips(Callback):
 
     Args:
         count: the number of images; 0 disables the callback.
-
-    Raises:
-        ValueError: if `count` is negative.
     """
 
     def __init__(self, count: int = 4) -> None:
-        if count < 0:
-            raise ValueError(f"DenoisingStrips: count is {count}, and must be at least 0")
+        expect("count >= 0", count >= 0, self, count=count)
         self.count = count
 
     def on_validation_batch_end(

@@ -10,11 +10,10 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
+from ncsn.noise.checks import expect
 from ncsn.training.module import ScoreModule
 
 __all__ = ["LossPerLevel", "RunProgress", "Throughput"]
-
-MOST_HELD = 100  # batches whose losses are binned together
 
 
 class LossPerLevel(Callback):
@@ -25,16 +24,13 @@ class LossPerLevel(Callback):
     """
 
     def __init__(self, bins: int = 10) -> None:
-        if bins < 1:
-            raise ValueError(f"LossPerLevel: bins is {bins}, and must be at least 1")
+        expect("bins >= 1", bins >= 1, self, bins=bins)
         self.bins = bins
-        # Losses of an unfinished step are separate: a resumed run recomputes them.
-        self.of_step: list[tuple[Tensor, Tensor]] = []
+        # Losses of an unfinished step are held back: a resumed run recomputes them.
         self.held: list[tuple[Tensor, Tensor]] = []
         self.totals = torch.zeros(0)
 
     def state_dict(self) -> dict[str, Any]:
-        self._count()
         return {"totals": self.totals.cpu()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -58,28 +54,19 @@ class LossPerLevel(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.of_step.append((outputs["sigma"], outputs["losses"]))
-        if has_stepped(trainer, batch_idx):
-            self.held += self.of_step
-            self.of_step.clear()
-        if is_logging_step(trainer, batch_idx):
-            self._count()
-            sums, counts = self.totals.tolist()
-            means = {tag: s / n for tag, s, n in zip(self.tags, sums, counts, strict=True) if n}
-            for logger in trainer.loggers:
-                logger.log_metrics(means, trainer.global_step)
-            self.totals.zero_()
-        elif len(self.held) >= MOST_HELD:
-            self._count()
-
-    def _count(self) -> None:
-        """Add the held losses to their bins."""
-        if not self.held:
+        self.held.append((outputs["sigma"], outputs["losses"]))
+        if not has_stepped(trainer, batch_idx):
             return
         sigma, losses = (torch.cat(values) for values in zip(*self.held, strict=True))
         counted = torch.stack([losses, torch.ones_like(losses)])
         self.totals.index_add_(1, torch.bucketize(sigma.log(), self.edges), counted.to(self.totals))
         self.held.clear()
+        if is_logging_step(trainer, batch_idx):
+            sums, counts = self.totals.tolist()
+            means = {tag: s / n for tag, s, n in zip(self.tags, sums, counts, strict=True) if n}
+            for logger in trainer.loggers:
+                logger.log_metrics(means, trainer.global_step)
+            self.totals.zero_()
 
 
 class Throughput(Callback):

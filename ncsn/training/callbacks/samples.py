@@ -11,6 +11,7 @@ from ncsn.data import pixel_grid, to_pixels
 from ncsn.evaluation.grids import save_grid, shown_levels, walk_names, walk_sheet
 from ncsn.evaluation.plots import plot, save_figure
 from ncsn.model.model import Model
+from ncsn.noise.checks import expect
 from ncsn.training.callbacks.dashboard import writers
 from ncsn.training.module import ScoreModule
 
@@ -31,8 +32,7 @@ class SampleGrid(Callback):
     """
 
     def __init__(self, count: int = 16, seed: int = 0) -> None:
-        if count < 0:
-            raise ValueError(f"SampleGrid: count is {count}, and must be at least 0")
+        expect("count >= 0", count >= 0, self, count=count)
         self.count = count
         self.seed = seed
 
