@@ -60,9 +60,8 @@ class ScoreModule(LightningModule):
         compile: bool = False,  # noqa: A002 - torch's own word for it
     ) -> None:
         super().__init__()
-        expect(
-            "at least 0 steps", min(warmup, cooldown) >= 0, self, warmup=warmup, cooldown=cooldown
-        )
+        steps = {"warmup": warmup, "cooldown": cooldown}
+        expect("at least 0 steps", min(steps.values()) >= 0, self, **steps)
         possible = 0 <= label_dropout <= 1
         expect("0 <= label_dropout <= 1", possible, self, label_dropout=label_dropout)
         objective.of(denoiser)

@@ -117,19 +117,12 @@ class Resume(Callback):
 
 @dataclass(frozen=True)
 class Position:
-    """The end of the last batch of an optimiser step.
+    """The end of the last batch of an optimiser step."""
 
-    Args:
-        step: the optimiser steps taken, at least 1.
-        epoch: the number of the epoch, from 0.
-        done: the batches of the epoch that are done, at least 1.
-        batches: the batches of an epoch.
-    """
-
-    step: int
-    epoch: int
-    done: int
-    batches: int
+    step: int  # the optimiser steps taken, at least 1
+    epoch: int  # from 0
+    done: int  # the batches of the epoch that are done, at least 1
+    batches: int  # of an epoch
 
     @property
     def total(self) -> int:
@@ -170,12 +163,9 @@ class Position:
 
 
 def position_after(step: int, batches: int, accumulate: int) -> Position:
-    """Return the position after a step.
+    """Return the position after `step` steps of `accumulate` batches each.
 
-    Args:
-        step: the optimiser steps taken, at least 1.
-        batches: the batches of an epoch.
-        accumulate: the batches per step; the last step of an epoch may have fewer.
+    The last step of an epoch of `batches` batches may have fewer.
     """
     epoch, before = divmod(step - 1, math.ceil(batches / accumulate))
     return Position(step, epoch, min((before + 1) * accumulate, batches), batches)

@@ -25,38 +25,9 @@ from ncsn.model.classes import one_line
 from ncsn.model.files import check_writable, exclusive_folder
 from ncsn.model.load import numbered
 from ncsn.model.settings import at_most_parameters, check_weights
-from ncsn.training.callbacks import (
-    EMA,
-    BestCheckpoint,
-    Checkpoint,
-    Dashboard,
-    DenoisingStrips,
-    GracefulStop,
-    LossPerLevel,
-    RunProgress,
-    RunStopped,
-    SampleGrid,
-    SampleQuality,
-    Throughput,
-)
+from ncsn.training import callbacks, checks, processes
 from ncsn.training.checkpoint_io import PatientCheckpointIO
-from ncsn.training.checks import (
-    check_loss,
-    check_nulls,
-    check_optimizer,
-    check_precision,
-    check_settings,
-    with_hint,
-)
 from ncsn.training.module import ScoreModule
-from ncsn.training.processes import (
-    REQUEUE,
-    check_processes,
-    hold_outputs,
-    plugins,
-    requeue,
-    requeued,
-)
 from ncsn.training.resume import Record, Resume, check_resumed, checkpoint_of, resumable
 
 __all__ = ["Run", "build", "check", "fit", "run"]
@@ -70,10 +41,10 @@ name, and their settings after it:
 # The sections of the settings but `data`, in the order of the help and of saved configurations.
 SECTIONS = {
     "model": ScoreModule,
-    "samples": SampleGrid,
-    "quality": SampleQuality,
-    "ema": EMA,
-    "checkpoint": Checkpoint,
+    "samples": callbacks.SampleGrid,
+    "quality": callbacks.SampleQuality,
+    "ema": callbacks.EMA,
+    "checkpoint": callbacks.Checkpoint,
     "trainer": Trainer,
 }
 NETWORKS = ("network", "energy")  # the settings of a denoiser that hold a network
@@ -96,31 +67,18 @@ class SaveConfig(SaveConfigCallback):
 
 @dataclass
 class Run:
-    """A training run that is built.
-
-    Args:
-        config: the settings, as parsed.
-        parts: what was built of each section of the settings.
-        model: the module that is trained.
-        datamodule: the data.
-        trainer: the trainer, with all callbacks.
-        stop: the signal handler.
-        record: the description of the run in its checkpoints.
-        files: the writer of checkpoints.
-        resumed_from: the checkpoint that the run resumes from.
-        finished: True if that checkpoint is of the end of the run.
-    """
+    """A training run that is built, with the parts of each section of its settings."""
 
     config: Namespace
     parts: Namespace
     model: ScoreModule
     datamodule: DataModule
     trainer: Trainer
-    stop: GracefulStop
+    stop: callbacks.GracefulStop
     record: Record
     files: PatientCheckpointIO
     resumed_from: Path | None = None
-    finished: bool = False
+    finished: bool = False  # the run resumes from its end
 
     @property
     def folder(self) -> Path:
@@ -140,7 +98,7 @@ def run() -> None:
         torch.set_float32_matmul_precision("high")  # TF32, if the precision is 32-true
     with at_most_parameters(MAX_PARAMETERS):
         built = build()
-    with hold_outputs("name", exclusive_folder(built.folder)):
+    with processes.hold_outputs("name", exclusive_folder(built.folder)):
         check(built)
         fit(built)
 
@@ -182,19 +140,20 @@ def build() -> Run:
     try:
         config = parser.parse_args()
     except ArgumentError as error:
-        raise ValueError(with_hint(str(error), parser)) from error
-    check_settings(config)
+        raise ValueError(checks.with_hint(str(error), parser)) from error
+    checks.check_settings(config)
     seed_everything(config.seed_everything, workers=True)
     text = parser.dump(config, skip_link_targets=False, skip_unset=False, format="yaml")
     settings = yaml.safe_load(text)
     for name, section in {"data": DataModule, **SECTIONS}.items():
-        check_nulls(settings[name], section, name)
+        checks.check_nulls(settings[name], section, name)
     try:
         parts = parser.instantiate(config)
     except (RuntimeError, OverflowError, MemoryError) as error:  # torch, out of memory
         raise ValueError(f"model: it cannot be made: {error}") from error
     add_settings(parts.model, parts.data, deepcopy(settings))
-    stop, record, files = GracefulStop(parts.checkpoint), Record(settings), PatientCheckpointIO()
+    stop, record = callbacks.GracefulStop(parts.checkpoint), Record(settings)
+    files = PatientCheckpointIO()
     own: list[Callback] = [stop, record]
     if not config.trainer.fast_dev_run:
         own.append(SaveConfig(parser, config, overwrite=True))
@@ -226,7 +185,7 @@ def make_trainer(
     config: Namespace, parts: Namespace, own: list[Callback], files: PatientCheckpointIO
 ) -> Trainer:
     """Return the trainer, with the callbacks and plugins of every run and those of the user."""
-    given, levels, folder = dict(parts.trainer), LossPerLevel(), parts.checkpoint.folder
+    given, levels, folder = dict(parts.trainer), callbacks.LossPerLevel(), parts.checkpoint.folder
     if config.trainer.logger in (None, True):
         logger = TensorBoardLogger("logs", config.name, default_hp_metric=False, flush_secs=30)
         given["logger"] = logger
@@ -235,14 +194,14 @@ def make_trainer(
     given["callbacks"] = [
         *as_list(given["callbacks"]),
         *(parts.samples, parts.quality, parts.ema, parts.checkpoint),
-        *(levels, Dashboard(levels), Throughput()),
-        *([DenoisingStrips()] if config.samples.count else []),
+        *(levels, callbacks.Dashboard(levels), callbacks.Throughput()),
+        *([callbacks.DenoisingStrips()] if config.samples.count else []),
         *own,
-        *([RunProgress()] if config.trainer.enable_progress_bar is not False else []),
-        *([BestCheckpoint(folder)] if config.quality.features is not None else []),
+        *([callbacks.RunProgress()] if config.trainer.enable_progress_bar is not False else []),
+        *([callbacks.BestCheckpoint(folder)] if config.quality.features is not None else []),
         Resume(),
     ]
-    given["plugins"] = [*as_list(given["plugins"]), files, *plugins()]
+    given["plugins"] = [*as_list(given["plugins"]), files, *processes.plugins()]
     return Trainer(**given)
 
 
@@ -254,14 +213,14 @@ def as_list(value: Any) -> list[Any]:
 def check(run: Run) -> None:
     """Find the checkpoint to resume from, try the optimiser, and get the data."""
     trainer, model, data = run.trainer, run.model, run.datamodule
-    check_processes(trainer.world_size, trainer.num_devices, trainer.num_nodes)
+    processes.check_processes(trainer.world_size, trainer.num_devices, trainer.num_nodes)
     # SLURM starts a requeued job by the command that began the run.
-    resumes = requeued() and any(numbered(run.folder))
+    resumes = processes.requeued() and any(numbered(run.folder))
     run.resumed_from = checkpoint_of("last" if resumes else run.config.ckpt_path, run.folder)
     checkpoint = resumable(run.resumed_from) if run.resumed_from else None
     run.finished = checkpoint is not None and is_finished(checkpoint, trainer.max_steps)
-    check_optimizer(model, trainer.strategy.root_device)
-    check_precision(run.config, trainer.strategy.root_device)
+    checks.check_optimizer(model, trainer.strategy.root_device)
+    checks.check_precision(run.config, trainer.strategy.root_device)
     if trainer.is_global_zero:  # the other ranks do this when the first has the data
         for logger in trainer.loggers:
             if isinstance(logger, (TensorBoardLogger, CSVLogger)):
@@ -269,7 +228,7 @@ def check(run: Run) -> None:
         data.prepare_data()
         data.setup()
         data.check_share(trainer.world_size)
-        check_loss(model, data)
+        checks.check_loss(model, data)
         run.parts.quality.check(model.model, data)
         run.record.describe(data, trainer.world_size)
         if checkpoint is not None:
@@ -292,7 +251,7 @@ def fit(run: Run) -> None:
         return
     announce(run)
     try:
-        with suppress(RunStopped):
+        with suppress(callbacks.RunStopped):
             trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=last, weights_only=True)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if last is not None and not run.stop.began:
@@ -306,9 +265,9 @@ def fit(run: Run) -> None:
     if run.files.failure is not None:
         raise run.files.failure
     report(run)
-    if run.stop.signal == REQUEUE:
+    if run.stop.signal == processes.REQUEUE:
         try:
-            rank_zero_only(requeue)()
+            rank_zero_only(processes.requeue)()
         finally:  # a process that ends before may take the others with it
             trainer.strategy.barrier()
     if run.stop.signal is not None:
