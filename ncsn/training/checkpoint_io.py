@@ -14,14 +14,10 @@ __all__ = ["DurableCheckpointIO", "PatientCheckpointIO"]
 class DurableCheckpointIO(TorchCheckpointIO):
     """Atomic writes and safe reads of checkpoints, by `ncsn.model.checkpoint_file`."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         write(checkpoint, Path(path))
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         return read(path)
 
 
@@ -35,11 +31,9 @@ class PatientCheckpointIO(DurableCheckpointIO):
         super().__init__()
         self.failure: OSError | None = None
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         try:
-            super().save_checkpoint(checkpoint, path, storage_options)
+            super().save_checkpoint(checkpoint, path)
         except OSError as error:
             self.failure = error
             warnings.warn(f"no checkpoint was written, and the run goes on: {error}", stacklevel=2)

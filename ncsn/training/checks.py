@@ -120,9 +120,8 @@ def check_loss(model: ScoreModule, data: DataModule) -> None:
         with torch.random.fork_rng(), torch.no_grad():
             losses = model.losses(x, model.schedule.sample(x), label)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"model: it has no loss on this data, examples of shape {model.shape}: {error}"
-        ) from error
+        data_shape = f"this data, examples of shape {model.shape}"
+        raise ValueError(f"model: it has no loss on {data_shape}: {error}") from error
     model.train()
     if not losses.isfinite().all():
         found = losses[:2].tolist()

@@ -93,10 +93,7 @@ class ScoreModule(LightningModule):
     ) -> "ScoreModule":
         """Return the module of a training checkpoint, on the CPU, as `ncsn.load` does.
 
-        Args:
-            checkpoint_path: a .ckpt file.
-            trust: as for `ncsn.load`.
-            parts: the arguments that the file lacks, for a module made in Python.
+        `parts` are the arguments that the file lacks, for a module made in Python.
 
         Raises:
             ValueError: if the file is no such checkpoint, or does not fit its settings.

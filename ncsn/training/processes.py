@@ -49,15 +49,11 @@ def plugins() -> list[ClusterEnvironment]:
         found = starter()
     except RuntimeError as error:
         raise ValueError(f"SLURM: {error}") from error
-    return [] if found is None else [found]
+    return [found] if found else []
 
 
 def check_processes(processes: int, devices: int, machines: int) -> None:
-    """Check that torchrun or SLURM started one process per device.
-
-    Raises:
-        ValueError: if the numbers differ.
-    """
+    """Refuse to run unless torchrun or SLURM started one process per device."""
     found = starter()
     started = processes if found is None else found.world_size()
     if started != processes:
@@ -103,11 +99,7 @@ def requeued() -> bool:
 
 
 def requeue() -> None:
-    """Put this job into SLURM's queue again.
-
-    Raises:
-        OSError: if SLURM refuses the job.
-    """
+    """Put this job into SLURM's queue again; an OSError says why SLURM refuses."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
