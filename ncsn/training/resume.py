@@ -145,7 +145,7 @@ class Position:
             return {**begun, "processed": processed, "completed": completed}
 
         epochs = counts(self.epoch + 1, self.epoch, self.epoch)
-        none = counts(0, 0, 0)
+        nothing = dict.fromkeys(("total", "current"), counts(0, 0, 0))
         return {
             "epoch_progress": {"total": epochs, "current": epochs},
             "epoch_loop.batch_progress": {
@@ -154,11 +154,7 @@ class Position:
                 "is_last_batch": self.done == self.batches,
             },
             "epoch_loop.state_dict": {"_batches_that_stepped": self.step - 1},
-            "epoch_loop.val_loop.batch_progress": {
-                "total": none,
-                "current": none,
-                "is_last_batch": False,
-            },
+            "epoch_loop.val_loop.batch_progress": {**nothing, "is_last_batch": False},
         }
 
 

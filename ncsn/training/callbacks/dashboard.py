@@ -48,12 +48,9 @@ class Dashboard(Callback):
         assert isinstance(pl_module, ScoreModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
         known = {"model": dict(pl_module.hparams), "data": dict(data.hparams) if data else {}}
-        described = {
-            **named(flattened(known)),
-            "max_steps": trainer.max_steps,
-            "precision": str(trainer.precision),
-            "seed": pl_module.seed,
-        }
+        described = named(flattened(known))
+        described |= {"max_steps": trainer.max_steps, "precision": str(trainer.precision)}
+        described |= {"seed": pl_module.seed}
         experiment, begun, self.ended = hparams(described, dict.fromkeys(FIGURES, 0.0))  # type: ignore[no-untyped-call]
         for writer in writers(trainer):
             writer.add_custom_scalars(charts(self.levels.tags))
