@@ -212,4 +212,5 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
     # `nn.utils.get_total_norm` takes longer: it groups them by device and dtype.
     norms = torch._foreach_norm(gradients) if gradients else [torch.zeros(())]
-    return torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
