@@ -215,6 +215,7 @@ def test_grids_are_drawn_with_the_averaged_weights_to_tensorboard_and_to_disk(tm
     logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
     validation = {"check_val_every_n_epoch": None, "val_check_interval": 3, "limit_val_batches": 1, "logger": logger}
     copies, rate = Copies(), 0.02
+    torch.manual_seed(0)
     module = small_module(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=rate))
     callbacks = [copies, SampleGrid(4), EMA(0.9)]
     small_trainer(tmp_path, max_steps=9, callbacks=callbacks, **validation).fit(module, Digits(batch_size=64))
