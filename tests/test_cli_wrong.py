@@ -44,7 +44,7 @@ WRONG_TRAINING = [
     (["--name", "../evil"], r"name: '\.\./evil'"),
     (["--model.denoiser.network", "test_cli.Plain", "--data.labels", "true"], "data.labels: true, .* Plain"),
     (["--ckpt_path", "last"], "there is no checkpoint under checkpoints/small"),
-    (["--checkpoint.every", "0"], "every is 0"),
+    (["--checkpoint.every", "0"], "every=0"),
     (["--quality.features", "absent.safetensors"], "features: there is no file absent.safetensors"),
     (["--quality.features", "small.yaml"], "small.yaml is not a safetensors file, or is damaged"),
     ([*FEATURES, "--quality.count", "64"], "SampleQuality: count is 64, and must be above .* 64"),

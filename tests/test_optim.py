@@ -171,7 +171,7 @@ def test_what_is_no_list_of_parameters_with_a_matrix_among_them_is_refused():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"momentum": 1.0}, "momentum is 1"), ({"lr": -1.0}, "learning rate: -1"), ({"betas": (1.0, 0.9)}, "beta")],
+    [({"momentum": 1.0}, "momentum=1"), ({"lr": -1.0}, "learning rate: -1"), ({"betas": (1.0, 0.9)}, "beta")],
 )
 def test_impossible_settings_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -14,18 +14,11 @@ __all__ = ["DurableCheckpointIO", "PatientCheckpointIO"]
 class DurableCheckpointIO(TorchCheckpointIO):
     """Atomic writes and safe reads of checkpoints, by `ncsn.model.checkpoint_file`."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         write(checkpoint, Path(path))
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         return read(path)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 class PatientCheckpointIO(DurableCheckpointIO):
@@ -37,23 +30,16 @@ class PatientCheckpointIO(DurableCheckpointIO):
     def __init__(self) -> None:
         super().__init__()
         self.failure: OSError | None = None
-        self.superseded: list[Path] = []
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         try:
-            super().save_checkpoint(checkpoint, path, storage_options)
+            super().save_checkpoint(checkpoint, path)
         except OSError as error:
             self.failure = error
             warnings.warn(f"no checkpoint was written, and the run goes on: {error}", stacklevel=2)
-            return
-        self.failure = None
-        while self.superseded:
-            super().remove_checkpoint(self.superseded.pop())
+        else:
+            self.failure = None
 
     def remove_checkpoint(self, path: Any) -> None:
-        if self.failure is None:
+        if self.failure is None:  # otherwise its replacement was not written
             super().remove_checkpoint(path)
-        else:  # its replacement was not written
-            self.superseded.append(Path(path))

@@ -1,12 +1,11 @@
-"""Checks of a run before it begins, so that one that cannot be leaves nothing behind."""
+"""Checks of a run before it begins, so that a refused run leaves nothing behind."""
 
 import difflib
 import math
 import re
-from datetime import timedelta
-from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import torch
@@ -31,14 +30,10 @@ PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
 
 
 def check_settings(config: Namespace) -> None:
-    """Refuse settings of which the parser does not know that they make no sense.
-
-    Raises:
-        ValueError: if there is one, with its name and value.
-    """
+    """Refuse settings that make no sense, and that the parser accepts."""
     name, seed, trainer = config.name, config.seed_everything, config.trainer
-    path = config.model.optimizer.class_path
-    if not issubclass(imported(path), torch.optim.Optimizer):  # it would be called all the same
+    path, batches = config.model.optimizer.class_path, trainer.accumulate_grad_batches
+    if torch.optim.Optimizer not in getattr(locate(path), "__mro__", ()):  # it would be called
         raise ValueError(f"model.optimizer: {path} is not a subclass of torch.optim.Optimizer")
     if name in ("", "..") or Path(name).name != name:
         raise ValueError(f"name: {name!r} is not the name of a folder")
@@ -47,17 +42,10 @@ def check_settings(config: Namespace) -> None:
     for key in ("max_steps", "max_epochs", "limit_train_batches", "val_check_interval"):
         if trainer[key] == 0:
             raise ValueError(f"trainer.{key}: 0 leaves nothing to do")
-    if trainer.accumulate_grad_batches < 1:
-        batches = trainer.accumulate_grad_batches
+    if batches < 1:
         raise ValueError(f"trainer.accumulate_grad_batches: {batches} is not at least 1")
-    if isinstance(trainer.val_check_interval, dict):
-        try:
-            timedelta(**trainer.val_check_interval)
-        except TypeError as error:
-            key = "trainer.val_check_interval"
-            raise ValueError(f"{key}: {error}; give steps, or {{minutes: 5}}") from error
     if trainer.precision not in PRECISIONS:
-        allowed = ", ".join(str(precision) for precision in PRECISIONS if precision is not None)
+        allowed = ", ".join(map(str, PRECISIONS[1:]))
         raise ValueError(
             f"trainer.precision: {trainer.precision} is none of {allowed}: noise levels stay in "
             "float32, and only the network may run in less"
@@ -79,36 +67,21 @@ def with_hint(message: str, parser: ArgumentParser) -> str:
     return message
 
 
-def check_nulls(settings: dict[str, Any], made: type, where: str) -> None:
-    """Refuse null, which the parser passes on, for arguments of a class that need a value.
-
-    Raises:
-        ValueError: for the first such argument, of the class or of a part of it.
-    """
+def check_nulls(settings: dict[str, Any], made: Any, where: str) -> None:
+    """Refuse null, which the parser accepts, for arguments of a class that need a value."""
     if "class_path" in settings:
-        made, settings = imported(settings["class_path"]), settings.get("init_args") or {}
+        made, settings = locate(settings["class_path"]), settings.get("init_args") or {}
     for name, parameter in signature(made).parameters.items():
         value, key = settings.get(name, parameter.default), f"{where}.{name}"
-        allowed = parameter.default in (None, Parameter.empty) or "None" in str(parameter)
-        if value is None and not allowed and "Optional" not in str(parameter):
+        optional = parameter.default in (None, Parameter.empty)
+        if value is None and not (optional or re.search("None|Optional", str(parameter))):
             raise ValueError(f"{key}: null, and must have a value")
         if isinstance(value, dict) and "class_path" in value:
-            check_nulls(value, object, key)
-
-
-def imported(path: str) -> type:
-    """Return the class with an import path."""
-    module, _, name = path.rpartition(".")
-    found = getattr(import_module(module), name, None)
-    return found if isinstance(found, type) else object
+            check_nulls(value, None, key)
 
 
 def check_precision(config: Namespace, device: torch.device) -> None:
-    """Refuse a precision that the device or a fused optimiser does not go with.
-
-    Raises:
-        ValueError: if it does not.
-    """
+    """Refuse a precision that does not suit the device or a fused optimiser."""
     precision, clip = str(config.trainer.precision), config.trainer.gradient_clip_val
     if config.model.optimizer.get("init_args", {}).get("fused"):
         advice = "does not go with model.optimizer.fused: true; set it to false"
@@ -121,11 +94,7 @@ def check_precision(config: Namespace, device: torch.device) -> None:
 
 
 def check_optimizer(model: ScoreModule, device: torch.device) -> None:
-    """Make the optimiser, and let another like it take a step.
-
-    Raises:
-        ValueError: if it refuses its settings, or float32 does not hold its numbers.
-    """
+    """Make the optimiser, and let another like it take a step."""
     rate = model.hparams["optimizer"].get("init_args", {}).get("lr")
     if rate is not None and not 0 < rate < math.inf:
         raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
@@ -140,14 +109,9 @@ def check_optimizer(model: ScoreModule, device: torch.device) -> None:
 
 
 def check_loss(model: ScoreModule, data: DataModule) -> None:
-    """Compute the loss of some examples.
-
-    Raises:
-        ValueError: if they do not fit the network, the objective or the schedule.
-    """
+    """Compute the loss of some examples."""
     examples = data.splits["train"]
-    several = examples[list(range(min(EXAMPLES, len(examples))))]
-    x, label = data.on_after_batch_transfer(several, 0)
+    x, label = data.on_after_batch_transfer(examples[[*range(min(EXAMPLES, len(examples)))]], 0)
     if model.objective.binary_data and not ((x == 0) | (x == 1)).all():
         name = type(model.objective).__name__
         raise ValueError(f"model.objective: {name} expects data of zeros and ones (data)")
@@ -156,12 +120,11 @@ def check_loss(model: ScoreModule, data: DataModule) -> None:
         with torch.random.fork_rng(), torch.no_grad():
             losses = model.losses(x, model.schedule.sample(x), label)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"model: it has no loss on this data, examples of shape {model.shape}: {error}"
-        ) from error
+        data_shape = f"this data, examples of shape {model.shape}"
+        raise ValueError(f"model: it has no loss on {data_shape}: {error}") from error
     model.train()
     if not losses.isfinite().all():
+        found = losses[:2].tolist()
         raise ValueError(
-            f"model: its loss on the data is {losses[:2].tolist()}; is a noise level 0 "
-            "(model.schedule)?"
+            f"model: its loss on the data is {found}; is a noise level 0 (model.schedule)?"
         )

@@ -1,8 +1,7 @@
 """The training module: a denoiser, a noise schedule, an objective and a sampler."""
 
-import math
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,6 +13,7 @@ from ncsn.model.load import contents
 from ncsn.model.model import Model
 from ncsn.model.settings import NOT_BUILT, rebuilt_module, without
 from ncsn.noise import NoiseSchedule
+from ncsn.noise.checks import expect
 from ncsn.noise.streams import mixed_seed
 from ncsn.objectives import Objective
 from ncsn.samplers import Sampler
@@ -21,8 +21,9 @@ from ncsn.score import Denoiser, ScoreModel
 
 __all__ = ["ScoreModule"]
 
+Batch: TypeAlias = tuple[Tensor, Tensor | None]  # examples and their labels
+
 MOST_SKIPPED = 20  # steps in a row without a finite gradient before training ends
-SHORT = 4096  # gradients of at most this many elements are concatenated
 
 
 class ScoreModule(LightningModule):
@@ -58,18 +59,14 @@ class ScoreModule(LightningModule):
         compile: bool = False,  # noqa: A002 - torch's own word for it
     ) -> None:
         super().__init__()
-        for name, steps in (("warmup", warmup), ("cooldown", cooldown)):
-            if steps < 0:
-                raise ValueError(f"ScoreModule: {name} is {steps}, and must be at least 0")
-        if not 0 <= label_dropout <= 1:
-            raise ValueError(
-                f"ScoreModule: label_dropout is {label_dropout}, and must be from 0 to 1"
-            )
+        steps = {"warmup": warmup, "cooldown": cooldown}
+        expect("at least 0 steps", min(steps.values()) >= 0, self, **steps)
+        possible = 0 <= label_dropout <= 1
+        expect("0 <= label_dropout <= 1", possible, self, label_dropout=label_dropout)
         objective.of(denoiser)
         if compile and not isinstance(denoiser, Denoiser):
-            raise ValueError(
-                "ScoreModule: compile is true, but an energy, which is differentiated, cannot be compiled"
-            )
+            rule = "an energy, which is differentiated, cannot be compiled"
+            raise ValueError(f"ScoreModule: compile is true, but {rule}")
         Model(denoiser, schedule, sampler, shape)  # checks these
         # Checkpoints hold plain settings alone. The CLI adds those of the parts; for a
         # module made in Python the parts are passed to `load_from_checkpoint`.
@@ -95,10 +92,7 @@ class ScoreModule(LightningModule):
     ) -> "ScoreModule":
         """Return the module of a training checkpoint, on the CPU, as `ncsn.load` does.
 
-        Args:
-            checkpoint_path: a .ckpt file.
-            trust: as for `ncsn.load`.
-            parts: the arguments that the file lacks, for a module made in Python.
+        `parts` are the arguments that the file lacks, for a module made in Python.
 
         Raises:
             ValueError: if the file is no such checkpoint, or does not fit its settings.
@@ -113,9 +107,8 @@ class ScoreModule(LightningModule):
     @property
     def model(self) -> Model:
         """Return the model in training, which shares its weights."""
-        settings = None
-        if "denoiser" in self.hparams:
-            settings = {"hyper_parameters": without(dict(self.hparams), NOT_BUILT)}
+        known = without(dict(self.hparams), NOT_BUILT)
+        settings = {"hyper_parameters": known} if "denoiser" in known else None
         gaussian = self.objective.gaussian_noise
         return Model(self.denoiser, self.schedule, self.sampler, self.shape, gaussian, settings)
 
@@ -143,9 +136,7 @@ class ScoreModule(LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and (self.global_step + 1) % every == 0
 
-    def training_step(
-        self, batch: tuple[Tensor, Tensor | None], batch_idx: int
-    ) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x, label = batch
         if label is not None:
             label = torch.where(torch.rand(len(x), device=x.device) < self.label_dropout, -1, label)
@@ -158,7 +149,7 @@ class ScoreModule(LightningModule):
         loss = loss * (1 + 0 * loss.detach())
         return {"loss": loss, "losses": losses.detach(), "sigma": sigma.flatten()}
 
-    def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Every validation uses the same noise and levels, for comparable losses.
         x, label = batch
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
@@ -168,7 +159,7 @@ class ScoreModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         norm = gradient_norm(p for group in optimizer.param_groups for p in group["params"])
-        if not math.isfinite(norm.item()):
+        if not norm.isfinite():
             # The step would make all weights NaN; without gradients it has no effect.
             optimizer.zero_grad(set_to_none=True)
             self.skipped_steps += 1
@@ -209,28 +200,17 @@ class ScoreModule(LightningModule):
         schedule = self.lr_schedulers()
         if not isinstance(schedule, LambdaLR):  # a subclass has its own
             return
-        schedule.base_lrs = [
-            group["lr"] for group in self.optimizer(self.parameters()).param_groups
-        ]
+        groups = self.optimizer(self.parameters()).param_groups
+        schedule.base_lrs = [group["lr"] for group in groups]
+        factor = self.learning_rate_at(schedule.last_epoch)
         for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
-            group["lr"], group["initial_lr"] = (
-                rate * self.learning_rate_at(schedule.last_epoch),
-                rate,
-            )
+            group |= {"lr": rate * factor, "initial_lr": rate}
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Return the Euclidean norm () of all gradients together, 0 if there are none."""
-    # `nn.utils.get_total_norm` takes 1.5 times as long: it sorts by device and dtype.
-    # Most tensors are short vectors, and one norm of all is faster than one of each.
-    short: list[Tensor] = []
-    others: list[Tensor] = []
-    for p in parameters:
-        if (grad := p.grad) is not None:
-            (short if grad.ndim == 1 and len(grad) <= SHORT else others).append(grad)
-    parts = [torch.cat(short), *others] if short else others
-    return (
-        torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts)))
-        if parts
-        else torch.zeros(())
-    )
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    # `nn.utils.get_total_norm` takes longer: it groups them by device and dtype.
+    norms = torch._foreach_norm(gradients) if gradients else [torch.zeros(())]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
+from ncsn.noise.checks import expect
+
 __all__ = ["MuonAdam"]
 
 # Five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X bring all singular values near 1.
@@ -41,28 +43,21 @@ class MuonAdam(Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        if not 0 <= momentum < 1:
-            raise ValueError(f"MuonAdam: momentum is {momentum}, and must be from 0 to below 1")
+        expect("0 <= momentum < 1", 0 <= momentum < 1, self, momentum=momentum)
         every = list(params)
         if not all(isinstance(p, Tensor) for p in every):
             raise ValueError(
-                "MuonAdam: takes parameters, and neither groups of them nor their names"
+                "MuonAdam takes parameters, and neither groups of them nor their names"
             )
         matrices = [p for p in every if p.ndim > 1]
         if not matrices:
-            raise ValueError(
-                "MuonAdam: there is no matrix among the parameters; take torch.optim.Adam"
-            )
-        self._adam = Adam(
-            [{"params": [p for p in every if p.ndim < 2]}], lr=lr, betas=betas, fused=True
-        )
-        super().__init__(
-            [*self._adam.param_groups, {"params": matrices, "momentum": momentum}], {"lr": lr}
-        )
+            raise ValueError("MuonAdam: no matrix among the parameters; use torch.optim.Adam")
+        vectors = {"params": [p for p in every if p.ndim < 2]}
+        self._adam = Adam([vectors], lr=lr, betas=betas, fused=True)
+        muon = {"params": matrices, "momentum": momentum}
+        super().__init__([*self._adam.param_groups, muon], {"lr": lr})
 
-    def __getstate__(
-        self,
-    ) -> dict[str, Any]:  # copies need `_adam`, which torch leaves out
+    def __getstate__(self) -> dict[str, Any]:  # copies need `_adam`, which torch leaves out
         return {**super().__getstate__(), "_adam": self._adam}
 
     @torch.no_grad()
@@ -83,7 +78,10 @@ class MuonAdam(Optimizer):
                 updates.setdefault(update.shape, []).append((p, update))
         for shape, found in updates.items():
             rate = matrices["lr"] * RMS * math.sqrt(max(shape))
-            turned = orthogonal(coarse(torch.stack([update for _, update in found])))
+            stacked = torch.stack([update for _, update in found])
+            if stacked.dtype == torch.float32 and has_bfloat16(stacked.device):
+                stacked = stacked.bfloat16()
+            turned = orthogonal(stacked)
             for (p, _), update in zip(found, turned, strict=True):
                 p.add_(update.view_as(p), alpha=-rate)
         return loss
@@ -95,15 +93,6 @@ class MuonAdam(Optimizer):
             state["momentum"] = torch.zeros_like(p)
         state["momentum"].lerp_(grad, 1 - momentum)
         return torch.lerp(grad, state["momentum"], momentum)
-
-
-def coarse(matrices: Tensor) -> Tensor:
-    """Cast float32 matrices to bfloat16 if their device multiplies faster in it."""
-    return (
-        matrices.bfloat16()
-        if matrices.dtype == torch.float32 and has_bfloat16(matrices.device)
-        else matrices
-    )
 
 
 @cache

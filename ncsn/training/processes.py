@@ -49,15 +49,11 @@ def plugins() -> list[ClusterEnvironment]:
         found = starter()
     except RuntimeError as error:
         raise ValueError(f"SLURM: {error}") from error
-    return [] if found is None else [found]
+    return [found] if found else []
 
 
 def check_processes(processes: int, devices: int, machines: int) -> None:
-    """Check that torchrun or SLURM started one process per device.
-
-    Raises:
-        ValueError: if the numbers differ.
-    """
+    """Refuse to run unless torchrun or SLURM started one process per device."""
     found = starter()
     started = processes if found is None else found.world_size()
     if started != processes:
@@ -92,11 +88,8 @@ def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> Iterator[
 def exit_if_orphaned(local_rank: int) -> None:
     """End this process if Lightning started it and rank 0 has died."""
     if local_rank > 0 and os.getppid() != PARENT and starter() is None:
-        print(
-            "error: the first process has died; this one stops, and writes no more",
-            file=sys.stderr,
-            flush=True,
-        )
+        message = "error: the first process has died; this one stops, and writes no more"
+        print(message, file=sys.stderr, flush=True)
         os._exit(1)  # an orderly exit would wait for rank 0
 
 
@@ -106,11 +99,7 @@ def requeued() -> bool:
 
 
 def requeue() -> None:
-    """Put this job into SLURM's queue again.
-
-    Raises:
-        OSError: if SLURM refuses the job.
-    """
+    """Put this job into SLURM's queue again; an OSError says why SLURM refuses."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

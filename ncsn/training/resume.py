@@ -7,7 +7,6 @@ match. The learning rate, the length of the run, the sampler, and logging may ch
 
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ __all__ = [
     "Resume",
     "check_resumed",
     "checkpoint_of",
+    "flattened",
     "position_after",
-    "recorded",
     "resumable",
 ]
 
@@ -45,30 +44,25 @@ FIXED = (
 # Exceptions to `FIXED`; the data itself is identified by its fingerprint.
 FREE = ("data.root", "data.workers", "data.memory", "model.optimizer.lr")
 
-# Entries of a checkpoint of the training command, and their types.
-CONTENT = {
-    "global_step": int,
-    "state_dict": dict,
-    "current_model_state": dict,
-    "averaging_state": dict,
-    "optimizer_states": list,
-    "lr_schedulers": list,
-    "loops": dict,
-    "callbacks": dict,
-    "skipped_steps": list,
-    "run": dict,
-}
+# Entries of a checkpoint of the training command, and of its entry "run".
+ENTRIES = (
+    *("global_step", "state_dict", "current_model_state", "optimizer_states", "lr_schedulers"),
+    *("loops", "callbacks", "skipped_steps", "run"),
+)
+OF_RUN = {"config", "fingerprint", "devices"}
 
 
 class Record(Callback):
     """The entry "run" of checkpoints: configuration, data and devices."""
 
-    def __init__(self) -> None:
-        self.run: dict[str, Any] = {}
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.run: dict[str, Any] = {"config": config}
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def describe(self, data: DataModule, devices: int) -> None:
+        """Add the data and the number of devices."""
+        self.run |= {"fingerprint": data.fingerprint(), "devices": devices}
+
+    def on_save_checkpoint(self, _: Trainer, __: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.run
 
 
@@ -87,25 +81,19 @@ class Resume(Callback):
         self.complete_at: int | None = None
         self.resumed_at: Position | None = None
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
         self.complete_at = trainer.global_step
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         self.complete_at = trainer.global_step
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["complete"] = self.complete_at == trainer.global_step
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        step = checkpoint["global_step"]
-        position = position_after(
-            step, data.batches("train").taken, trainer.accumulate_grad_batches
-        )
+        step, batches = checkpoint["global_step"], data.batches("train").taken
+        position = position_after(step, batches, trainer.accumulate_grad_batches)
         checkpoint["loops"]["fit_loop"].update(position.progress())
         self.max_steps = trainer.max_steps
         if not checkpoint.get("complete", False):
@@ -116,34 +104,25 @@ class Resume(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.resumed_at is None:
             return
-        trainer.fit_loop.epoch_loop.max_steps = self.max_steps
+        loop, progress = trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_progress.current
+        loop.max_steps = self.max_steps
         if self.resumed_at.is_validated(trainer):
-            progress = trainer.fit_loop.epoch_progress.current
-            completed, progress.completed = (
-                progress.completed,
-                self.resumed_at.epoch,
-            )  # the epoch of the log
+            completed = progress.completed
+            progress.completed = self.resumed_at.epoch  # the epoch of the log
             trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
+            loop.val_loop.run()
             trainer.training = True
             progress.completed = completed
 
 
 @dataclass(frozen=True)
 class Position:
-    """The end of the last batch of an optimiser step.
+    """The end of the last batch of an optimiser step."""
 
-    Args:
-        step: the optimiser steps taken, at least 1.
-        epoch: the number of the epoch, from 0.
-        done: the batches of the epoch that are done, at least 1.
-        batches: the batches of an epoch.
-    """
-
-    step: int
-    epoch: int
-    done: int
-    batches: int
+    step: int  # the optimiser steps taken, at least 1
+    epoch: int  # from 0
+    done: int  # the batches of the epoch that are done, at least 1
+    batches: int  # of an epoch
 
     @property
     def total(self) -> int:
@@ -161,112 +140,77 @@ class Position:
     def progress(self) -> dict[str, Any]:
         """Return Lightning's counters, as entries of the fit loop's state."""
 
-        def counts(started: int, processed: int, completed: int) -> dict[str, int]:
-            return {
-                "ready": started,
-                "started": started,
-                "processed": processed,
-                "completed": completed,
-            }
+        def counts(started: int, completed: int, processed: int) -> dict[str, int]:
+            begun = {"ready": started, "started": started}
+            return {**begun, "processed": processed, "completed": completed}
 
+        epochs = counts(self.epoch + 1, self.epoch, self.epoch)
+        nothing = dict.fromkeys(("total", "current"), counts(0, 0, 0))
         return {
-            "epoch_progress": {
-                name: counts(self.epoch + 1, self.epoch, self.epoch)
-                for name in ("total", "current")
-            },
+            "epoch_progress": {"total": epochs, "current": epochs},
             "epoch_loop.batch_progress": {
-                "total": counts(self.total, self.total, self.total - 1),
-                "current": counts(self.done, self.done, self.done - 1),
+                "total": counts(self.total, self.total - 1, self.total),
+                "current": counts(self.done, self.done - 1, self.done),
                 "is_last_batch": self.done == self.batches,
             },
             "epoch_loop.state_dict": {"_batches_that_stepped": self.step - 1},
-            "epoch_loop.val_loop.batch_progress": {
-                "total": counts(0, 0, 0),
-                "current": counts(0, 0, 0),
-                "is_last_batch": False,
-            },
+            "epoch_loop.val_loop.batch_progress": {**nothing, "is_last_batch": False},
         }
 
 
 def position_after(step: int, batches: int, accumulate: int) -> Position:
-    """Return the position after a step.
+    """Return the position after `step` steps of `accumulate` batches each.
 
-    Args:
-        step: the optimiser steps taken, at least 1.
-        batches: the batches of an epoch.
-        accumulate: the batches per step; the last step of an epoch may have fewer.
+    The last step of an epoch of `batches` batches may have fewer.
     """
     epoch, before = divmod(step - 1, math.ceil(batches / accumulate))
     return Position(step, epoch, min((before + 1) * accumulate, batches), batches)
 
 
 def checkpoint_of(asked: str | None, folder: Path) -> Path | None:
-    """Return the checkpoint to resume from: `asked` is its path, `last`, or None.
-
-    Raises:
-        ValueError: if it does not exist, or the folder has newer checkpoints or others.
-    """
+    """Return the checkpoint to resume from: `asked` is its path, `last`, or None."""
     newest = next(iter(numbered(folder)), None)
+    if asked == "last":
+        file, wrong = newest_whole(folder)
+        if wrong:
+            rank_zero_only(print)(f"{wrong[0]}; going on from {file}", file=sys.stderr)
+        return file
+    if asked is None and newest:
+        raise ValueError(
+            f"name: {folder} has checkpoints already; go on from them with --ckpt_path last, give "
+            "another --name, or remove them"
+        )
     if asked is None:
-        if newest:
-            raise ValueError(
-                f"name: {folder} has checkpoints already; go on from them with --ckpt_path last, give another --name, "
-                "or remove them"
-            )
         return None
-    if asked != "last":
-        local_file(asked)
-        if newest and Path(asked).resolve() != newest.resolve():
-            raise ValueError(
-                f"--ckpt_path: {asked}, but {folder} has newer checkpoints or those of another run; give another "
-                "--name, or remove them"
-            )
-        return Path(asked)
-    file, wrong = newest_whole(folder)
-    if wrong:
-        rank_zero_only(print)(f"{wrong[0]}; going on from {file}", file=sys.stderr)
-    return file
+    local_file(asked)
+    if newest and Path(asked).resolve() != newest.resolve():
+        raise ValueError(
+            f"--ckpt_path: {asked}, but {folder} has newer checkpoints or those of another run; "
+            "give another --name, or remove them"
+        )
+    return Path(asked)
 
 
 def resumable(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint of the training command.
-
-    Raises:
-        ValueError: if the file is damaged, or was not made by the training command.
-    """
+    """Return the content of a checkpoint of the training command."""
     content = read(path)
-    kinds = [isinstance(content.get(key), kind) for key, kind in CONTENT.items()]
-    if not (
-        all(kinds)
-        and content["optimizer_states"]
-        and {"config", "fingerprint", "devices"} <= content["run"].keys()
-    ):
+    run, complete = content.get("run"), all(content.get(entry) for entry in ENTRIES)
+    if not (complete and isinstance(run, dict) and run.keys() >= OF_RUN):
         raise ValueError(
             f"--ckpt_path: {path} was not made by the training command, and cannot be resumed"
         )
     return content
 
 
-def recorded(config: dict[str, Any], data: DataModule, devices: int) -> dict[str, Any]:
-    """Return the entry that `Record` saves, in plain values."""
-    return {"config": config, "fingerprint": data.fingerprint(), "devices": devices}
-
-
 def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) -> None:
     """Check that a run matches the checkpoint that it resumes from.
 
     Args:
-        run: the result of `recorded` for the resumed run.
-        checkpoint: the result of `resumable`.
+        run: the description of the resumed run, of `Record`.
+        checkpoint: the content of the checkpoint.
         path: of the checkpoint, for the message.
-
-    Raises:
-        ValueError: if a setting in `FIXED`, the data or the number of devices differs.
     """
-    before = checkpoint["run"]
-    ours, theirs = dict(fixed(run["config"])), dict(fixed(updated(before["config"])))
-    ours |= {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
-    theirs |= {"trainer.devices": before["devices"], "examples": before["fingerprint"][:12]}
+    ours, theirs = fixed(run), fixed(checkpoint["run"])
     for key in ours:
         # A missing setting is new in this version, or of a class that differs too.
         if key in theirs and ours[key] != theirs[key]:
@@ -276,16 +220,24 @@ def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) ->
             )
 
 
-def fixed(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted names and values of the settings in `FIXED`."""
+def fixed(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a checkpoint's entry "run" that must match, by dotted names."""
+    settings = flattened(updated(run["config"]))
+    for key in list(settings):
+        if key in FREE or not any(f"{key}.".startswith(f"{one}.") for one in FIXED):
+            del settings[key]
+    return settings | {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
+
+
+def flattened(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted names, and classes by their names alone."""
+    found = {}
     for name, value in settings.items():
         key = prefix if name == "init_args" else f"{prefix}.{name}".strip(".")
-        if isinstance(value, dict):
-            yield from fixed(value, key)
-        elif key not in FREE and any(key == one or key.startswith(f"{one}.") for one in FIXED):
-            # A class has several import paths: those of its package and of its module.
-            yield (
-                (key.removesuffix(".class_path"), value.rpartition(".")[2])
-                if name == "class_path"
-                else (key, value)
-            )
+        if name == "class_path":  # of which a class has several
+            found[prefix] = value.rpartition(".")[2]
+        elif isinstance(value, dict):
+            found |= flattened(value, key)
+        else:
+            found[key] = value
+    return found

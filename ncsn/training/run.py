@@ -3,9 +3,9 @@
 import math
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from itertools import product
@@ -16,40 +16,19 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace  # type: ignore[attr-defined]
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ncsn.data import DataModule
+from ncsn.model.classes import one_line
 from ncsn.model.files import check_writable, exclusive_folder
 from ncsn.model.load import numbered
 from ncsn.model.settings import at_most_parameters, check_weights
-from ncsn.training.callbacks import (
-    EMA,
-    BestCheckpoint,
-    Checkpoint,
-    Dashboard,
-    DenoisingStrips,
-    GracefulStop,
-    LossPerLevel,
-    RunProgress,
-    RunStopped,
-    SampleGrid,
-    SampleQuality,
-    Throughput,
-)
+from ncsn.training import callbacks, checks, processes
 from ncsn.training.checkpoint_io import PatientCheckpointIO
-from ncsn.training.checks import (
-    check_loss,
-    check_nulls,
-    check_optimizer,
-    check_precision,
-    check_settings,
-    with_hint,
-)
 from ncsn.training.module import ScoreModule
-from ncsn.training.processes import REQUEUE, check_processes, plugins, requeue, requeued
-from ncsn.training.resume import Record, Resume, check_resumed, checkpoint_of, recorded, resumable
+from ncsn.training.resume import Record, Resume, check_resumed, checkpoint_of, resumable
 
 __all__ = ["Run", "build", "check", "fit", "run"]
 
@@ -62,10 +41,10 @@ name, and their settings after it:
 # The sections of the settings but `data`, in the order of the help and of saved configurations.
 SECTIONS = {
     "model": ScoreModule,
-    "samples": SampleGrid,
-    "quality": SampleQuality,
-    "ema": EMA,
-    "checkpoint": Checkpoint,
+    "samples": callbacks.SampleGrid,
+    "quality": callbacks.SampleQuality,
+    "ema": callbacks.EMA,
+    "checkpoint": callbacks.Checkpoint,
     "trainer": Trainer,
 }
 NETWORKS = ("network", "energy")  # the settings of a denoiser that hold a network
@@ -77,53 +56,29 @@ FROM_DATA: dict[str, Callable[[DataModule], int | None]] = {
 }
 
 
-class ResumeError(ValueError):
-    """A checkpoint that the run cannot be resumed from."""
-
-
 class SaveConfig(SaveConfigCallback):
     """The whole configuration, saved with the logs and shown in TensorBoard."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(trainer.logger, TensorBoardLogger):
-            text = self.parser.dump(self.config, skip_none=False)
+            text = self.parser.dump(self.config, skip_unset=False)
             trainer.logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
 
 @dataclass
 class Run:
-    """A training run that is built.
-
-    Args:
-        config: the settings, as parsed.
-        settings: the same as plain values, for the checkpoints.
-        parts: what was built of each section.
-        stop: the signal handler.
-        record: the description of the run in its checkpoints.
-        files: the writer of checkpoints.
-    """
+    """A training run that is built, with the parts of each section of its settings."""
 
     config: Namespace
-    settings: dict[str, Any]
     parts: Namespace
-    stop: GracefulStop
-    record: Record = field(default_factory=Record)
-    files: PatientCheckpointIO = field(default_factory=PatientCheckpointIO)
-    trainer: Trainer = field(init=False)
+    model: ScoreModule
+    datamodule: DataModule
+    trainer: Trainer
+    stop: callbacks.GracefulStop
+    record: Record
+    files: PatientCheckpointIO
     resumed_from: Path | None = None
-    finished: bool = False
-
-    @property
-    def model(self) -> ScoreModule:
-        """The module that is trained."""
-        module: ScoreModule = self.parts.model
-        return module
-
-    @property
-    def datamodule(self) -> DataModule:
-        """The data."""
-        data: DataModule = self.parts.data
-        return data
+    finished: bool = False  # the run resumes from its end
 
     @property
     def folder(self) -> Path:
@@ -143,39 +98,19 @@ def run() -> None:
         torch.set_float32_matmul_precision("high")  # TF32, if the precision is 32-true
     with at_most_parameters(MAX_PARAMETERS):
         built = build()
-    with ExitStack() as held:
-        if rank_zero_only(lambda: True)():
-            held.enter_context(exclusive_folder(built.folder))
+    with processes.hold_outputs("name", exclusive_folder(built.folder)):
         check(built)
-        try:
-            fit(built)
-        except ResumeError:
-            raise
-        except ValueError as error:  # of the user's own code, whose traceback is of use
-            raise RuntimeError("training failed") from error
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader"):
-                raise
-            # A worker was killed for lack of memory, say, or waits for a dead disk.
-            raise OSError(f"data.workers: {error}") from error
+        fit(built)
 
 
 def make_parser() -> LightningArgumentParser:
     """Return the parser of all settings of a run."""
     parser = LightningArgumentParser(exit_on_error=False, usage=USAGE, description=DESCRIPTION)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file of settings.")
-    parser.add_argument(
-        "--name",
-        type=str,
-        default="run",
-        help="The run's folders: checkpoints/NAME, logs/NAME.",
-    )
-    parser.add_argument(
-        "--ckpt_path",
-        type=str | None,
-        default=None,
-        help="Resume from this checkpoint, or from the run's `last`.",
-    )
+    folders = "The run's folders: checkpoints/NAME, logs/NAME."
+    parser.add_argument("--name", type=str, default="run", help=folders)
+    resume = "Resume from this checkpoint, or from the run's `last`."
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help=resume)
     parser.add_argument("--seed_everything", type=int, default=0, help="The seed of the run.")
     parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
     for name, section in SECTIONS.items():
@@ -205,31 +140,29 @@ def build() -> Run:
     try:
         config = parser.parse_args()
     except ArgumentError as error:
-        raise ValueError(with_hint(str(error), parser)) from error
-    check_settings(config)
+        raise ValueError(checks.with_hint(str(error), parser)) from error
+    checks.check_settings(config)
     seed_everything(config.seed_everything, workers=True)
-    text = parser.dump(config, skip_link_targets=False, skip_none=False, format="yaml")
+    text = parser.dump(config, skip_link_targets=False, skip_unset=False, format="yaml")
     settings = yaml.safe_load(text)
     for name, section in {"data": DataModule, **SECTIONS}.items():
-        check_nulls(settings[name], section, name)
+        checks.check_nulls(settings[name], section, name)
     try:
-        parts = parser.instantiate_classes(config)
+        parts = parser.instantiate(config)
     except (RuntimeError, OverflowError, MemoryError) as error:  # torch, out of memory
         raise ValueError(f"model: it cannot be made: {error}") from error
-    built = Run(config, settings, parts, GracefulStop(parts.checkpoint))
-    add_settings(built)
-    saved = [] if config.trainer.fast_dev_run else [SaveConfig(parser, config, overwrite=True)]
-    built.trainer = make_trainer(built, saved)
-    return built
+    add_settings(parts.model, parts.data, deepcopy(settings))
+    stop, record = callbacks.GracefulStop(parts.checkpoint), Record(settings)
+    files = PatientCheckpointIO()
+    own: list[Callback] = [stop, record]
+    if not config.trainer.fast_dev_run:
+        own.append(SaveConfig(parser, config, overwrite=True))
+    trainer = make_trainer(config, parts, own, files)
+    return Run(config, parts, parts.model, parts.data, trainer, stop, record, files)
 
 
-def add_settings(run: Run) -> None:
-    """Give the model and the data the settings that checkpoints hold.
-
-    Raises:
-        ValueError: if the data has labels, which the network does not take.
-    """
-    model, data, settings = run.model, run.datamodule, deepcopy(run.settings)
+def add_settings(model: ScoreModule, data: DataModule, settings: dict[str, Any]) -> None:
+    """Give the model and the data the settings that checkpoints hold."""
     arguments = settings["model"]["denoiser"].get("init_args", {})
     for name in NETWORKS:
         if "class_path" in (arguments.get(name) or {}):
@@ -248,28 +181,27 @@ def add_settings(run: Run) -> None:
     model.optimizer = partial(instantiate_class, init=model.hparams["optimizer"])
 
 
-def make_trainer(run: Run, callbacks: list[SaveConfig]) -> Trainer:
+def make_trainer(
+    config: Namespace, parts: Namespace, own: list[Callback], files: PatientCheckpointIO
+) -> Trainer:
     """Return the trainer, with the callbacks and plugins of every run and those of the user."""
-    config, parts, levels = run.config, run.parts, LossPerLevel()
-    given = dict(parts.trainer)
+    given, levels, folder = dict(parts.trainer), callbacks.LossPerLevel(), parts.checkpoint.folder
     if config.trainer.logger in (None, True):
-        given["logger"] = TensorBoardLogger(
-            "logs", name=config.name, default_hp_metric=False, flush_secs=30
-        )
+        logger = TensorBoardLogger("logs", config.name, default_hp_metric=False, flush_secs=30)
+        given["logger"] = logger
     # SampleGrid and SampleQuality need the averaged weights, which EMA holds in place until its
     # own hook runs after theirs.
     given["callbacks"] = [
         *as_list(given["callbacks"]),
         *(parts.samples, parts.quality, parts.ema, parts.checkpoint),
-        *(levels, Dashboard(levels), Throughput()),
-        *([DenoisingStrips()] if config.samples.count else []),
-        *(run.stop, run.record),
-        *([RunProgress()] if config.trainer.enable_progress_bar is not False else []),
-        *([BestCheckpoint(run.folder)] if config.quality.features is not None else []),
+        *(levels, callbacks.Dashboard(levels), callbacks.Throughput()),
+        *([callbacks.DenoisingStrips()] if config.samples.count else []),
+        *own,
+        *([callbacks.RunProgress()] if config.trainer.enable_progress_bar is not False else []),
+        *([callbacks.BestCheckpoint(folder)] if config.quality.features is not None else []),
         Resume(),
-        *callbacks,
     ]
-    given["plugins"] = [*as_list(given["plugins"]), run.files, *plugins()]
+    given["plugins"] = [*as_list(given["plugins"]), files, *processes.plugins()]
     return Trainer(**given)
 
 
@@ -279,32 +211,26 @@ def as_list(value: Any) -> list[Any]:
 
 
 def check(run: Run) -> None:
-    """Find the checkpoint to resume from, try the optimiser, and get the data.
-
-    Raises:
-        ValueError: if there is no such checkpoint or it is of another network, the optimiser
-            refuses its settings, the data is not as expected, or too many processes were started.
-        OSError: if the data cannot be had, or the logs cannot be written.
-    """
+    """Find the checkpoint to resume from, try the optimiser, and get the data."""
     trainer, model, data = run.trainer, run.model, run.datamodule
-    check_processes(trainer.world_size, trainer.num_devices, trainer.num_nodes)
+    processes.check_processes(trainer.world_size, trainer.num_devices, trainer.num_nodes)
     # SLURM starts a requeued job by the command that began the run.
-    resumes = requeued() and any(numbered(run.folder))
+    resumes = processes.requeued() and any(numbered(run.folder))
     run.resumed_from = checkpoint_of("last" if resumes else run.config.ckpt_path, run.folder)
     checkpoint = resumable(run.resumed_from) if run.resumed_from else None
     run.finished = checkpoint is not None and is_finished(checkpoint, trainer.max_steps)
-    check_optimizer(model, trainer.strategy.root_device)
-    check_precision(run.config, trainer.strategy.root_device)
-    if rank_zero_only(lambda: True)():  # the other ranks do this when the first has the data
+    checks.check_optimizer(model, trainer.strategy.root_device)
+    checks.check_precision(run.config, trainer.strategy.root_device)
+    if trainer.is_global_zero:  # the other ranks do this when the first has the data
         for logger in trainer.loggers:
             if isinstance(logger, (TensorBoardLogger, CSVLogger)):
                 check_writable(Path(logger.root_dir))
         data.prepare_data()
         data.setup()
         data.check_share(trainer.world_size)
-        check_loss(model, data)
+        checks.check_loss(model, data)
         run.parts.quality.check(model.model, data)
-        run.record.run = recorded(run.settings, data, trainer.world_size)
+        run.record.describe(data, trainer.world_size)
         if checkpoint is not None:
             check_resumed(run.record.run, checkpoint, str(run.resumed_from))
             check_weights(model, checkpoint["state_dict"], str(run.resumed_from))
@@ -318,31 +244,30 @@ def is_finished(checkpoint: dict[str, Any], max_steps: int) -> bool:
 
 
 def fit(run: Run) -> None:
-    """Train, print where the results are, and end as a signal asked for.
-
-    Raises:
-        FloatingPointError: if too many steps in a row have no finite gradient.
-        OSError: if the last checkpoint could not be written, or SLURM did not requeue the job.
-    """
+    """Train, print where the results are, and end as a signal asked for."""
     trainer, last = run.trainer, run.resumed_from
     if run.finished:
         print(f"{last} is of the end of the run: trainer.max_steps is {trainer.max_steps}.")
         return
     announce(run)
     try:
-        with suppress(RunStopped):
+        with suppress(callbacks.RunStopped):
             trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=last, weights_only=True)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if last is None or run.stop.began:
-            raise
-        reason = " ".join(str(error).split())
-        raise ResumeError(f"--ckpt_path: {last} cannot be resumed: {reason}") from error
+        if last is not None and not run.stop.began:
+            reason = one_line(error)
+            raise ValueError(f"--ckpt_path: {last} cannot be resumed: {reason}") from error
+        if str(error).startswith("DataLoader"):  # a killed worker, say, or a dead disk
+            raise OSError(f"data.workers: {error}") from error
+        if isinstance(error, ValueError):  # of the user's own code, whose traceback is of use
+            raise RuntimeError("training failed") from error
+        raise
     if run.files.failure is not None:
         raise run.files.failure
     report(run)
-    if run.stop.signal == REQUEUE:
+    if run.stop.signal == processes.REQUEUE:
         try:
-            rank_zero_only(requeue)()
+            rank_zero_only(processes.requeue)()
         finally:  # a process that ends before may take the others with it
             trainer.strategy.barrier()
     if run.stop.signal is not None:

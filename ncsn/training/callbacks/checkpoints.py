@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from ncsn.model.load import BEST, numbered
+from ncsn.noise.checks import expect
 from ncsn.training.callbacks.quality import FIGURE
 
 __all__ = ["BestCheckpoint", "Checkpoint"]
@@ -22,16 +23,11 @@ class Checkpoint(callbacks.Checkpoint):
         dirpath: the folder.
         every: steps between checkpoints.
         keep: the number of checkpoints to keep.
-
-    Raises:
-        ValueError: if `every` or `keep` is not positive.
     """
 
     def __init__(self, dirpath: str | None = None, every: int = 1000, keep: int = 2) -> None:
-        for name, value in {"every": every, "keep": keep}.items():
-            if value < 1:
-                raise ValueError(f"Checkpoint: {name} is {value}, and must be at least 1")
-        self.folder = Path("checkpoints" if dirpath is None else dirpath).absolute()
+        expect("every >= 1 and keep >= 1", min(every, keep) >= 1, self, every=every, keep=keep)
+        self.folder = Path(dirpath or "checkpoints").absolute()
         self.every = every
         self.keep = keep
         self.saved = 0
@@ -49,24 +45,19 @@ class Checkpoint(callbacks.Checkpoint):
 
     def prune(self, trainer: Trainer) -> None:
         """Remove all but the newest checkpoints up to this step; ignore later ones."""
-        known = [
-            file for file, step in numbered(self.folder).items() if step <= trainer.global_step
-        ]
+        now = trainer.global_step
+        known = [file for file, step in numbered(self.folder).items() if step <= now]
         for file in known[self.keep :]:
             trainer.strategy.remove_checkpoint(file)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         if checkpoint["global_step"] in numbered(self.folder).values():
             self.saved = checkpoint["global_step"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.prune(trainer)  # a run killed before pruning leaves one too many
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step % self.every == 0 or self.due:
             self.save(trainer)
 
@@ -95,9 +86,7 @@ class BestCheckpoint(callbacks.Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         return {"lowest": self.lowest}
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, _: Any, checkpoint: dict[str, Any]) -> None:
         if not self.file.is_file():
             return
         for key, state in checkpoint["callbacks"].items():

@@ -1,6 +1,5 @@
 """The TensorBoard layout of a run: its charts, and its settings next to its metrics."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,13 +9,14 @@ from torch.utils.tensorboard.summary import hparams
 from ncsn.training.callbacks.progress import LossPerLevel
 from ncsn.training.callbacks.quality import FIGURE
 from ncsn.training.module import ScoreModule
+from ncsn.training.resume import flattened
 
-__all__ = ["Dashboard"]
+__all__ = ["Dashboard", "writers"]
 
 FIGURES = ("val/loss", FIGURE, "train/loss", "images/s")  # metrics in the hparams tab
 
-# Settings shown in the hparams tab, and their names there.
-PARTS = {
+# Settings shown in the hparams tab, and their names there; the network's own are shown too.
+SHOWN = {
     "data": "data",
     "data.batch_size": "batch_size",
     "data.labels": "labels",
@@ -30,6 +30,8 @@ PARTS = {
     "model.warmup": "warmup",
     "model.cooldown": "cooldown",
 }
+OF_NETWORK = "model.denoiser.network."
+FROM_DATA = ("channels", "features", "classes")  # network arguments that are not shown
 
 
 class Dashboard(Callback):
@@ -45,15 +47,10 @@ class Dashboard(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        all_settings = settings(
-            {"model": dict(pl_module.hparams), "data": dict(data.hparams) if data else {}}, ""
-        )
-        described = {
-            **compared(all_settings),
-            "max_steps": trainer.max_steps,
-            "precision": str(trainer.precision),
-            "seed": pl_module.seed,
-        }
+        known = {"model": dict(pl_module.hparams), "data": dict(data.hparams) if data else {}}
+        described = named(flattened(known))
+        described |= {"max_steps": trainer.max_steps, "precision": str(trainer.precision)}
+        described |= {"seed": pl_module.seed}
         experiment, begun, self.ended = hparams(described, dict.fromkeys(FIGURES, 0.0))  # type: ignore[no-untyped-call]
         for writer in writers(trainer):
             writer.add_custom_scalars(charts(self.levels.tags))
@@ -67,55 +64,40 @@ class Dashboard(Callback):
 
 def charts(levels: list[str]) -> dict[str, dict[str, list[Any]]]:
     """Return the custom scalars layout; `levels` are loss tags, lowest sigma first."""
+
+    def lines(*tags: str) -> list[Any]:
+        return ["Multiline", [f"^{tag}$" for tag in tags]]
+
     middle = len(levels) // 2
-    by_level = {"at low noise": levels[:middle], "at high noise": levels[middle:]}
-    loss = {"training and validation": ["train/loss", "val/loss"], **by_level}
-    optimiser = {"gradient norm": ["train/gradient_norm"], "learning rate": ["train/learning_rate"]}
-    sections = {
-        "loss": {name: tags for name, tags in loss.items() if tags},
-        "samples": {"Frechet distance": [FIGURE]},
-        "optimiser": optimiser,
-        "speed": {"samples a second": ["images/s"]},
-    }
+    loss = {"training and validation": lines("train/loss", "val/loss")}
+    if middle:
+        loss["at low noise"] = lines(*levels[:middle])
+    optimiser = "train/gradient_norm", "train/learning_rate"
     return {
-        section: {name: ["Multiline", [f"^{tag}$" for tag in tags]] for name, tags in parts.items()}
-        for section, parts in sections.items()
+        "loss": {**loss, "at high noise": lines(*levels[middle:])},
+        "samples": {"Frechet distance": lines(FIGURE)},
+        "optimiser": {"gradient norm": lines(optimiser[0]), "learning rate": lines(optimiser[1])},
+        "speed": {"samples a second": lines("images/s")},
     }
 
 
-def writers(trainer: Trainer) -> Iterator[Any]:
-    """Yield the TensorBoard writers, on rank 0 alone."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            yield logger.experiment
+def writers(trainer: Trainer) -> list[Any]:
+    """Return the TensorBoard writers, on rank 0 alone."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def settings(value: Any, name: str) -> dict[str, Any]:
-    """Flatten nested settings to dotted names, without those that are off or empty."""
-    if not isinstance(value, dict):
-        plain = value if isinstance(value, (bool, int, float, str)) else str(value)
-        return {name: plain} if value else {}
-    if "class_path" in value:
-        return {name: value["class_path"].rpartition(".")[2]} | settings(
-            value.get("init_args") or {}, name
-        )
-    inside = [
-        settings(one, f"{name}.{key}".strip("."))
-        for key, one in value.items()
-        if not key.startswith("_")
-    ]
-    return {key: one for part in inside for key, one in part.items()}
-
-
-def compared(every: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of `PARTS` and of the network, under short names."""
-    of_network, of_data = "model.denoiser.network.", ("channels", "features", "classes")
-    named = {PARTS[name]: value for name, value in every.items() if name in PARTS}
-    inside = {
-        name[len(of_network) :]: value
-        for name, value in every.items()
-        if name.startswith(of_network)
-    }
-    return named | {
-        f"network.{name}": value for name, value in inside.items() if name not in of_data
-    }
+def named(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of `SHOWN` and of the network that are on, under short names."""
+    found = {}
+    for name, value in settings.items():
+        argument = name.removeprefix(OF_NETWORK)
+        if name in SHOWN:
+            short = SHOWN[name]
+        elif argument != name and argument not in FROM_DATA:
+            short = f"network.{argument}"
+        else:
+            continue
+        if value:
+            found[short] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return found

@@ -47,9 +47,7 @@ class EMA(Callback):
         self.weights: list[Tensor] = list(pl_module.parameters())
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         passed = trainer.global_step - self.step  # 0 while gradients accumulate
         if passed:
             decay = min(self.decay, (1 + self.step) / (10 + self.step)) if self.step else 0.0
@@ -76,28 +74,25 @@ class EMA(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.swap(pl_module)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self.swapped:  # a validation was interrupted
             self.swap(pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        names = [name for name, _ in pl_module.named_parameters()]
+        names = dict(pl_module.named_parameters())
         present = checkpoint["state_dict"]
         other = {**present, **dict(zip(names, self.average, strict=True))}
         average, current = (present, other) if self.swapped else (other, present)
-        checkpoint["state_dict"], checkpoint["current_model_state"] = average, current
-        checkpoint["averaging_state"] = {}
+        checkpoint |= {"state_dict": average, "current_model_state": current, "averaging_state": {}}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if not self.average:  # the module is not being trained
             return
-        names = [name for name, _ in pl_module.named_parameters()]
+        names = dict(pl_module.named_parameters())
         self.average = [checkpoint["state_dict"][name].clone() for name in names]
         if "current_model_state" in checkpoint:
             pl_module.load_state_dict(checkpoint["current_model_state"])

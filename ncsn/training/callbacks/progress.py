@@ -1,19 +1,19 @@
 """Progress of a run: loss per noise level, throughput, progress bar."""
 
+import math
 import time
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
+from ncsn.noise.checks import expect
 from ncsn.training.module import ScoreModule
 
 __all__ = ["LossPerLevel", "RunProgress", "Throughput"]
-
-MOST_HELD = 100  # batches whose losses are binned together
-BETWEEN_SHOWN = 0.25  # seconds between updates of the progress bar
 
 
 class LossPerLevel(Callback):
@@ -24,16 +24,13 @@ class LossPerLevel(Callback):
     """
 
     def __init__(self, bins: int = 10) -> None:
-        if bins < 1:
-            raise ValueError(f"LossPerLevel: bins is {bins}, and must be at least 1")
+        expect("bins >= 1", bins >= 1, self, bins=bins)
         self.bins = bins
-        # Losses of an unfinished step are separate: a resumed run recomputes them.
-        self.of_step: list[tuple[Tensor, Tensor]] = []
+        # Losses of an unfinished step are held back: a resumed run recomputes them.
         self.held: list[tuple[Tensor, Tensor]] = []
         self.totals = torch.zeros(0)
 
     def state_dict(self) -> dict[str, Any]:
-        self._count()
         return {"totals": self.totals.cpu()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -41,58 +38,45 @@ class LossPerLevel(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
-        ladder = pl_module.schedule.sigmas()
-        middles = ladder
-        self.edges = ladder.new_zeros(0).to(pl_module.device)
-        if len(ladder) > 1:
-            edges = torch.linspace(
-                ladder.log().min().item(), ladder.log().max().item(), self.bins + 1
-            )
+        middles, edges = pl_module.schedule.sigmas(), torch.zeros(0)
+        if len(middles) > 1:
+            logs = middles.log()
+            edges = torch.linspace(logs.min().item(), logs.max().item(), self.bins + 1)
             middles = ((edges[1:] + edges[:-1]) / 2).exp()
-            self.edges = edges[1:-1].to(pl_module.device)
+        self.edges = edges[1:-1].to(pl_module.device)
         # Tags are zero-padded so that they sort by number.
         self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
         # Totals of steps before a resume count in the next logged mean.
-        known = self.totals.shape == (2, len(self.tags))
-        self.totals = (self.totals if known else torch.zeros(2, len(self.tags))).to(
-            pl_module.device
-        )
+        if self.totals.shape != (2, len(self.tags)):
+            self.totals = torch.zeros(2, len(self.tags))
+        self.totals = self.totals.to(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.of_step.append((outputs["sigma"], outputs["losses"]))
-        if has_stepped(trainer, batch_idx):
-            self.held += self.of_step
-            self.of_step.clear()
-        if is_logging_step(trainer, batch_idx):
-            self._count()
-            sums, counts = self.totals.tolist()
-            means = {tag: s / n for tag, s, n in zip(self.tags, sums, counts, strict=True) if n}
-            for logger in trainer.loggers:
-                logger.log_metrics(means, trainer.global_step)
-            self.totals.zero_()
-        elif len(self.held) >= MOST_HELD:
-            self._count()
-
-    def _count(self) -> None:
-        """Add the held losses to their bins."""
-        if not self.held:
+        self.held.append((outputs["sigma"], outputs["losses"]))
+        if not has_stepped(trainer, batch_idx):
             return
         sigma, losses = (torch.cat(values) for values in zip(*self.held, strict=True))
         counted = torch.stack([losses, torch.ones_like(losses)])
         self.totals.index_add_(1, torch.bucketize(sigma.log(), self.edges), counted.to(self.totals))
         self.held.clear()
+        if is_logging_step(trainer, batch_idx):
+            sums, counts = self.totals.tolist()
+            means = {tag: s / n for tag, s, n in zip(self.tags, sums, counts, strict=True) if n}
+            for logger in trainer.loggers:
+                logger.log_metrics(means, trainer.global_step)
+            self.totals.zero_()
 
 
 class Throughput(Callback):
     """Training images per second over all devices, in the progress bar and log."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, *_: Any) -> None:
         self.images, self.began = 0, time.perf_counter()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.images, self.began = 0, time.perf_counter()
+    def on_validation_end(self, *_: Any) -> None:
+        self.on_train_start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -104,45 +88,45 @@ class Throughput(Callback):
             self.images, self.began = 0, now
 
 
-class RunProgress(RichProgressBar):
-    """A single progress bar over the steps of the whole run."""
+class RunProgress(ProgressBar):
+    """A single progress bar over the steps of the whole run, with the logged metrics."""
 
-    _shown = 0.0
+    def __init__(self) -> None:
+        super().__init__()
+        remaining = TimeRemainingColumn(elapsed_when_finished=True)
+        columns = "Training", BarColumn(), MofNCompleteColumn(), remaining, "{task.fields[metrics]}"
+        self.progress = Progress(*columns)
 
-    @property
-    def total_train_batches(self) -> int | float:
-        return self.trainer.estimated_stepping_batches
+    def disable(self) -> None:
+        self.progress.disable = True
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "Training"
+    def enable(self) -> None:
+        self.progress.disable = False
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.train_progress_bar_id is None:
-            super().on_train_epoch_start(trainer, pl_module)
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        steps, done = trainer.estimated_stepping_batches, trainer.global_step
+        total = steps if math.isfinite(steps) else None
+        self.task = self.progress.add_task("", total=total, completed=done, metrics="")
+        self.progress.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Collecting the metrics of every step would slow down small models.
-        now, ended = (
-            time.monotonic(),
-            trainer.should_stop or trainer.global_step == self.total_train_batches,
-        )
-        if ended or now - self._shown >= BETWEEN_SHOWN:
-            self._shown = now
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
+        self.progress.update(self.task, completed=trainer.global_step)
+        if is_logging_step(trainer, batch_idx):
+            self._show_metrics(trainer)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        if self.progress is not None and self.train_progress_bar_id is not None:
-            self.progress.update(self.train_progress_bar_id, completed=trainer.global_step)
-        super().on_exception(trainer, pl_module, exception)
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        self._show_metrics(trainer)
+        self.progress.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        self.progress.stop()
+
+    def _show_metrics(self, trainer: Trainer) -> None:
+        known = trainer.progress_bar_metrics.items()
+        metrics = "  ".join(f"{name}: {value:.3f}" for name, value in known)
+        self.progress.update(self.task, metrics=metrics)
 
 
 def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:

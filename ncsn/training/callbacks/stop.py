@@ -50,7 +50,7 @@ class GracefulStop(Callback):
         self.began = True
 
         def note(number: int, _: FrameType | None) -> None:
-            saved = self.signal is not None and self.checkpoint.saved == trainer.global_step
+            saved = self.signal and self.checkpoint.saved == trainer.global_step
             self.signal = self.signal or number
             self.received += 1
             if saved or self.received > 2:
@@ -65,10 +65,10 @@ class GracefulStop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # All ranks must stop at the same step; they synchronise only every 10 steps.
-        asking = trainer.world_size == 1 or trainer.global_step % 10 == 0
-        if not (asking and has_stepped(trainer, batch_idx)):
+        together = trainer.world_size > 1
+        if not has_stepped(trainer, batch_idx) or (together and trainer.global_step % 10):
             return
-        if trainer.world_size > 1:
+        if together:
             signals = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
             self.signal = int(trainer.strategy.reduce(signals, reduce_op="max")) or None
         # `Checkpoint`, the last callback, saves this step; the run stops at the next
@@ -76,28 +76,22 @@ class GracefulStop(Callback):
         # log values of an earlier step, and validate once more.
         self.checkpoint.due = self.stopping = self.signal is not None
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, *_: Any) -> None:
         if self.stopping:
             raise RunStopped
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.interruptible = self.began and trainer.world_size == 1
-        if self.stopping or (
-            self.interruptible and self.signal is not None
-        ):  # the step was saved before
+        if self.stopping or (self.interruptible and self.signal):  # the step is saved
             raise RunStopped
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, *_: Any) -> None:
         self.interruptible = False
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()  # after `on_train_end`, when `Checkpoint` may still save a step
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:
         self.interruptible = False
         self._restore()
 
