@@ -38,7 +38,7 @@ def nothing_is_drawn(monkeypatch):
 
 
 WRONG = [
-    (["--num-samples", "64"], "--num-samples: 64, and 64 features take 65 pictures at least"),
+    (["--num-samples", "64"], "--num-samples: 64, and 64 features take 65 images at least"),
     (["--num-samples", "0"], "--num-samples"),
     (["--features", "absent.safetensors"], "features: there is no file absent.safetensors"),
     (["--features", "inception"], r"--features: Inception is for pictures in colour, .* \(1, 8, 8\)"),
@@ -59,8 +59,8 @@ WRONG = [
     (["--samplers", "--sampler", "Ancestral"], "--sampler has no effect with --samplers"),
     (["--png", "empty"], "the folder of pictures is empty, which has no pictures in it"),
     (["--png", "absent"], "the folder of pictures is absent, which is not a folder"),
-    (["--png", "few"], "--num-samples: 3, and 64 features take 65 pictures at least"),
-    (["--png", "few", "--num-samples", "70"], "--num-samples: 70, and few has 3 pictures"),
+    (["--png", "few"], "--num-samples: 3, and 64 features take 65 images at least"),
+    (["--png", "few", "--num-samples", "70"], "--num-samples: 70, and few has 3 images"),
     (["--png", "mixed"], "mixed/9.png is of 9x8 pixels, and must be of 8x8, as the data"),
     (["--png", "large"], "large/00000.png is of 28x28 pixels, and must be of 8x8"),
     (["--png", "broken"], "cannot read broken/1.png as a picture"),
@@ -94,9 +94,9 @@ def test_wrong_use_is_answered_in_one_line_before_anything_is_drawn(
 def test_a_model_of_points_or_of_other_pictures_is_refused(checkpoint, tmp_path_factory, capsys, nothing_is_drawn):
     moons = str(trained("implicit", tmp_path_factory.mktemp("moons")))
     capsys.readouterr()
-    assert refusal(capsys, lambda: evaluate(moons))[1].endswith("was not trained on pictures")
+    assert refusal(capsys, lambda: evaluate(moons))[1].endswith("was not trained on images")
     status, line = refusal(capsys, lambda: evaluate(moons, *DIGITS))
-    assert (status, "pictures are of shape (1, 8, 8), but" in line) == (2, True)
+    assert (status, "images are of shape (1, 8, 8), but" in line) == (2, True)
 
 
 def test_data_without_features_of_its_own_says_how_to_train_them(capsys, nothing_is_drawn):

@@ -11,6 +11,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser, get_loader
 from torch import Tensor
 
+import ncsn.samplers
 from ncsn.cli.config_file import check_config
 from ncsn.cli.devices import device_of
 from ncsn.data import ImageData
@@ -90,7 +91,13 @@ def sampler_of(model: Model, arguments: Sequence[str]) -> Sampler:
     own, default = model.sampler, None
     if not arguments:
         return own
-    if not any(argument.partition("=")[0] == "--sampler" for argument in arguments):
+    name = dict(argument.split("=", 1) for argument in arguments).get("--sampler")
+    if name and "." not in name and name not in ncsn.samplers.__all__:
+        known = ", ".join(each for each in ncsn.samplers.__all__ if each != "Sampler")
+        raise ValueError(
+            f"--sampler: expected one of {known}, or the import path of yours, got {name}"
+        )
+    if name is None:
         if not is_dataclass(own):
             key = arguments[0].partition("=")[0]
             raise ValueError(f"{key}: name the class too, --sampler CLASS with all of its settings")
@@ -130,5 +137,4 @@ def described(kind: Any, name: str, arguments: Sequence[str], default: Any = Non
         settings = parser.parse_args(list(arguments))
     except ArgumentError as error:
         raise ValueError(with_hint(str(error), parser)) from error
-    # The method has the second name before jsonargparse 4.49.
-    return getattr(parser, "instantiate", parser.instantiate_classes)(settings)[name]
+    return parser.instantiate(settings)[name]

@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from datetime import timedelta
 from inspect import Parameter, signature
 from pathlib import Path
 from pydoc import locate
@@ -44,6 +45,12 @@ def check_settings(config: Namespace) -> None:
             raise ValueError(f"trainer.{key}: 0 leaves nothing to do")
     if batches < 1:
         raise ValueError(f"trainer.accumulate_grad_batches: {batches} is not at least 1")
+    if isinstance(trainer.val_check_interval, dict):
+        try:
+            timedelta(**trainer.val_check_interval)
+        except TypeError as error:
+            key = "trainer.val_check_interval"
+            raise ValueError(f"{key}: {error}; give steps, or {{minutes: 5}}") from error
     if trainer.precision not in PRECISIONS:
         allowed = ", ".join(map(str, PRECISIONS[1:]))
         raise ValueError(
@@ -60,10 +67,14 @@ def with_hint(message: str, parser: ArgumentParser) -> str:
     options = re.findall(r"--([\w.]+)", parser.format_help())
     known = {name for option in options for name in option.split(".")}
     known |= {name for made in classes(ALL_ROOMS).values() for name in signature(made).parameters}
-    for name in unknown[1].split(".") if unknown else []:
+    if unknown is None:
+        return message
+    for name in unknown[1].split("."):
         close = difflib.get_close_matches(name, known, 1)
         if close and name not in known:
-            return f"{message.strip()}; did you mean {close[0]!r}?"
+            before, found, rest = message.strip().partition(unknown[0])
+            line, newline, others = rest.partition("\n")  # jsonargparse goes on in more lines
+            return f"{before}{found}{line}; did you mean {close[0]!r}?{newline}{others}"
     return message
 
 
