@@ -35,6 +35,7 @@ WRONG_TRAINING = [
     (["--model.optimizer.lr", "-1"], "model.optimizer.lr: -1.0, and must be positive"),
     (["--trainer.max_steps", "0"], "trainer.max_steps: 0 leaves nothing to do"),
     (["--trainer.val_check_interval", "0"], "trainer.val_check_interval: 0"),
+    (["--trainer.val_check_interval", "{minuets: 5}"], "trainer.val_check_interval: .*minuets.*give steps, or"),
     (
         ["--model.optimizer.fused", "true", "--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "1"],
         "trainer.gradient_clip_val: in bf16-mixed it does not go with model.optimizer.fused: true; set it to false",
