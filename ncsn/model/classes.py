@@ -64,9 +64,6 @@ def class_named(path: str, kinds: tuple[type, ...], key: str, trust: Collection[
     """Return the class with a dotted name, a subclass of one of the kinds.
 
     Only names in `trust` are imported; `key` is the setting, for the message.
-
-    Raises:
-        ValueError: if the class is neither of this package nor trusted, or another kind.
     """
     table = classes() if path in classes() else classes(ALL_ROOMS)
     if path in table:
@@ -85,13 +82,9 @@ def class_named(path: str, kinds: tuple[type, ...], key: str, trust: Collection[
 def trust_hint(settings: object, trust: Collection[str]) -> str:
     """Return the option that allows the unknown classes in settings that JSON can hold."""
     named = dict.fromkeys(re.findall('"class_path": "([^"]+)"', json.dumps(settings)))
-    known = classes(ALL_ROOMS)
-    unknown = [
-        path
-        for path in named
-        if may_be_trusted(path) and path not in known and not is_trusted(path, trust)
-    ][:MOST_NAMED]
-    option = f"--trust {','.join(unknown)} (in Python, trust={json.dumps(unknown)})"
+    unknown = [path for path in named if may_be_trusted(path) and not is_trusted(path, trust)]
+    names = [path for path in unknown if path not in classes(ALL_ROOMS)][:MOST_NAMED]
+    option = f"--trust {','.join(names)} (in Python, trust={json.dumps(names)})"
     return f"; if it is yours and you trust it: {option}"
 
 

@@ -9,7 +9,7 @@ if they are not plain, so such a value is left out.
 
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from inspect import Parameter, formatannotation, signature
@@ -32,6 +32,7 @@ KINDS = (nn.Module, NoiseSchedule, Objective, Corruption, Density, Sampler)
 MAX_VALUES = 10_000  # values in a list
 MAX_TEXT = 4096  # characters
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+Names = Collection[str]
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,12 @@ def build(planned: Any) -> Any:
 
 
 def plan_class(
-    settings: Any,
-    kinds: tuple[type, ...],
-    key: str,
-    trust: Collection[str],
-    given: Collection[str] = (),
+    settings: Any, kinds: tuple[type, ...], key: str, trust: Names, given: Names = ()
 ) -> Plan:
-    """Plan an object from `{class_path, init_args}`.
+    """Plan an object from `{class_path, init_args}`, of a subclass of one of the kinds.
 
-    Args:
-        settings: plain values from a file.
-        kinds: the base classes of which the class must be a subclass.
-        key: the setting, for the message.
-        trust: the names of the user's own classes.
-        given: arguments that are given elsewhere, which the file must not have.
+    Classes in `trust` are the user's own, and the file must not have the arguments
+    `given`. `key` is the setting, for the message.
     """
     if not is_class(settings):
         raise ValueError(f"{key}: expected class_path and init_args, got {shown(settings)}")
@@ -79,11 +72,7 @@ def plan_class(
 
 
 def plan_arguments(
-    made: type,
-    settings: Mapping[str, Any],
-    key: str,
-    trust: Collection[str],
-    given: Collection[str] = (),
+    made: type, settings: dict[str, Any], key: str, trust: Names, given: Names = ()
 ) -> dict[str, Any]:
     """Plan the arguments of a class, as `plan_class`; `key` is empty for the model."""
     try:
@@ -127,7 +116,7 @@ def stands_for(value: object, default: object) -> bool:
     )
 
 
-def fitted(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
+def fitted(value: Any, declared: Any, key: str, trust: Names) -> Any:
     """Return a plain value of the declared type; a list becomes a declared tuple.
 
     Raises:
@@ -153,7 +142,7 @@ def is_kind(declared: Any) -> bool:
     return plain and issubclass(declared, KINDS)
 
 
-def of_type(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
+def of_type(value: Any, declared: Any, key: str, trust: Names) -> Any:
     """Return a value of one declared type, as `fitted` does for unions."""
     kind, types = get_origin(declared) or declared, get_args(declared)
     if isinstance(value, (list, tuple)) and kind in (list, tuple, Sequence, Any):

@@ -5,7 +5,7 @@ The settings are not trusted. All of them are checked before anything is built
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from ncsn.model.classes import UnknownClassError, shown, trust_hint
 from ncsn.model.model import DATA, Model
-from ncsn.model.plans import Plan, build, fitted, plan_arguments, plan_class
+from ncsn.model.plans import Names, Plan, build, fitted, plan_arguments, plan_class
 from ncsn.model.renamed import updated
 from ncsn.objectives import Objective
 
@@ -34,17 +34,18 @@ __all__ = [
     "without",
 ]
 
+Named = dict[str, Any]  # settings, plans or weights by name
 Module = TypeVar("Module", bound=nn.Module)
 
 MAX_NUMBERS = 2_000_000_000  # elements in the parameters of a network
 MAX_VALUES = 10_000  # values in the settings of a file
 NOT_BUILT = ("_instantiator", "optimizer")  # settings that no loading needs
-# Settings of training alone, which a model does not have.
+# Named of training alone, which a model does not have.
 OF_TRAINING = {"warmup": int, "cooldown": int, "label_dropout": float, "compile": bool}
 COSTS = ("memory", "workers")  # settings of data that only affect speed and memory
 
 
-def rebuilt_model(content: dict[str, Any], path: str | Path, trust: Collection[str] = ()) -> Model:
+def rebuilt_model(content: Named, path: str | Path, trust: Names = ()) -> Model:
     """Return the model with the settings and weights of `content`, read from `path`."""
     settings = without(content["hyper_parameters"], NOT_BUILT)
     with settings_errors(path, settings, trust):
@@ -56,11 +57,7 @@ def rebuilt_model(content: dict[str, Any], path: str | Path, trust: Collection[s
 
 
 def rebuilt_module(
-    kind: type[Module],
-    content: dict[str, Any],
-    path: str | Path,
-    trust: Collection[str] = (),
-    **parts: Any,
+    kind: type[Module], content: Named, path: str | Path, trust: Names = (), **parts: Any
 ) -> Module:
     """Return a module of another class, as `rebuilt_model`; `parts` replace settings.
 
@@ -74,18 +71,13 @@ def rebuilt_module(
 
 
 def built(
-    kind: type[Module],
-    plans: dict[str, Any],
-    weights: dict[str, Any],
-    path: str | Path,
-    **given: Any,
+    kind: type[Module], plans: Named, weights: Named, path: str | Path, **given: Any
 ) -> Module:
     """Build a module from planned and from given arguments, and load its weights."""
     if "denoiser" in plans:
         # Build it without memory first: settings may claim a network that no memory
         # holds, or that takes days to build.
-        most = 4 * len(weights)
-        with settings_errors(path), torch.device("meta"), at_most_parameters(most):
+        with settings_errors(path), torch.device("meta"), at_most_parameters(4 * len(weights)):
             denoiser = build(plans["denoiser"])
         check_weights(nn.ModuleDict({"denoiser": denoiser}), weights, path)
     with settings_errors(path):
@@ -95,22 +87,20 @@ def built(
     return module
 
 
-def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()) -> "DataModule":
+def rebuilt_data(settings: object, path: str | Path, trust: Names = ()) -> "DataModule":
     """Return the data module that settings in a file describe; its `root` must exist."""
     with settings_errors(path, settings, trust):
         plan = data_plan(plain(settings), trust)
         root = plan.arguments.get("root")
         if isinstance(root, str):
-            folder = Path(root).resolve()
+            folder, way_out = Path(root).resolve(), "evaluate with --data CONFIG"
             if not folder.is_dir():
                 raise ValueError(
                     f"data.root: there is no folder {shown(root)}, and none is made because a file "
-                    "names it; put the data there, or evaluate with --data CONFIG"
+                    f"names it; put the data there, or {way_out}"
                 )
             if folder == Path(folder.anchor):
-                raise ValueError(
-                    f"data.root: {shown(root)} is the whole disk; evaluate with --data CONFIG"
-                )
+                raise ValueError(f"data.root: {shown(root)} is the whole disk; {way_out}")
         for name in COSTS:
             plan.arguments.pop(name, None)
         data: DataModule = build(plan)
@@ -119,9 +109,7 @@ def rebuilt_data(settings: object, path: str | Path, trust: Collection[str] = ()
     return data
 
 
-def check_settings(
-    settings: dict[str, Any], data: object, path: str | Path, trust: Collection[str] = ()
-) -> None:
+def check_settings(settings: Named, data: object, path: str | Path, trust: Names = ()) -> None:
     """Check all settings in a file, including those of its optimiser.
 
     Raises:
@@ -145,7 +133,7 @@ def plain(settings: object) -> Any:
     return updated(json.loads(text))
 
 
-def model_plans(settings: dict[str, Any], trust: Collection[str]) -> tuple[Plan, dict[str, Any]]:
+def model_plans(settings: Named, trust: Names) -> tuple[Plan, Named]:
     """Plan the objective of a model, and the arguments of `Model`."""
     objective = plan_class(settings.get("objective"), (Objective,), "objective", trust)
     for name, declared in OF_TRAINING.items():
@@ -155,31 +143,28 @@ def model_plans(settings: dict[str, Any], trust: Collection[str]) -> tuple[Plan,
     return objective, plan_arguments(Model, arguments, "", trust, ("gaussian_noise", "settings"))
 
 
-def data_plan(settings: object, trust: Collection[str]) -> Plan:
+def data_plan(settings: object, trust: Names) -> Plan:
     """Plan a data module."""
     from ncsn.data import DataModule  # needs Lightning
 
     return plan_class(settings, (DataModule,), "data", trust)
 
 
-def without(settings: dict[str, Any], left_out: Collection[str]) -> dict[str, Any]:
+def without(settings: Named, left_out: Names) -> Named:
     """Return the settings except for those left out."""
     return {key: value for key, value in settings.items() if key not in left_out}
 
 
 @contextmanager
-def settings_errors(
-    path: str | Path, settings: object = None, trust: Collection[str] = ()
-) -> Iterator[None]:
+def settings_errors(path: str | Path, settings: object = None, trust: Names = ()) -> Iterator[None]:
     """Raise any error as a ValueError that names the file, and all unknown classes."""
     try:
         yield
     except Exception as error:  # a constructor may raise anything
         reason = " ".join(str(error).split())[:500]
         hint = trust_hint(settings, trust) if isinstance(error, UnknownClassError) else ""
-        raise ValueError(
-            f"checkpoint: the settings in {path} are invalid: {reason}{hint}"
-        ) from error
+        message = f"checkpoint: the settings in {path} are invalid: {reason}{hint}"
+        raise ValueError(message) from error
 
 
 @contextmanager
@@ -195,9 +180,9 @@ def at_most_parameters(most: int) -> Iterator[None]:
         nonlocal made, numbers
         made, numbers = made + 1, numbers + (0 if parameter is None else parameter.numel())
         if made > most or numbers > MAX_NUMBERS:
+            bounds = f"{most:,} parameters or {MAX_NUMBERS:,} numbers in them"
             raise ValueError(
-                "model.denoiser: a larger network than is allowed, of more than "
-                f"{most:,} parameters or {MAX_NUMBERS:,} numbers in them"
+                f"model.denoiser: a larger network than is allowed, of more than {bounds}"
             )
 
     counting = register_module_parameter_registration_hook(count)
@@ -207,7 +192,7 @@ def at_most_parameters(most: int) -> Iterator[None]:
         counting.remove()
 
 
-def check_weights(module: nn.Module, weights: dict[str, Any], path: str | Path) -> None:
+def check_weights(module: nn.Module, weights: Named, path: str | Path) -> None:
     """Check that weights are those of the module.
 
     Raises:
@@ -217,10 +202,8 @@ def check_weights(module: nn.Module, weights: dict[str, Any], path: str | Path) 
     for name in [*expected, *weights]:
         theirs, ours = described(weights.get(name)), described(expected.get(name))
         if theirs != ours:
-            raise ValueError(
-                f"checkpoint: {path} is of another network: its {shown(name)} is {theirs}, "
-                f"here it is {ours}"
-            )
+            found = f"its {shown(name)} is {theirs}, here it is {ours}"
+            raise ValueError(f"checkpoint: {path} is of another network: {found}")
 
 
 def described(weight: object) -> object:
