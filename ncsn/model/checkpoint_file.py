@@ -144,9 +144,8 @@ def local_file(path: str | Path) -> Path:
         ValueError: if it is an address, a folder, or missing.
     """
     if re.match(r"[a-zA-Z][\w+.-]+:/", str(path)):
-        raise ValueError(
-            f"checkpoint: {path} is an address, and only local files are read; download it first"
-        )
+        advice = "only local files are read; download it first"
+        raise ValueError(f"checkpoint: {path} is an address, and {advice}")
     if Path(path).is_dir():
         raise ValueError(f"checkpoint: {path} is a folder; give a file in it")
     if not Path(path).is_file():
@@ -197,10 +196,8 @@ def check_globals(pickled: IO[bytes], path: Path) -> None:
     for operation, argument, _ in pickletools.genops(pickled):
         called = argument if operation.name == "GLOBAL" else operation.name
         if operation.name in CALLS and called not in KNOWN:
-            code = ascii(called)[1:80].rstrip("'")
-            raise DamagedError(
-                f"checkpoint: {path} holds code, which is not run: it would call {code}"
-            )
+            code = f"it would call {ascii(called)[:80]}"
+            raise DamagedError(f"checkpoint: {path} holds code, which is not run: {code}")
 
 
 def check_tensors(content: dict[str, Any], path: Path) -> None:

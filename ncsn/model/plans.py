@@ -25,11 +25,11 @@ from ncsn.objectives import Corruption, Objective
 from ncsn.samplers import Sampler
 from ncsn.score.densities import Density
 
-__all__ = ["Plan", "build", "declared_argument", "fitted", "plan_arguments", "plan_class"]
+__all__ = ["Names", "Plan", "build", "declared_argument", "fitted", "plan_arguments", "plan_class"]
 
 # The base classes of the parts of a model.
 KINDS = (nn.Module, NoiseSchedule, Objective, Corruption, Density, Sampler)
-MAX_VALUES = 10_000  # values in a list
+MAX_VALUES = 10_000  # values in the settings of a file, or in a list of them
 MAX_TEXT = 4096  # characters
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 Names = Collection[str]

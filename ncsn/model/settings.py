@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from ncsn.model.classes import UnknownClassError, shown, trust_hint
 from ncsn.model.model import DATA, Model
-from ncsn.model.plans import Names, Plan, build, fitted, plan_arguments, plan_class
+from ncsn.model.plans import MAX_VALUES, Names, Plan, build, fitted, plan_arguments, plan_class
 from ncsn.model.renamed import updated
 from ncsn.objectives import Objective
 
@@ -38,7 +38,6 @@ Named = dict[str, Any]  # settings, plans or weights by name
 Module = TypeVar("Module", bound=nn.Module)
 
 MAX_NUMBERS = 2_000_000_000  # elements in the parameters of a network
-MAX_VALUES = 10_000  # values in the settings of a file
 NOT_BUILT = ("_instantiator", "optimizer")  # settings that no loading needs
 # Named of training alone, which a model does not have.
 OF_TRAINING = {"warmup": int, "cooldown": int, "label_dropout": float, "compile": bool}
