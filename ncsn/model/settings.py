@@ -39,7 +39,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 MAX_NUMBERS = 2_000_000_000  # elements in the parameters of a network
 NOT_BUILT = ("_instantiator", "optimizer")  # settings that no loading needs
-# Named of training alone, which a model does not have.
+# Settings of training alone, which a model does not have.
 OF_TRAINING = {"warmup": int, "cooldown": int, "label_dropout": float, "compile": bool}
 COSTS = ("memory", "workers")  # settings of data that only affect speed and memory
 
@@ -160,7 +160,8 @@ def settings_errors(path: str | Path, settings: object = None, trust: Names = ()
     try:
         yield
     except Exception as error:  # a constructor may raise anything
-        reason = " ".join(str(error).split())[:500]
+        text = "".join(each if each.isprintable() else " " for each in str(error))
+        reason = " ".join(text.split())[:500]
         hint = trust_hint(settings, trust) if isinstance(error, UnknownClassError) else ""
         message = f"checkpoint: the settings in {path} are invalid: {reason}{hint}"
         raise ValueError(message) from error
