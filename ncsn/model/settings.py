@@ -34,7 +34,7 @@ __all__ = [
     "without",
 ]
 
-Named = dict[str, Any]  # settings, plans or weights by name
+Values = dict[str, Any]  # settings, plans or weights by name
 Module = TypeVar("Module", bound=nn.Module)
 
 MAX_NUMBERS = 2_000_000_000  # elements in the parameters of a network
@@ -44,7 +44,7 @@ OF_TRAINING = {"warmup": int, "cooldown": int, "label_dropout": float, "compile"
 COSTS = ("memory", "workers")  # settings of data that only affect speed and memory
 
 
-def rebuilt_model(content: Named, path: str | Path, trust: Names = ()) -> Model:
+def rebuilt_model(content: Values, path: str | Path, trust: Names = ()) -> Model:
     """Return the model with the settings and weights of `content`, read from `path`."""
     settings = without(content["hyper_parameters"], NOT_BUILT)
     with settings_errors(path, settings, trust):
@@ -56,7 +56,7 @@ def rebuilt_model(content: Named, path: str | Path, trust: Names = ()) -> Model:
 
 
 def rebuilt_module(
-    kind: type[Module], content: Named, path: str | Path, trust: Names = (), **parts: Any
+    kind: type[Module], content: Values, path: str | Path, trust: Names = (), **parts: Any
 ) -> Module:
     """Return a module of another class, as `rebuilt_model`; `parts` replace settings.
 
@@ -70,7 +70,7 @@ def rebuilt_module(
 
 
 def built(
-    kind: type[Module], plans: Named, weights: Named, path: str | Path, **given: Any
+    kind: type[Module], plans: Values, weights: Values, path: str | Path, **given: Any
 ) -> Module:
     """Build a module from planned and from given arguments, and load its weights."""
     if "denoiser" in plans:
@@ -108,7 +108,7 @@ def rebuilt_data(settings: object, path: str | Path, trust: Names = ()) -> "Data
     return data
 
 
-def check_settings(settings: Named, data: object, path: str | Path, trust: Names = ()) -> None:
+def check_settings(settings: Values, data: object, path: str | Path, trust: Names = ()) -> None:
     """Check all settings in a file, including those of its optimiser.
 
     Raises:
@@ -132,7 +132,7 @@ def plain(settings: object) -> Any:
     return updated(json.loads(text))
 
 
-def model_plans(settings: Named, trust: Names) -> tuple[Plan, Named]:
+def model_plans(settings: Values, trust: Names) -> tuple[Plan, Values]:
     """Plan the objective of a model, and the arguments of `Model`."""
     objective = plan_class(settings.get("objective"), (Objective,), "objective", trust)
     for name, declared in OF_TRAINING.items():
@@ -149,7 +149,7 @@ def data_plan(settings: object, trust: Names) -> Plan:
     return plan_class(settings, (DataModule,), "data", trust)
 
 
-def without(settings: Named, left_out: Names) -> Named:
+def without(settings: Values, left_out: Names) -> Values:
     """Return the settings except for those left out."""
     return {key: value for key, value in settings.items() if key not in left_out}
 
@@ -192,7 +192,7 @@ def at_most_parameters(most: int) -> Iterator[None]:
         counting.remove()
 
 
-def check_weights(module: nn.Module, weights: Named, path: str | Path) -> None:
+def check_weights(module: nn.Module, weights: Values, path: str | Path) -> None:
     """Check that weights are those of the module.
 
     Raises:
