@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from ncsn.model import checkpoint_file
-from ncsn.model.pretrained import DATA, checksum
+from ncsn.model.model import DATA
+from ncsn.model.pretrained import checksum
 from ncsn.networks import UNet
 from ncsn.noise import GeometricSchedule
 from ncsn.objectives import DenoisingScoreMatching

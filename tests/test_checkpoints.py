@@ -165,15 +165,15 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
     [
         (lambda content: content.pop("hyper_parameters"), "not a training checkpoint"),
         (lambda content: content.pop("state_dict"), "not a training checkpoint"),
-        (lambda content: content["hyper_parameters"].pop("denoiser"), "do not build its model"),
+        (lambda content: content["hyper_parameters"].pop("denoiser"), "missing a required argument: 'denoiser'"),
         (
             lambda content: content["hyper_parameters"]["schedule"]["init_args"].update(levels=0),
-            "build its model: .*levels=0",
+            "are invalid: .*levels=0",
         ),
         (lambda content: content["state_dict"].popitem(), "is of another network: its .* is missing"),
         (
             lambda content: content["state_dict"].update(extra=torch.ones(1)),
-            "its extra is \\(1,\\), here it is not known",
+            "its 'extra' is \\(1,\\), here it is missing",
         ),
     ],
 )

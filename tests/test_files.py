@@ -241,9 +241,9 @@ def test_files_that_no_writer_of_this_package_made_are_kept(tmp_path):
     [
         (lambda lock, mine: lock.symlink_to(mine), "it is a link"),
         (lambda lock, mine: lock.symlink_to("absent"), "it is a link"),
-        (lambda lock, mine: lock.hardlink_to(mine), "it has other names"),
+        (lambda lock, mine: lock.hardlink_to(mine), "it is not a file of one name"),
         (lambda lock, mine: lock.mkdir(), "Is a directory"),
-        (lambda lock, mine: os.mkfifo(lock), "it is not a file"),
+        (lambda lock, mine: os.mkfifo(lock), "it is not a file of one name"),
         (lambda lock, mine: socket.socket(socket.AF_UNIX).bind(str(lock)), "No such device or address"),
     ],
 )

@@ -123,7 +123,7 @@ def test_nothing_is_imported_unless_its_very_name_is_trusted(trust):
 
 def test_nothing_is_imported_that_the_file_does_not_name():
     load(file_of(), trust=["own.Net"])
-    with pytest.raises(ValueError, match="takes no 'evil' from a file"):
+    with pytest.raises(ValueError, match="got an unexpected keyword argument 'evil'"):
         load(file_of(evil=1), trust=["own.Net"])
     assert not Path("imported").exists()
 
@@ -137,9 +137,9 @@ def test_nothing_is_imported_that_the_file_does_not_name():
         ("own.Missing", r"own\.Missing cannot be imported: module 'own' has no attribute 'Missing'"),
         (
             "gone.Net",
-            r"gone\.Net is trusted, but Python finds no gone\.py; put it next to the command, or its folder on",
+            r"gone\.Net cannot be imported: No module named 'gone'; put it next to the command, or its folder on",
         ),
-        ("gone.deep.Net", r"gone\.deep\.Net is trusted, but Python finds no gone\.py"),
+        ("gone.deep.Net", r"gone\.deep\.Net cannot be imported: No module named 'gone'"),
         ("fails.Net", r"fails\.Net cannot be imported: No module named 'no_such_module_as_this'"),
         ("wrong.Net", r"wrong\.Net cannot be imported"),
         ("os.system", r"os\.system is not a subclass of Module"),
@@ -155,11 +155,11 @@ def test_what_is_trusted_must_be_a_class_of_the_right_kind(path, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"extra": {"class_path": "own.Inner"}}, r"network\.extra: expected a plain value, got a value of type dict"),
+        ({"extra": {"class_path": "own.Inner"}}, r"network\.extra: expected a plain value, got {'class_path': 'own"),
         ({"width": "8"}, r"network\.width: expected int, got '8'"),
         ({"dropout": None}, r"network\.dropout: expected float, got None"),
         ({"classes": True}, r"network\.classes: expected int, got True"),
-        ({"multipliers": ["a"]}, r"network\.multipliers: expected Sequence\[int\], got a value of type list"),
+        ({"multipliers": ["a"]}, r"network\.multipliers: expected Sequence\[int\], got \['a'\]"),
     ],
 )
 def test_arguments_of_a_base_class_keep_their_types(arguments, message):
@@ -304,7 +304,7 @@ def test_no_folder_is_made_because_a_file_names_it(capsys, path):
         load_data(file)
     status, line = refusal(capsys, lambda: sample([str(file), "--num-samples", "1", "--nearest", "1"]))
     assert (status, "put the data there" in line) == (2, True)
-    with pytest.raises(ValueError, match=r"do not build its data: .*too long"):
+    with pytest.raises(ValueError, match=r"the settings in .* are invalid: .*too long"):
         load_data(file_of(data=named(path, root="a" * 1000, **more)))
     assert not Path("made").exists()
     file = file_of(data=named(path, root="made/here", **more))

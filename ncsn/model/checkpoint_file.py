@@ -45,8 +45,9 @@ KNOWN = {
 }
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 DTYPES = (*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+CALLS = ("GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")  # of a pickle
 WEIGHTS = ("state_dict", "current_model_state", "optimizer_states")
-MAX_VALUES = 250_000  # values in a file; a run of 20,000 tensors has about 140,000
+MAX_VALUES = 500_000  # keys and values; a run of 20,000 tensors has about 280,000
 
 
 class DamagedError(ValueError):
@@ -67,8 +68,6 @@ def write(content: dict[str, Any], path: Path) -> None:
             checksum = digest(partial)
             with partial.open("ab") as file:
                 file.write(SEAL + checksum.encode())
-    except RecursionError:
-        raise
     except (OSError, RuntimeError) as error:  # torch's writer hides the disk's error
         reason = error if isinstance(error, OSError) else "is the disk full?"
         raise OSError(f"cannot write {path}: {reason}") from error
@@ -83,16 +82,21 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = local_file(path)
     sealed = check_seal(path)
-    check_zip(path)
-    if not sealed:
-        raise DamagedError(
-            f"checkpoint: {path} has no checksum at its end: it is damaged, or was not written "
-            "with Trainer(plugins=[ncsn.DurableCheckpointIO()])"
-        )
     try:
+        check_zip(path)
+        if not sealed:
+            raise DamagedError(
+                f"checkpoint: {path} has no checksum at its end: it is damaged, or was not "
+                "written with Trainer(plugins=[ncsn.DurableCheckpointIO()])"
+            )
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except DamagedError:
+        raise
     except Exception as error:  # torch's message suggests turning the protection off
-        raise _no_checkpoint(path) from error
+        raise DamagedError(
+            f"checkpoint: {path} is not a checkpoint, is damaged, or holds code, which is not run "
+            f"({path.stat().st_size:,} bytes)"
+        ) from error
     content = plain(content, path)
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
@@ -111,18 +115,19 @@ def plain(content: Any, path: Path) -> Any:
 
     def copied(value: Any) -> Any:
         nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"checkpoint: {path} holds more than {MAX_VALUES:,} keys and values")
         kind = type(value)
         if kind in (Tensor, nn.Parameter, torch.Size, bool, int, float, str, bytes, NoneType):
             return value
-        if kind not in (dict, OrderedDict, list, tuple):
-            name = kind.__name__
-            raise ValueError(f"checkpoint: {path} holds a value of type {name}, which is not read")
-        left -= len(value) if kind in (list, tuple) else dict.__len__(value)
-        if left < 0:
-            raise ValueError(f"checkpoint: {path} holds more than {MAX_VALUES:,} values")
         if kind in (list, tuple):
             return kind(map(copied, value))
-        return {copied(key): copied(one) for key, one in dict.items(value)}
+        if kind in (dict, OrderedDict):
+            return {copied(key): copied(one) for key, one in dict.items(value)}
+        raise ValueError(
+            f"checkpoint: {path} holds a value of type {kind.__name__}, which is not read"
+        )
 
     try:
         return copied(content)
@@ -139,9 +144,8 @@ def local_file(path: str | Path) -> Path:
         ValueError: if it is an address, a folder, or missing.
     """
     if re.match(r"[a-zA-Z][\w+.-]+:/", str(path)):
-        raise ValueError(
-            f"checkpoint: {path} is an address, and only local files are read; download it first"
-        )
+        advice = "only local files are read; download it first"
+        raise ValueError(f"checkpoint: {path} is an address, and {advice}")
     if Path(path).is_dir():
         raise ValueError(f"checkpoint: {path} is a folder; give a file in it")
     if not Path(path).is_file():
@@ -172,47 +176,28 @@ def check_seal(path: Path) -> bool:
 
 
 def check_zip(path: Path) -> None:
-    """Check that a file is a zip, claims no more than its size, and holds no code."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-            size = sum(part.file_size for part in parts)
-            compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
-            if compressed or size > path.stat().st_size:
-                raise _UnwantedError(
-                    f"checkpoint: {path} claims to hold {size:,} bytes, more than it has"
-                )
-            for part in parts:
-                if part.filename.endswith("/data.pkl"):
-                    with archive.open(part) as pickled:
-                        check_globals(pickled, path)
-    except _UnwantedError:
-        raise
-    except Exception as error:  # the type depends on the damage
-        raise _no_checkpoint(path) from error
+    """Check, without unpickling, that a file is a zip of its size that calls only `KNOWN`."""
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        size = sum(part.file_size for part in parts)
+        compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+        if compressed or size > path.stat().st_size:
+            raise DamagedError(
+                f"checkpoint: {path} claims to hold {size:,} bytes, more than it has"
+            )
+        for part in parts:
+            if part.filename.endswith("/data.pkl"):
+                with archive.open(part) as pickled:
+                    check_globals(pickled, path)
 
 
 def check_globals(pickled: IO[bytes], path: Path) -> None:
-    """Check, without unpickling, that a pickle calls only `KNOWN` globals."""
+    """Check that a pickle calls only `KNOWN` globals."""
     for operation, argument, _ in pickletools.genops(pickled):
-        if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-            code = f"it has {operation.name}"
-        elif operation.name == "GLOBAL" and argument not in KNOWN:
-            code = "it would call " + ascii(str(argument).replace(" ", "."))[1:80].rstrip("'")
-        else:
-            continue
-        raise _UnwantedError(f"checkpoint: {path} holds code, which is not run: {code}")
-
-
-class _UnwantedError(DamagedError):
-    """A readable file that would run code or fill the memory."""
-
-
-def _no_checkpoint(path: Path) -> DamagedError:
-    return DamagedError(
-        f"checkpoint: {path} is not a checkpoint, is damaged, or holds code, which is not run "
-        f"({path.stat().st_size:,} bytes)"
-    )
+        called = argument if operation.name == "GLOBAL" else operation.name
+        if operation.name in CALLS and called not in KNOWN:
+            code = f"it would call {ascii(called)[:80]}"
+            raise DamagedError(f"checkpoint: {path} holds code, which is not run: {code}")
 
 
 def check_tensors(content: dict[str, Any], path: Path) -> None:
@@ -222,13 +207,10 @@ def check_tensors(content: dict[str, Any], path: Path) -> None:
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
             kind = f"{tensor.layout}, {tensor.device}"
             raise ValueError(f"checkpoint: {path} has a tensor that is not plain ({kind})")
-        claimed = tensor.numel() * tensor.element_size()
-        total += claimed
-        if claimed > tensor.untyped_storage().nbytes() or total > 4 * size:
-            shape = tuple(tensor.shape)
-            raise ValueError(
-                f"checkpoint: {path} has a tensor of shape {shape}, larger than its data"
-            )
+        total += tensor.nbytes
+        if tensor.nbytes > tensor.untyped_storage().nbytes() or total > 4 * size:
+            large = f"a tensor of shape {tuple(tensor.shape)}, larger than its data"
+            raise ValueError(f"checkpoint: {path} has {large}")
     for section in WEIGHTS:
         if not all(tensor.isfinite().all() for tensor in tensors(content.get(section))):
             raise ValueError(f"checkpoint: {path} has numbers in its {section} that are not finite")

@@ -1,6 +1,5 @@
 """Atomic writes, and locks for outputs that one process writes at a time."""
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -10,7 +9,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from io import FileIO
 from pathlib import Path
@@ -45,9 +44,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
         mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
         with _opened(partial, os.O_NOFOLLOW) as descriptor:
-            # safetensors hides its files from others
-            if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
-                os.fchmod(descriptor, mode)
+            os.fchmod(descriptor, mode)  # safetensors hides its files from others
             os.fsync(descriptor)
         partial.replace(file)
         with _opened(file.parent) as descriptor:
@@ -89,9 +86,7 @@ def exclusive_file(file: Path) -> Iterator[None]:
         OSError: if the folder cannot be made or written to.
     """
     with _exclusive(lock_of(file), file):
-        for partial, name in _leftovers(file.parent):
-            if name == _short(file.name):
-                _remove(partial)
+        _remove_partial(file.parent, lambda name: name == _short(file.name))
         yield
 
 
@@ -110,9 +105,9 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
     with _folders(folder), ExitStack() as held:
         with nullcontext() if folder.exists() else _exclusive(lock_of(folder), folder):
             held.enter_context(_exclusive(folder / ".lock", folder))
-        for partial, name in _leftovers(folder):
-            if name.endswith(ENDINGS) and not (folder / f".{name}.lock").exists():
-                _remove(partial)
+        _remove_partial(
+            folder, lambda name: name.endswith(ENDINGS) and not (folder / f".{name}.lock").exists()
+        )
         yield
 
 
@@ -172,18 +167,18 @@ def _locked(lock: Path, output: Path) -> FileIO:
 def _open_lock(lock: Path) -> FileIO:
     """Open a lock, making it and its folders if missing; follow no link."""
     lock.parent.mkdir(parents=True, exist_ok=True)
+    reason = "it is not a file of one name"
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(lock, flags, 0o666)
-        found = os.fstat(descriptor)
+        file = os.fdopen(os.open(lock, flags, 0o666), "r+b", buffering=0)
+        found = os.fstat(file.fileno())
         if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
-            return os.fdopen(descriptor, "r+b", buffering=0)
-        os.close(descriptor)
-        reason = "it has other names" if stat.S_ISREG(found.st_mode) else "it is not a file"
+            return file
+        file.close()
     except OSError as error:
         if isinstance(error, FileNotFoundError) or not os.path.lexists(lock):
             raise
-        reason = "it is a link" if error.errno == errno.ELOOP else f"{error.strerror}"
+        reason = "it is a link" if lock.is_symlink() else f"{error.strerror}"
     raise ValueError(f"{lock} is in the place of a lock and cannot be used ({reason}); remove it")
 
 
@@ -205,20 +200,14 @@ def _holder(file: FileIO) -> str:
     return found[0]
 
 
-def _leftovers(folder: Path) -> list[tuple[Path, str]]:
-    """Return the temporary files in a folder, each with its intended name."""
-    return [
-        (path, found[1])
-        for path in folder.glob(".*.partial")
-        if (found := TEMPORARY.fullmatch(path.name))
-    ]
-
-
-def _remove(path: Path) -> None:
-    """Remove `path` if it is a regular file and may be removed."""
-    with suppress(OSError):
-        if stat.S_ISREG(path.lstat().st_mode):
-            path.unlink()
+def _remove_partial(folder: Path, is_left: Callable[[str], bool]) -> None:
+    """Remove the regular temporary files in a folder with intended names that are left."""
+    for path in folder.glob(".*.partial"):
+        found = TEMPORARY.fullmatch(path.name)
+        if found and is_left(found[1]):
+            with suppress(OSError):
+                if stat.S_ISREG(path.lstat().st_mode):
+                    path.unlink()
 
 
 def _short(name: str) -> str:

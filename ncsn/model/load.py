@@ -88,7 +88,7 @@ def saved_shape(path: str | Path) -> tuple[int, ...]:
 def contents(path: str | Path) -> dict[str, Any]:
     """Return the tensors and plain values in the file or folder of a model."""
     if Path(path).is_dir():
-        content = read_folder(path)
+        content = read_folder(Path(path))
     else:
         content = read_safetensors(path) if Path(path).suffix == ".safetensors" else read(path)
     if not all(isinstance(content.get(key), dict) for key in ("hyper_parameters", "state_dict")):

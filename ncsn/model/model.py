@@ -21,11 +21,9 @@ from ncsn.score import Denoiser, Score, ScoreModel, tweedie
 
 __all__ = ["DATA", "Model"]
 
-DATA = "datamodule_hyper_parameters"
-"""The key of the data's settings in a file, as Lightning names it."""
+DATA = "datamodule_hyper_parameters"  # the data's settings in a file, as Lightning names them
 MOST_NUMBERS = 100_000_000  # elements of an example; more would fill the memory
-UNIFORM = 1 / 2, 12**-0.5
-"""The mean and standard deviation of U[0, 1], from which sampling starts."""
+UNIFORM = 1 / 2, 12**-0.5  # mean and standard deviation of U[0, 1], where sampling starts
 
 
 class Model(nn.Module):
@@ -184,10 +182,8 @@ class Model(nn.Module):
                 finite = [math.isfinite(total) for total in torch.stack(unseen).tolist()]
                 if not all(finite):
                     sigma = sigmas[level - len(finite) + finite.index(False)]
-                    raise FloatingPointError(
-                        f"{type(sampler).__name__} diverged at noise level {sigma:.4g}; "
-                        f"{sampler.remedy}"
-                    )
+                    where = f"{type(sampler).__name__} diverged at noise level {sigma:.4g}"
+                    raise FloatingPointError(f"{where}; {sampler.remedy}")
                 unseen.clear()
             yield x
 
@@ -203,9 +199,6 @@ class Model(nn.Module):
         """Yield the states of the samples `indices` of a seed, as `trajectory` does.
 
         A sample depends on (seed, index) alone, not on the rest of its batch.
-
-        Raises:
-            ValueError, FloatingPointError: as `trajectory` does.
         """
         sigmas = self.schedule.sigmas() if sigmas is None else sigmas
         streams = Streams(seed, indices, self.device)
@@ -228,12 +221,9 @@ class Model(nn.Module):
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
     ) -> Tensor:
-        """Return the first `count` samples (count, *shape) of a seed.
+        """Return the first `count` samples (count, *shape) of a seed, as `trajectory` does.
 
         The visible range of images is [0, 1]; a sample may exceed it a little.
-
-        Raises:
-            ValueError, FloatingPointError: as `trajectory` does.
         """
         *_, x = self.trajectories(range(count), seed, label, sampler, sigmas, guide)
         return x
@@ -247,11 +237,7 @@ class Model(nn.Module):
     ) -> Tensor:
         """Return a Karras schedule (levels,) with the spacing that suits a sampler.
 
-        Args:
-            sampler: the sampler.
-            levels: the number of noise levels.
-            sigma_max: the highest level; the schedule's own if it is None.
-            sigma_min: the lowest level; the schedule's own if it is None.
+        Its limits are those of the model's own schedule by default.
 
         Raises:
             ValueError: if a number is out of range for `KarrasSchedule`.

@@ -9,32 +9,30 @@ if they are not plain, so such a value is left out.
 
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
 from inspect import Parameter, formatannotation, signature
-from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ncsn.model.classes import KINDS, class_named, shown
+from torch import nn
 
-__all__ = [
-    "VARIADIC",
-    "Plan",
-    "build",
-    "check_plain",
-    "declared_argument",
-    "fitted",
-    "plan_arguments",
-    "plan_class",
-]
+from ncsn.model.classes import class_named, shown
+from ncsn.model.renamed import is_class
+from ncsn.noise import NoiseSchedule
+from ncsn.objectives import Corruption, Objective
+from ncsn.samplers import Sampler
+from ncsn.score.densities import Density
 
-MAX_VALUES = 10_000  # values in the settings of a file, nested ones included
-MAX_DEPTH = 32  # levels of nesting
+__all__ = ["Names", "Plan", "build", "declared_argument", "fitted", "plan_arguments", "plan_class"]
+
+# The base classes of the parts of a model.
+KINDS = (nn.Module, NoiseSchedule, Objective, Corruption, Density, Sampler)
+MAX_VALUES = 10_000  # values in the settings of a file, or in a list of them
 MAX_TEXT = 4096  # characters
-UNDECLARED = object()  # the type of an argument without a type hint: any plain value
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+Names = Collection[str]
 
 
 @dataclass(frozen=True)
@@ -58,106 +56,48 @@ def build(planned: Any) -> Any:
     return planned
 
 
-def check_plain(settings: object, key: str) -> None:
-    """Check that settings are plain values and not too many; `key` is for the message.
-
-    Raises:
-        ValueError: at the first such value.
-    """
-    left, seen = [(settings, 0)], 0
-    while left:
-        value, depth = left.pop()
-        seen += 1
-        if isinstance(value, (dict, list, tuple)):
-            if seen + len(value) > MAX_VALUES or depth == MAX_DEPTH:
-                raise ValueError(
-                    f"{key}: more than {MAX_VALUES:,} values, or nested more than {MAX_DEPTH} deep"
-                )
-            if isinstance(value, dict) and not all(isinstance(name, str) for name in value):
-                raise ValueError(f"{key}: a key that is not a text")
-            inner = value.values() if isinstance(value, dict) else value
-            left += [(one, depth + 1) for one in inner]
-        elif isinstance(value, str):
-            if len(value) > MAX_TEXT:
-                raise ValueError(f"{key}: a text of more than {MAX_TEXT:,} characters")
-        elif isinstance(value, int):
-            if not -(2**63) <= value < 2**63:
-                raise ValueError(f"{key}: an integer of more than 64 bits")
-        elif not isinstance(value, (float, NoneType)):
-            raise ValueError(f"{key}: {shown(value)}, which is not a plain value")
-
-
 def plan_class(
-    settings: object,
-    kinds: tuple[type, ...],
-    key: str,
-    trust: Collection[str],
-    given_elsewhere: Collection[str] = (),
+    settings: Any, kinds: tuple[type, ...], key: str, trust: Names, given: Names = ()
 ) -> Plan:
-    """Plan an object from `{class_path, init_args}`.
+    """Plan an object from `{class_path, init_args}`, of a subclass of one of the kinds.
 
-    Args:
-        settings: plain values from a file.
-        kinds: the base classes of which the class must be a subclass.
-        key: the setting, for the message.
-        trust: the names of the user's own classes.
-        given_elsewhere: arguments that the file must not have.
-
-    Raises:
-        ValueError: if the settings name no such class, or do not fit its signature.
+    Classes in `trust` are the user's own, and the file must not have the arguments
+    `given`. `key` is the setting, for the message.
     """
-    keys = settings.keys() if isinstance(settings, dict) else set()
-    if not isinstance(settings, dict) or not {"class_path"} <= keys <= {"class_path", "init_args"}:
-        got = sorted(map(shown, keys)) if isinstance(settings, dict) else shown(settings)
-        raise ValueError(f"{key}: expected class_path and init_args, got {str(got)[:200]}")
-    path, arguments = settings["class_path"], settings.get("init_args", {})
-    if not isinstance(path, str) or not isinstance(arguments, dict):
-        raise ValueError(f"{key}: expected a text as class_path and a dictionary as init_args")
-    made = class_named(path, kinds, key, trust)
-    return Plan(made, plan_arguments(made, arguments, key, trust, given_elsewhere))
+    if not is_class(settings):
+        raise ValueError(f"{key}: expected class_path and init_args, got {shown(settings)}")
+    made = class_named(settings["class_path"], kinds, key, trust)
+    arguments = settings.get("init_args", {})
+    return Plan(made, plan_arguments(made, arguments, key, trust, given))
 
 
 def plan_arguments(
-    made: type,
-    settings: Mapping[str, Any],
-    key: str,
-    trust: Collection[str],
-    given_elsewhere: Collection[str] = (),
+    made: type, settings: dict[str, Any], key: str, trust: Names, given: Names = ()
 ) -> dict[str, Any]:
-    """Plan the arguments of a class, as `plan_class`; `key` is empty for the model.
-
-    Raises:
-        ValueError: if an argument is missing, unknown, or not of its declared type.
-    """
-    owner = f"{key or 'model'}: {made.__name__}"
-    accepted = signature(made).parameters.values()
-    named = {parameter.name: parameter for parameter in accepted if parameter.kind not in VARIADIC}
-    takes_more = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in accepted)
+    """Plan the arguments of a class, as `plan_class`; `key` is empty for the model."""
+    try:
+        signature(made).bind(**dict.fromkeys(given), **settings)
+    except TypeError as error:  # an argument is missing, unknown or given elsewhere
+        raise ValueError(f"{key or 'model'}: {made.__name__}: {error}") from error
     planned = {}
     for name, value in settings.items():
-        if name in given_elsewhere or not (name in named or (takes_more and name.isidentifier())):
-            raise ValueError(f"{owner} takes no {shown(name)} from a file")
         declared, default = declared_argument(made, name)
         if not stands_for(value, default):
             planned[name] = fitted(value, declared, f"{key}.{name}".lstrip("."), trust)
-    needed = [name for name in named if named[name].default is Parameter.empty]
-    for name in needed:
-        if name not in settings and name not in given_elsewhere:
-            raise ValueError(f"{owner} needs {name}, which is missing")
     return planned
 
 
 def declared_argument(made: type, name: str) -> tuple[Any, Any]:
     """Return the type and default of an argument, from the first class that names it.
 
-    The type may be `UNDECLARED`, and the default `Parameter.empty`.
+    They are `Any` and `Parameter.empty` if there are none.
     """
     for owner in made.__mro__:
         initialiser: Any = owner.__init__  # type: ignore[misc]
         parameter = signature(initialiser).parameters.get(name)
         if parameter is not None and parameter.kind not in VARIADIC:
-            return get_type_hints(initialiser).get(name, UNDECLARED), parameter.default
-    return UNDECLARED, Parameter.empty
+            return get_type_hints(initialiser).get(name, Any), parameter.default
+    return Any, Parameter.empty
 
 
 def stands_for(value: object, default: object) -> bool:
@@ -167,36 +107,30 @@ def stands_for(value: object, default: object) -> bool:
     plain = isinstance(default, (NoneType, bool, int, float, str))
     if not isinstance(value, str) or plain or default is Parameter.empty:
         return False
-    if value.startswith("Unable to serialize instance "):  # from jsonargparse
-        return True
     module, _, name = value.rpartition(".")
-    if module in sys.modules and vars(sys.modules[module]).get(name) is default:
-        return True
-    if isinstance(default, Enum):
-        return value == default.name
-    if isinstance(default, PurePath):
-        return value == str(default)
-    return value == f"{getattr(default, '__module__', '')}.{getattr(default, '__qualname__', '')}"
+    qualified = f"{getattr(default, '__module__', '')}.{getattr(default, '__qualname__', '')}"
+    return (
+        value in (str(default), getattr(default, "name", None), qualified)
+        or value.startswith("Unable to serialize instance ")  # from jsonargparse
+        or vars(sys.modules.get(module, object)).get(name) is default
+    )
 
 
-def fitted(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
+def fitted(value: Any, declared: Any, key: str, trust: Names) -> Any:
     """Return a plain value of the declared type; a list becomes a declared tuple.
 
     Raises:
         ValueError: if it is of another type, or describes an invalid object.
     """
-    options = get_args(declared) if get_origin(declared) in (Union, UnionType) else (declared,)
-    options = tuple(UNDECLARED if option is Any else option for option in options)
-    kinds = tuple(option for option in options if is_kind(option))
-    if kinds and isinstance(value, dict):
+    union = get_origin(declared) in (Union, UnionType)
+    options = get_args(declared) if union else (declared,)
+    if isinstance(value, dict) and (kinds := tuple(filter(is_kind, options))):
         return plan_class(value, kinds, key, trust)
     for option in options:
-        try:
+        with suppress(MisfitError):
             return of_type(value, option, key, trust)
-        except MisfitError:
-            continue
     readable = re.sub(r"(\w+\.)+", "", formatannotation(declared))
-    expected = "a plain value" if UNDECLARED in options else readable
+    expected = "a plain value" if Any in options else readable
     raise MisfitError(
         f"{key}: expected {expected}, got {shown(value)}; only plain values are read from a file"
     )
@@ -208,40 +142,30 @@ def is_kind(declared: Any) -> bool:
     return plain and issubclass(declared, KINDS)
 
 
-def of_type(value: Any, declared: Any, key: str, trust: Collection[str]) -> Any:
+def of_type(value: Any, declared: Any, key: str, trust: Names) -> Any:
     """Return a value of one declared type, as `fitted` does for unions."""
-    origin = get_origin(declared) or declared
-    if isinstance(value, (list, tuple)):
-        if declared is UNDECLARED:
-            return type(value)([of_type(one, UNDECLARED, key, trust) for one in value])
-        if origin in (list, tuple, Sequence):
-            types = element_types(declared, value, key)
-            elements = [
-                fitted(one, inner, key, trust) for one, inner in zip(value, types, strict=True)
-            ]
-            keeps_list = origin is list or (origin is Sequence and isinstance(value, list))
-            return elements if keeps_list else tuple(elements)
-    elif (
-        (declared is UNDECLARED and not isinstance(value, dict))
-        or (
-            origin is Literal
-            and any(type(value) is type(one) and value == one for one in get_args(declared))
-        )
-        or (declared in (None, NoneType) and value is None)
-        or (declared in (bool, int, float, str) and type(value) is declared)
-        or (declared is float and type(value) is int)
-    ):
-        return value
-    raise MisfitError(f"{key}: a value of another type")
+    kind, types = get_origin(declared) or declared, get_args(declared)
+    if isinstance(value, (list, tuple)) and kind in (list, tuple, Sequence, Any):
+        if kind is not tuple or not types or types[-1] is ...:
+            types = (types or (Any,))[:1] * len(value)
+        if len(types) != len(value) or len(value) > MAX_VALUES:
+            raise MisfitError
+        elements = [fitted(one, inner, key, trust) for one, inner in zip(value, types, strict=True)]
+        return (kind if kind in (list, tuple) else type(value))(elements)
+    if kind is Literal:
+        fits = any(type(value) is type(one) and value == one for one in types)
+    else:
+        same = type(value) is declared or (declared is float and type(value) is int)
+        fits = is_plain(value) and (same or declared is Any or value is declared)
+    if not fits:
+        raise MisfitError
+    return value
 
 
-def element_types(declared: Any, value: Sequence[Any], key: str) -> Sequence[Any]:
-    """Return the declared type of each element of a list or tuple."""
-    arguments = get_args(declared)
-    if not arguments:
-        return [UNDECLARED] * len(value)
-    if get_origin(declared) is tuple and arguments[-1:] != (Ellipsis,):
-        if len(arguments) != len(value):
-            raise MisfitError(f"{key}: {len(value)} values in place of {len(arguments)}")
-        return arguments
-    return [arguments[0]] * len(value)
+def is_plain(value: object) -> bool:
+    """Return True for None, a short text, or a number of at most 64 bits."""
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return value is None or isinstance(value, float)

@@ -23,7 +23,6 @@ from ncsn.model.model import DATA, Model
 from ncsn.model.model_card import card
 
 __all__ = [
-    "DATA",
     "read_folder",
     "read_safetensors",
     "save_pretrained",
@@ -58,11 +57,7 @@ def save_safetensors(model: Model, file: str | Path) -> None:
 
 
 def settings_of(model: Model) -> dict[str, Any]:
-    """Return the plain settings that a model can be rebuilt from.
-
-    Raises:
-        ValueError: if its parts were made in Python.
-    """
+    """Return the plain settings that a model can be rebuilt from."""
     if model.settings is None:
         raise ValueError(
             "model: its parts were made in Python, and no setting describes them; "
@@ -81,11 +76,7 @@ def checksum(text: str, weights: dict[str, Tensor]) -> str:
 
 
 def read_safetensors(path: str | Path) -> dict[str, Any]:
-    """Return the content of a file of `save_safetensors`, as that of a checkpoint.
-
-    Raises:
-        ValueError: if the file is missing or damaged, or has non-finite weights.
-    """
+    """Return the content of a file of `save_safetensors`, as that of a checkpoint."""
     path = local_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -138,15 +129,8 @@ def save_pretrained(
         made.replace(folder)
 
 
-def read_folder(folder: str | Path) -> dict[str, Any]:
-    """Return the content of a folder of `save_pretrained`, as that of a checkpoint.
-
-    Raises:
-        ValueError: if there is no such folder, or a file in it is missing or damaged.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"folder: there is no local folder {folder}, and nothing is downloaded")
+def read_folder(folder: Path) -> dict[str, Any]:
+    """Return the content of a folder of `save_pretrained`, as that of a checkpoint."""
     weights = read_safetensors(folder / WEIGHTS)["state_dict"]
     file = local_file(folder / SETTINGS)
     try:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["updated"]
+__all__ = ["is_class", "updated"]
 
 Settings = dict[str, Any]
 
@@ -14,10 +14,9 @@ def updated(settings: Any) -> Any:
     if not isinstance(settings, dict):
         return settings
     settings = {key: updated(value) for key, value in settings.items()}
-    path = settings.get("class_path")
-    room, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    if name in CHANGES and room.split(".")[0] == "ncsn" and is_class(settings):
-        return CHANGES[name](dict(settings.get("init_args", {})))
+    if is_class(settings) and settings["class_path"].startswith("ncsn."):
+        change = CHANGES.get(settings["class_path"].rpartition(".")[2])
+        return change(settings.get("init_args", {})) if change else settings
     return settings
 
 
@@ -41,7 +40,7 @@ def denoising(arguments: Settings) -> Settings:
     power = arguments.pop("anneal_power", 2.0)
     corruption: Any = arguments.get("corruption")
     plain = is_class(corruption) and not corruption.get("init_args")
-    if plain and corruption["class_path"].rpartition(".")[2] == "GaussianNoise":
+    if plain and corruption["class_path"].endswith(".GaussianNoise"):
         del arguments["corruption"]
     name = "CorruptionScoreMatching" if "corruption" in arguments else "DenoisingScoreMatching"
     objective = made(name, arguments)
@@ -50,15 +49,12 @@ def denoising(arguments: Settings) -> Settings:
     return objective
 
 
-def probability_flow(arguments: Settings) -> Settings:
-    """Return the settings of `ProbabilityFlow(order)`."""
-    return made("Euler" if arguments.pop("order", 2) == 1 else "Heun", arguments)
-
-
 # Classes of earlier versions, and functions that return their current settings.
 CHANGES = {
     "Annealed": lambda arguments: made("Weighted", arguments),
-    "ProbabilityFlow": probability_flow,
+    "ProbabilityFlow": lambda arguments: made(
+        "Euler" if arguments.pop("order", 2) == 1 else "Heun", arguments
+    ),
     "StochasticHeun": lambda arguments: made("Heun", arguments),
     "DenoisingScoreMatching": denoising,
 }
