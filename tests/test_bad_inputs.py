@@ -187,7 +187,7 @@ def test_a_broken_picture_is_named_before_the_run_begins(tmp_path, monkeypatch, 
     Path("small.yaml").write_text(SMALL)
     options = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.batch_size", "4"]
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
-    assert (status, "cannot read pictures/07.png as a picture" in line) == (2, True), line
+    assert (status, "cannot read pictures/07.png as an image" in line) == (2, True), line
     assert {file.name for file in tmp_path.iterdir()} == {"small.yaml", "pictures"}
 
 

@@ -54,13 +54,13 @@ def test_features_are_of_pictures_of_any_size_from_8(shape, channels):
 
 @pytest.mark.parametrize("shape", [(3, 3, 8, 8), (3, 1, 7, 8), (1, 8, 8)])
 def test_pictures_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="must be \\(B, 1, H, W\\) of at least 8x8"):
+    with pytest.raises(ValueError, match="expected images \\(B, 1, H, W\\) of at least 8x8"):
         Classifier(1, 10, width=2)(torch.rand(shape))
 
 
 @pytest.mark.parametrize("name", ["channels", "classes", "width", "num_features"])
 def test_numbers_out_of_range_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name} is 0"):
+    with pytest.raises(ValueError, match=f"got {name}=0"):
         Classifier(**{"channels": 1, "classes": 10, name: 0})
 
 

@@ -103,7 +103,7 @@ def test_a_picture_that_breaks_while_it_is_streamed_is_named(tmp_path, monkeypat
     options = [*data, "--data.workers", workers, "--data.batch_size", "8"]
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
     assert status == 1
-    assert re.search(r"cannot read pictures/\d+\.png as a picture", line)
+    assert re.search(r"cannot read pictures/\d+\.png as an image", line)
 
 
 def test_a_run_without_a_logger_or_a_bar(tmp_path, capsys):

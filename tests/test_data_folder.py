@@ -175,12 +175,12 @@ def socket_file(file):
 def test_what_is_no_file_is_named(folder, monkeypatch, make, what):
     monkeypatch.chdir(folder)  # the path of a socket is short
     make(Path("red/z.png"))
-    with pytest.raises(ValueError, match=rf"red/z\.png has the name of a picture, and is {what}; remove it"):
+    with pytest.raises(ValueError, match=rf"red/z\.png has the name of an image, and is {what}; remove it"):
         ImageFolder(".", size=8)
-    with pytest.raises(ValueError, match=r"cannot read red/z\.png as a picture"):
+    with pytest.raises(ValueError, match=r"cannot read red/z\.png as an image"):
         FileImages([Path("red/z.png")], torch.zeros(1), 3, 8).read(Path("red/z.png"))
     data = ImageFolder(".", size=8, batch_size=2, skip_broken=True)
-    with pytest.warns(UserWarning, match=r"1 of 7 pictures are left out: cannot read red/z\.png"):
+    with pytest.warns(UserWarning, match=r"1 of 7 images are left out: cannot read red/z\.png"):
         data.setup()
 
 
@@ -213,13 +213,13 @@ def test_broken_pictures_are_left_out_where_that_is_asked_for(folder, memory):
     (folder / "red" / "broken.png").write_bytes(b"<html>")
     (folder / "grey" / "cut.gif").write_bytes((folder / "grey" / "d.gif").read_bytes()[:30])
     data = ImageFolder(str(folder), size=8, labels=True, batch_size=2, memory=memory, skip_broken=True)
-    with pytest.warns(UserWarning, match=r"2 of 8 pictures are left out: cannot read .*cut\.gif as a picture"):
+    with pytest.warns(UserWarning, match=r"2 of 8 images are left out: cannot read .*cut\.gif as an image"):
         data.setup()
     labels = torch.cat([split[range(len(split))][1] for split in data.splits.values()])
     assert sorted(labels.tolist()) == [0, 0, 0, 1, 1, 1]
     for file in data.files:
         file.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"no picture can be read; cannot read"):
+    with pytest.raises(ValueError, match=r"no image can be read; cannot read"):
         ImageFolder(str(folder), size=8, skip_broken=True).setup()
 
 
@@ -256,7 +256,7 @@ def test_impossible_folders_are_refused(folder, settings, field):
 
 def test_a_folder_without_pictures_or_without_classes_is_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="has no pictures"):
+    with pytest.raises(ValueError, match="has no images"):
         ImageFolder(str(tmp_path / "empty"), size=8)
     write(folder / "loose.png", 0)
     with pytest.raises(ValueError, match="no class folder"):

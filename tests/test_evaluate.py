@@ -114,8 +114,8 @@ def test_the_figures_are_those_of_the_samples_beside_those_of_held_out_pictures(
         assert re.search(rf"\| {re.escape(name)} .*\| {re.escape(floor)} ", out), name
     for line in (
         f"120 samples of seed 3, from {checkpoint} by {Ancestral()} over 8 levels from 2 to 0.1",
-        "1,617 pictures, the training split of Digits",
-        "120 pictures of its validation split",
+        "1,617 training images of Digits",
+        "120 images of its validation split",
         "features_digits.safetensors (a classifier of Digits, 99.44% right)",
     ):
         assert line in out
@@ -134,7 +134,7 @@ def test_seeds_give_the_spread_and_fewer_are_held_out_than_drawn(checkpoint, cap
     assert "mean +- std of 3 seeds" in out
     assert values.std() > 0
     assert report["counts"]["floor"] == 180
-    assert "180 pictures of its validation split, fewer than the 200 that are judged" in out
+    assert "180 images of its validation split, fewer than the 200 evaluated" in out
     assert report["samples"]["cost"]["NFE"] == 6  # a picture, of all seeds
     assert report["samples"]["cost"]["images/s"] == pytest.approx(600 / report["samples"]["cost"]["seconds"])
 
@@ -172,7 +172,7 @@ def test_copies_of_training_pictures_are_called_so(data, capsys):
     assert report["figures"]["nearest distance (median)"] == [0]
     assert report["figures"]["copies"] == [1]
     assert report["figures"]["precision"] == report["figures"]["recall"] == [1]
-    assert re.search(r"\| copies +\| 1 \(copies of training pictures\)", capsys.readouterr().out)
+    assert re.search(r"\| copies +\| 1 \(copies of training images\)", capsys.readouterr().out)
 
 
 def test_held_out_pictures_are_no_copies_and_score_at_the_floor(data, capsys):
@@ -235,7 +235,7 @@ def test_the_family_is_a_row_for_each_sampler_and_the_floor(checkpoint, monkeypa
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
     assert rows[0] == ["sampler", "levels", "NFE", "images/s", "Frechet distance of 80"]
     assert [row[0].split("(")[0] for row in rows[2:]] == [
-        *("EulerMaruyama", "Ancestral", "ConsistentAnnealed", "AnnealedLangevin", "held-out pictures")
+        *("EulerMaruyama", "Ancestral", "ConsistentAnnealed", "AnnealedLangevin", "held-out images")
     ]
     assert [row[1:3] for row in rows[2:]] == [["3", "3"], ["5", "5"], ["11", "12"], ["11", "23"], ["", ""]]
     one = reported(checkpoint, "--num-samples", "80", "--sampler", "Ancestral", "--steps", "5")

@@ -81,7 +81,7 @@ def test_the_figures_of_a_file_hold_for_what_is_written_of_it(checkpoint, report
     assert "None was measured" in Path("small.md").read_text()
     export("small.safetensors", "--to", "folder", "--out", "again", "--metrics", str(report))
     assert "| Frechet distance |" in Path("again/README.md").read_text()
-    with pytest.raises(ValueError, match="figures: they are of other weights than these: of 100 samples"):
+    with pytest.raises(ValueError, match="--metrics: the report is of other weights: 100 samples"):
         save_pretrained(load(checkpoint, raw=True), "raw", json.loads(report.read_text()))
     assert not Path("raw").exists()
 
@@ -204,8 +204,8 @@ def test_a_program_that_is_not_the_denoiser_is_not_written():
         (["--to", "program", "--out", "a.pt"], r"--out: expected a name with \.pt2, got a\.pt"),
         (["--to", "program", "--metrics", "a.json"], "--metrics has no effect with --to program"),
         (["--to", "folder", "--metrics", "a.json"], r"--metrics: a\.json is not a file of JSON"),
-        (["--to", "folder", "--metrics", "list.json"], "figures: not a report of this version"),
-        (["--to", "folder", "--metrics", "dict.json"], "figures: not a report of this version"),
+        (["--to", "folder", "--metrics", "list.json"], "--metrics: not a report of this version"),
+        (["--to", "folder", "--metrics", "dict.json"], "--metrics: not a report of this version"),
         (["--to", "safetensors", "--out", "there.safetensors"], r"--out: there\.md exists"),
         (["--to", "folder", "--out", "there.md"], r"--out: there\.md exists"),
     ],

@@ -65,11 +65,11 @@ def test_a_judge_in_training_looks_as_in_evaluation_and_is_left_as_it_is(extract
 
 def test_what_cannot_be_judged_is_refused_and_leaves_the_mode(extractor):
     extractor.train()
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="expected finite values"):
         extract(extractor, torch.full((2, 1, 8, 8), torch.nan))
-    with pytest.raises(ValueError, match=re.escape("must be (B, 1, H, W)")):
+    with pytest.raises(ValueError, match=re.escape("expected images (B, 1, H, W)")):
         extract(extractor, torch.rand(2, 3, 8, 8))
-    with pytest.raises(ValueError, match="there are none"):
+    with pytest.raises(ValueError, match="expected at least one, got none"):
         extract_all(extractor, [])
     assert extractor.training
 
@@ -116,7 +116,7 @@ def test_a_damaged_cache_is_made_anew(extractor, digits, cache, damage):
 def test_a_cache_that_cannot_be_written_is_done_without(extractor, digits, cache):
     cache.parent.mkdir()
     cache.write_text("a file in the place of the folder")
-    with pytest.warns(UserWarning, match="are not kept for the next time"):
+    with pytest.warns(UserWarning, match="are not cached"):
         found = reference_features(extractor, digits)
     assert same(found, extract_all(extractor, real_images(digits)))
 
@@ -130,5 +130,5 @@ def test_real_pictures_are_each_given_once_and_as_they_are(digits):
     some = torch.cat(list(real_images(digits, "val", 50, batch_size=20)))
     assert torch.equal(some, torch.cat(list(real_images(digits, "val", 50, batch_size=50))))
     for count in (0, len(values) + 1):
-        with pytest.raises(ValueError, match="real pictures"):
+        with pytest.raises(ValueError, match="real images: expected"):
             next(real_images(digits, "train", count))

@@ -79,13 +79,13 @@ def test_pictures_are_judged_as_the_pixels_that_a_file_holds(features):
 
 def test_what_cannot_be_judged_is_refused(features):
     x = torch.rand(5, 1, 8, 8)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="expected finite values"):
         frechet_distance(features, [x, x * torch.nan], [x])
-    with pytest.raises(ValueError, match="of 1 pictures and 5 real ones"):
+    with pytest.raises(ValueError, match="expected two images of each kind, got 1 and 5"):
         frechet_distance(features, [x[:1]], [x])
-    with pytest.raises(ValueError, match="there are none"):
+    with pytest.raises(ValueError, match="expected at least one, got none"):
         frechet_distance(features, [x], [])
-    with pytest.raises(ValueError, match="must be \\(B, 1, H, W\\)"):
+    with pytest.raises(ValueError, match="expected images \\(B, 1, H, W\\)"):
         frechet_distance(features, [x.expand(-1, 3, -1, -1)], [x])
 
 

@@ -148,7 +148,7 @@ def test_the_lowest_distance_is_known_again_if_the_best_checkpoint_is_there(tmp_
 def test_points_have_no_features(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--config", str(CONFIGS / "denoising.yaml"), *SHORT, "--quality.features", FEATURES]
-    assert refusal(capsys, lambda: run_train(*options)) == (2, "error: quality.features: Points is not of pictures")
+    assert refusal(capsys, lambda: run_train(*options)) == (2, "error: quality.features: Points has no images")
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ncsn"
-ROOMS = ("noise", "score", "objectives", "samplers")
+ROOMS = ("noise", "score", "objectives", "samplers", "networks", "data", "model", "evaluation", "training", "cli")
 FILES = sorted(file for room in ROOMS for file in (PACKAGE / room).rglob("*.py"))
 WORDS = r"\b(pictures?|walk(s|ed|ing)?|ladders?|heeds?|mends?|beside|drawings?|network calls|gone on|goes on)\b"
 

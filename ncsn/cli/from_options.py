@@ -1,4 +1,4 @@
-"""What the options of a command choose: the model, its sampler, noise levels, classes, data."""
+"""The model, sampler, noise levels, classes and data that the options of a command choose."""
 
 import json
 from argparse import Namespace

@@ -176,7 +176,7 @@ class NpzWriter(Writer):
 
 
 class Collector(Writer):
-    """What was drawn by all processes, in memory."""
+    """The samples of all processes, in memory."""
 
     def __init__(self, fabric: Fabric) -> None:
         super().__init__(fabric)

@@ -81,7 +81,7 @@ class ImageFolder(ImageData):
         )
         if labels and len(names) < len(set(folders)):
             raise ValueError(
-                f"ImageFolder: labels is true, but some pictures lie in {root} itself, in no class folder"
+                f"ImageFolder: labels is true, but some images lie in {root} itself, in no class folder"
             )
         self.held_out = held_out
         self.memory = memory
@@ -97,11 +97,11 @@ class ImageFolder(ImageData):
         order = held_out_last(len(self.files), self.held_out)
         splits: dict[str, Examples] = {}
         for name, indices in order.items():
-            pictures = FileImages(
+            images = FileImages(
                 [self.files[i] for i in indices], self.targets[indices], channels, size
             )
             small = len(self.files) * channels * size**2 <= self.memory * 2**30
-            splits[name] = pictures.held() if small else pictures
+            splits[name] = images.held() if small else images
         return splits
 
     def _drop_broken(self) -> None:
@@ -111,12 +111,12 @@ class ImageFolder(ImageData):
         good = [i for i in range(len(self.files)) if i not in wrong]
         if not good:
             raise ValueError(
-                f"ImageFolder: root is {self.root}, where no picture can be read; {wrong[0]}"
+                f"ImageFolder: root is {self.root}, where no image can be read; {wrong[0]}"
             )
         if wrong:
             first = next(iter(wrong.values()))
             warnings.warn(
-                f"{len(wrong)} of {len(self.files)} pictures are left out: {first}", stacklevel=2
+                f"{len(wrong)} of {len(self.files)} images are left out: {first}", stacklevel=2
             )
         self.files, self.targets = [self.files[i] for i in good], self.targets[good]
 
@@ -148,8 +148,8 @@ class FileImages(Examples):
         Raises:
             ValueError: if it cannot be read as an image.
         """
-        with opened(file) as picture:
-            upright = on_white(eight_bits(ImageOps.exif_transpose(picture)))
+        with opened(file) as image:
+            upright = on_white(eight_bits(ImageOps.exif_transpose(image)))
             upright = upright.convert("L" if self.channels == 1 else "RGB")
         if upright.size != (self.size, self.size):
             upright = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.LANCZOS)
@@ -168,18 +168,18 @@ class FileImages(Examples):
 
         with ThreadPoolExecutor() as threads:
             reasons = threads.map(reason, self.files, chunksize=64)
-            tried = track(reasons, "Trying pictures", total=len(self), transient=True)
+            tried = track(reasons, "Trying images", total=len(self), transient=True)
             return {i: said for i, said in enumerate(tried) if said is not None}
 
     def held(self) -> HeldExamples:
         """Read all images into memory."""
         pixels = torch.empty(len(self), self.channels, self.size, self.size, dtype=torch.uint8)
         with ThreadPoolExecutor() as threads:
-            pictures = threads.map(self.read, self.files, chunksize=64)
-            for i, picture in enumerate(
-                track(pictures, "Reading pictures", total=len(self), transient=True)
+            images = threads.map(self.read, self.files, chunksize=64)
+            for i, image in enumerate(
+                track(images, "Reading images", total=len(self), transient=True)
             ):
-                pixels[i] = picture
+                pixels[i] = image
         return HeldExamples(pixels, self.labels)
 
 
@@ -189,34 +189,32 @@ def opened(file: Path) -> Iterator[Image.Image]:
     try:
         if file.exists() and not file.is_file():  # opening a pipe would block
             raise ValueError("it is not a file")
-        with Image.open(file) as picture:
-            yield picture
+        with Image.open(file) as image:
+            yield image
     except Exception as error:  # broken files raise errors of many kinds
         what = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"cannot read {file} as a picture ({what}); repair or remove it"
-        ) from error
+        raise ValueError(f"cannot read {file} as an image ({what}); repair or remove it") from error
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits (Pillow would clip it); return other images as is."""
-    if picture.mode == "F":
+    if image.mode == "F":
         raise ValueError("its pixels are fractions")
-    if not picture.mode.startswith("I"):
-        return picture
-    greys = np.asarray(picture)
+    if not image.mode.startswith("I"):
+        return image
+    greys = np.asarray(image)
     if greys.min() < 0 or greys.max() > 65535:
         raise ValueError(f"its pixels are from {greys.min()} to {greys.max()}, and not of 16 bits")
-    transparent = greys == picture.info.get("transparency", -1)
+    transparent = greys == image.info.get("transparency", -1)
     return Image.fromarray(np.where(transparent, 255, greys // 257).astype(np.uint8))
 
 
-def on_white(picture: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
     """Composite an image with transparency on white; return other images as is."""
-    if not picture.has_transparency_data:
-        return picture
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def same_images(root: Path, shape: tuple[int, ...]) -> FileImages:
@@ -226,10 +224,10 @@ def same_images(root: Path, shape: tuple[int, ...]) -> FileImages:
         ValueError: if there are none, or one is unreadable or has another size.
     """
     channels, height, width = shape
-    files = image_files(root, "the folder of pictures")
+    files = image_files(root, "the folder of images")
     for file in files:
-        with opened(file) as picture:
-            size = picture.size
+        with opened(file) as image:
+            size = image.size
         if size != (width, height):
             raise ValueError(
                 f"{file} is of {size[0]}x{size[1]} pixels, and must be of {width}x{height}, as the data"
@@ -251,9 +249,9 @@ def image_files(
     for file in [] if skip_broken else files:
         if not file.is_file():
             what = "a link to nothing" if file.is_symlink() and not file.exists() else "not a file"
-            raise ValueError(f"{file} has the name of a picture, and is {what}; remove it")
+            raise ValueError(f"{file} has the name of an image, and is {what}; remove it")
     if not files:
-        raise ValueError(f"{name} is {root}, which has no pictures in it")
+        raise ValueError(f"{name} is {root}, which has no images in it")
     return files
 
 

@@ -1,1 +1,1 @@
-"""What the figures are: what pictures are seen by, what is computed of that, and how it is told."""
+"""Metrics: feature extractors, distances between sets of images, and the report."""

@@ -1,11 +1,11 @@
-"""What a small classifier sees in a picture, and its file of weights.
+"""A small classifier as a feature extractor, and its file of weights.
 
-Small pictures in grey have no Inception network to be judged by. A classifier that is trained on the data's own labels
-(`ncsn features`) takes its place: a few convolutions, averaged over the picture, and of that 64 numbers,
-the features, from which one linear layer names the class. Two sets of pictures are compared by the features of each
-(`ncsn.evaluation.metrics`). Figures are comparable where the file of weights is the same, and only there.
+Inception was trained on photographs, and does not suit small grey images. A classifier of the
+data's own labels (`ncsn features`) replaces it: a few convolutions, an average over the image,
+and 64 features, from which a linear layer predicts the class. Metrics are comparable only if
+they were computed with the same file of weights.
 
-Pictures x are (B, C, H, W) in [0, 1], of any size from 8 pixels.
+Images x are (B, C, H, W) in [0, 1], of at least 8x8 pixels.
 """
 
 import math
@@ -21,6 +21,7 @@ from ncsn.data import ImageData
 from ncsn.evaluation.extractors import FeatureExtractor
 from ncsn.model.files import atomic_write
 from ncsn.model.shipped import shipped
+from ncsn.noise.checks import expect
 
 __all__ = [
     "Classifier",
@@ -31,24 +32,23 @@ __all__ = [
     "weights_file",
 ]
 
-SMALLEST = 8
-"""Pixels on a side, so that two poolings leave something to look at."""
+SMALLEST = 8  # pixels per side, for two poolings
 KIND = "Features"  # the class's name when the first files were written
+# The arguments of `Classifier` in a file of weights.
 NUMBERS = ("channels", "classes", "width", "num_features")
-"""The arguments of `Features`, as they are kept in a file of weights."""
 
 
 class Classifier(FeatureExtractor):
-    """A convolutional classifier, whose penultimate activations are what it is for.
+    """A convolutional classifier, whose penultimate activations are the features.
 
     Args:
-        channels: of a picture.
-        classes: that it tells apart.
+        channels: channels of an image.
+        classes: the number of classes.
         width: channels of the first convolution.
-        num_features: how many features; torchmetrics reads them off under this name.
+        num_features: F; torchmetrics reads this name.
 
     Raises:
-        ValueError: where a number is not positive; of a call, where the pictures are not of its channels or too small.
+        ValueError: if a number is not positive; when called, if the images do not fit.
     """
 
     metric_names = ("Frechet distance", "kernel distance", "classifier score")
@@ -57,18 +57,12 @@ class Classifier(FeatureExtractor):
         self, channels: int, classes: int, width: int = 32, num_features: int = 64
     ) -> None:
         super().__init__()
-        self.channels, self.classes, self.width, self.num_features = (
-            channels,
-            classes,
-            width,
-            num_features,
-        )
+        self.channels, self.classes = channels, classes
+        self.width, self.num_features = width, num_features
         for name in NUMBERS:
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"Classifier: {name} is {getattr(self, name)}, and must be at least 1"
-                )
-        self.trained_on = ""  # the data set's name, and the share of its validation pictures that are named rightly
+            value = getattr(self, name)
+            expect(f"{name} >= 1", value >= 1, self, **{name: value})
+        self.trained_on = ""  # the data set's name; the accuracy is that of its validation images
         self.accuracy = math.nan
         self.source = "a classifier"
         self.body = nn.Sequential(
@@ -86,17 +80,15 @@ class Classifier(FeatureExtractor):
         self.to(memory_format=torch.channels_last)  # faster on CPUs
 
     def forward(self, x: Tensor) -> Tensor:
-        """The features (B, num_features) of pictures (B, C, H, W)."""
+        """Return the features (B, F) of images (B, C, H, W)."""
         if x.ndim != 4 or x.shape[1] != self.channels or min(x.shape[2:]) < SMALLEST:
-            raise ValueError(
-                f"Classifier: pictures have shape {tuple(x.shape)}, and must be (B, {self.channels}, H, W) of at least "
-                f"{SMALLEST}x{SMALLEST}"
-            )
+            expected = f"(B, {self.channels}, H, W) of at least {SMALLEST}x{SMALLEST}"
+            raise ValueError(f"Classifier: expected images {expected}, got {tuple(x.shape)}")
         features: Tensor = self.body(x)
         return features
 
     def logits(self, x: Tensor) -> Tensor:
-        """The log-probability of each class, but for a constant: (B, classes)."""
+        """Return the log-probabilities of the classes up to a constant: (B, classes)."""
         return self.features_and_logits(x)[1]
 
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,12 +97,12 @@ class Classifier(FeatureExtractor):
 
 
 def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    """A convolution that keeps the size, normalised over the batch, and rectified."""
+    """Return a convolution that keeps the size, batch normalisation and a ReLU."""
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
 def save_classifier(features: Classifier, file: Path) -> None:
-    """Write the weights to `file` as safetensors, with what is known of them as metadata: whole, or not at all."""
+    """Write the weights to `file` as safetensors, with the settings as metadata, atomically."""
     about = {name: str(getattr(features, name)) for name in (*NUMBERS, "trained_on", "accuracy")}
     weights = {name: weight.detach().contiguous() for name, weight in features.state_dict().items()}
     with atomic_write(file) as partial:
@@ -118,7 +110,7 @@ def save_classifier(features: Classifier, file: Path) -> None:
 
 
 def holds_classifier(file: Path) -> bool:
-    """Return whether a file says that it holds features, be they damaged."""
+    """Return True if a file is said to hold a classifier, even if it is damaged."""
     try:
         with safe_open(file, framework="pt") as content:
             return (content.metadata() or {}).get("kind") == KIND
@@ -127,10 +119,10 @@ def holds_classifier(file: Path) -> bool:
 
 
 def load_classifier(path: str | Path) -> Classifier:
-    """The features in a file of `save_classifier`, on the CPU, ready to look: tensors and text are read, never code.
+    """Return the classifier in a file, on the CPU and in evaluation mode; no code is read.
 
     Raises:
-        ValueError: in one line, where the file is missing, damaged, or of something else.
+        ValueError: if the file is missing, damaged, or of another kind.
     """
     path = weights_file(Path(path))
     if not path.is_file():
@@ -172,12 +164,12 @@ def load_classifier(path: str | Path) -> Classifier:
 
 
 def weights_file(path: Path) -> Path:
-    """Return the path of a file of weights, or of one of its name that comes with the package."""
+    """Return the path of a file of weights, or of the one of its name in the package."""
     there = shipped("checkpoints") / path.name
     return there if not path.exists() and there.is_file() else path
 
 
 def default_file(data: ImageData) -> Path:
-    """Where the features of a data set are kept: `checkpoints/features_fashion_mnist.safetensors`."""
+    """Return the default file of a data set: `checkpoints/features_fashion_mnist.safetensors`."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(data).__name__).lower()
     return Path("checkpoints", f"features_{name}.safetensors")

@@ -1,9 +1,10 @@
-"""Is a picture a copy of a training picture? Its distance to the nearest one, and that to others near it.
+"""Detection of copies of training images.
 
-Distances are Euclidean, over the pixels in [0, 1]. The nearest training picture of an empty one is near whatever drew
-it, so that a distance alone does not tell. A picture is a copy where it is nearer to one training picture than half of
-its mean distance to the 50 nearest (Carlini et al., 2023, "Extracting training data from diffusion models", section
-5.1: the adaptive distance, below 1 at alpha = 1/2).
+Distances are Euclidean, over pixels in [0, 1]. A nearly empty image is close to a training image
+whatever produced it, so a distance alone does not show a copy. An image is a copy if the distance
+to its nearest training image is less than half of the mean distance to the 50 nearest (Carlini
+et al., 2023, "Extracting training data from diffusion models", section 5.1: the adaptive distance
+is below 1 at alpha = 1/2).
 """
 
 import torch
@@ -13,18 +14,20 @@ from ncsn.data import Examples, to_pixels, to_unit
 
 __all__ = ["COPIES", "are_copies", "nearest", "neighbours", "significantly_more"]
 
-COPIES = "copies"
-"""The name of the figure."""
+COPIES = "copies"  # the name of the metric
 NEIGHBOURS = 50
-CHUNK = 4096
-"""Training pictures that are compared at a time."""
+CHUNK = 4096  # training images compared at a time
 
 
 def nearest(x: Tensor, training: Examples) -> Tensor:
-    """For each of the states (B, ...), the distance to the nearest example, and the mean distance to the 50 nearest.
+    """Return the distance to the nearest example, and the mean distance to the 50 nearest.
+
+    Args:
+        x: states (B, ...).
+        training: the examples.
 
     Returns:
-        (B, 2), of which the first is exact, and 0 for a copy.
+        (B, 2). The first column is exact, and 0 for a copy.
     """
     distances, _ = neighbours(x, training)
     return torch.stack([distances[:, 0], distances.mean(1)], dim=1)
@@ -32,12 +35,13 @@ def nearest(x: Tensor, training: Examples) -> Tensor:
 
 @torch.no_grad()
 def neighbours(x: Tensor, training: Examples, count: int = NEIGHBOURS) -> tuple[Tensor, Tensor]:
-    """For each of the states (B, ...), the `count` examples that are nearest, or all where there are fewer.
+    """Return the `count` examples nearest to each of the states `x` (B, ...), or all if fewer.
 
-    States are taken as the pixels that a file would hold. The examples are read once, in chunks, to the device of `x`.
+    States are compared as the pixels of a file. The examples are read once, in chunks, to the
+    device of `x`.
 
     Returns:
-        Their distances (B, count), the nearest first, of which that is exact, and 0 for a copy; and their indices.
+        The distances (B, count), nearest first, of which the first is exact; and the indices.
     """
     flat = to_unit(to_pixels(x)).flatten(1)
     distances, indices = (
@@ -60,16 +64,16 @@ def neighbours(x: Tensor, training: Examples, count: int = NEIGHBOURS) -> tuple[
 
 
 def flattened(examples: Examples, indices: list[int], device: torch.device) -> Tensor:
-    """Some of the examples in [0, 1], as vectors (N, D)."""
+    """Return some of the examples in [0, 1], as vectors (N, D)."""
     return to_unit(examples[indices][0].to(device)).flatten(1)
 
 
 def are_copies(distances: Tensor) -> Tensor:
-    """Whether each is a copy (N,), of distances (N, 2) as `nearest` gives them."""
+    """Return True for each copy (N,), from the distances (N, 2) of `nearest`."""
     return distances[:, 0] < distances[:, 1] / 2
 
 
 def significantly_more(share: float, count: int, floor: float, floor_count: int) -> bool:
-    """Whether a share of `count` pictures is above another of others by more than three standard errors."""
+    """Return True if one share exceeds another by more than three standard errors."""
     error = share * (1 - share) / count + floor * (1 - floor) / floor_count
     return bool(share - floor > 3 * error**0.5)

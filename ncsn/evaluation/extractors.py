@@ -1,12 +1,12 @@
-"""What pictures are judged by: one look of a network at each, of which every figure is made.
+"""Feature extractors: one pass of a network over each image, from which all metrics follow.
 
-A judge gives of pictures (B, C, H, W) in [0, 1] features (B, F) and the logits of classes (B, K), in one pass: a
-classifier of the data's own kind (`ncsn.evaluation.classifier`), or Inception (`ncsn.evaluation.inception`). States are
-looked at as the pixels that a file would hold: clamped, scaled and rounded. They go by in batches of any sizes, and
-what is kept of N of them is two matrices, (N, F) and (N, K), in their order.
+A feature extractor computes features (B, F) and class logits (B, K) of images (B, C, H, W) in
+[0, 1]: a classifier of the data (`ncsn.evaluation.classifier`), or Inception
+(`ncsn.evaluation.inception`). States are first clamped, scaled and rounded to the pixels of a
+file. Images come in batches of any sizes; two matrices, (N, F) and (N, K), are kept in order.
 
-The looks at a training set are what all figures refer to. They are kept on the disk, in the user's cache folder, under
-the fingerprints of the pictures and of the extractor's weights: for another of either they are made anew.
+All metrics refer to the features of a training set. They are cached in the user's cache folder,
+under the fingerprints of the images and of the extractor's weights.
 """
 
 import os
@@ -40,10 +40,10 @@ __all__ = [
 
 
 class FeatureExtractor(nn.Module, ABC):
-    """A network that pictures are judged by.
+    """A network whose features and logits the metrics are computed from.
 
-    `num_features` is F; `source` says in words which network it is, and of which file; `figures` are the names of what
-    is made with it: of the Frechet distance, the kernel distance, and the score of the classes.
+    `num_features` is F. `source` names the network and its file. `metric_names` are the names of
+    the Frechet distance, the kernel distance and the classifier score computed with it.
     """
 
     num_features: int
@@ -52,15 +52,15 @@ class FeatureExtractor(nn.Module, ABC):
 
     @abstractmethod
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The features (B, F) and the logits (B, K) of pictures (B, C, H, W) in [0, 1].
+        """Return the features (B, F) and the logits (B, K) of images (B, C, H, W) in [0, 1].
 
         Raises:
-            ValueError: where they are not of a shape that the judge takes.
+            ValueError: if the images have a shape that the network does not take.
         """
 
 
 class Features(NamedTuple):
-    """What a judge saw in N pictures: features (N, F) and logits (N, K)."""
+    """Features (N, F) and logits (N, K) of N images."""
 
     features: Tensor
     logits: Tensor
@@ -68,15 +68,15 @@ class Features(NamedTuple):
 
 @torch.no_grad()
 def extract(extractor: FeatureExtractor, x: Tensor) -> Features:
-    """The features (B, F) and the logits (B, K) of states (B, C, H, W), on the device of the extractor's weights.
+    """Return the features and logits of states (B, C, H, W), on the extractor's device.
 
-    The judge looks in evaluation mode, and is left in the mode that it was in.
+    The extractor runs in evaluation mode, and is left in its own mode.
 
     Raises:
-        ValueError: where a state is not finite, or not of a shape that the judge takes.
+        ValueError: if a state is not finite, or has a shape that the extractor does not take.
     """
     if not x.isfinite().all():
-        raise ValueError("judged pictures: they have numbers that are not finite")
+        raise ValueError("images: expected finite values, got NaN or infinity")
     device, mode = next(extractor.parameters()).device, extractor.training
     try:
         return Features(*extractor.eval().features_and_logits(to_unit(to_pixels(x.to(device)))))
@@ -84,15 +84,15 @@ def extract(extractor: FeatureExtractor, x: Tensor) -> Features:
         extractor.train(mode)
 
 
-def extract_all(extractor: FeatureExtractor, pictures: Iterable[Tensor]) -> Features:
-    """What a judge sees in a stream of batches of states (B, C, H, W): matrices on the CPU.
+def extract_all(extractor: FeatureExtractor, images: Iterable[Tensor]) -> Features:
+    """Return the features and logits of a stream of batches of states (B, C, H, W), on the CPU.
 
     Raises:
-        ValueError: as `extract` does, and where there is no picture.
+        ValueError: as `extract`, and if there is no image.
     """
-    seen = [[part.cpu() for part in extract(extractor, x)] for x in pictures]
+    seen = [[part.cpu() for part in extract(extractor, x)] for x in images]
     if not seen:
-        raise ValueError("judged pictures: there are none")
+        raise ValueError("images: expected at least one, got none")
     features, logits = (torch.cat(parts) for parts in zip(*seen, strict=True))
     return Features(features, logits)
 
@@ -100,22 +100,22 @@ def extract_all(extractor: FeatureExtractor, pictures: Iterable[Tensor]) -> Feat
 def real_images(
     data: ImageData, split: str = "train", count: int | None = None, batch_size: int = 100
 ) -> Iterator[Tensor]:
-    """Batches of the pictures of a split, each one once, as they are: not mirrored, and not spread over their 1/256.
+    """Yield the images of a split in batches in [0, 1], without flips and dequantisation.
 
     Args:
-        data: pictures, prepared and set up.
+        data: images, prepared and set up.
         split: "train" or "val".
-        count: how many, drawn without replacement, the same ones every time; all where it is not given.
-        batch_size: pictures in a batch, but for the last.
+        count: the number of images, always the same random ones; all of them by default.
+        batch_size: images in a batch; the last may have fewer.
 
     Raises:
-        ValueError: where there are not so many pictures.
+        ValueError: if there are fewer images than `count`.
     """
     examples = data.splits[split]
     count = len(examples) if count is None else count
     if not 1 <= count <= len(examples):
         raise ValueError(
-            f"real pictures: {count} of them, and the split {split} has {len(examples)}"
+            f"real images: expected 1 to {len(examples)} of the split {split}, got {count}"
         )
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0))[
         :count
@@ -126,51 +126,52 @@ def real_images(
 
 
 def reference_features(extractor: FeatureExtractor, data: ImageData) -> Features:
-    """What a judge sees in the training pictures, in the order of `real_images`; from the cache, where it is there.
+    """Return the features of the training images, in the order of `real_images`, from the cache.
 
-    A cache that cannot be written is done without, with a warning.
+    Without a cache they are computed, and cached for the next time; if the cache cannot be
+    written, there is a warning.
 
     Raises:
-        ValueError: as `looks` does.
+        ValueError: as `extract_all`.
     """
     key = f"{weights_fingerprint(extractor)} {data.splits['train'].fingerprint()}"
     file = cache_folder() / f"looks_{sha256(key.encode()).hexdigest()[:32]}.safetensors"
     found = kept(file, key)
     if found is None:
         console = Console(stderr=True)
-        pictures = track(
+        images = track(
             real_images(data, batch_size=100),
-            "Looking at the training pictures",
+            "Extracting features of the training images",
             -(-len(data.splits["train"]) // 100),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        found = extract_all(extractor, pictures)
+        found = extract_all(extractor, images)
         try:
             keep(found, file, key)
         except OSError as error:
             warnings.warn(
-                f"the looks at the training pictures are not kept for the next time: {error}",
+                f"the features of the training images are not cached: {error}",
                 stacklevel=2,
             )
     return found
 
 
 def cache_folder() -> Path:
-    """Where looks are kept: `ncsn` in $XDG_CACHE_HOME, or in ~/.cache."""
+    """Return the cache folder: `ncsn` in $XDG_CACHE_HOME, or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ncsn")
 
 
 def keep(seen: Features, file: Path, key: str) -> None:
-    """Write looks to `file`, with the key and a sum by which they are known again: whole, or not at all."""
+    """Write features to `file`, with their key and checksum, atomically."""
     tensors = {name: tensor.contiguous() for name, tensor in seen._asdict().items()}
     with atomic_write(file) as partial:
         save_file(tensors, partial, metadata={"key": key, "sha256": tensors_fingerprint(tensors)})
 
 
 def kept(file: Path, key: str) -> Features | None:
-    """The looks in `file`, or None where there are none of the key, or they are damaged."""
+    """Return the features in `file`, or None if they are missing, damaged or of another key."""
     try:
         with safe_open(file, framework="pt") as content:
             about = content.metadata() or {}

@@ -1,6 +1,6 @@
-"""Pictures made of pictures: grids with captions, walks, neighbours, and pictures that move.
+"""Images made of images: grids with captions, trajectories, nearest neighbours, and GIFs.
 
-All are pixels, uint8, of shape (C, H, W) or (3, H, W), light on dark; a sheet is one such picture, (3, H, W).
+All are uint8 pixels (C, H, W) or (3, H, W), light on dark. A sheet is one such image, (3, H, W).
 """
 
 from collections.abc import Sequence
@@ -31,23 +31,23 @@ __all__ = [
     "trajectory_grid",
 ]
 
-LINE = 15
-"""Pixels of a line of text."""
-CAPTION, NAME = 56, 44
-"""Pixels on a side that pictures have at least, for the text under each of them, or over a column, to fit."""
+LINE = 15  # pixels
+CAPTION, NAME = 56, 44  # pixels per side, at least, of images with a caption or a name
 LIGHT = (208, 208, 208)
-SECONDS, LAST_SECONDS = 4.0, 2.0
-"""That a GIF takes, and that its last frame stays."""
+SECONDS, LAST_SECONDS = 4.0, 2.0  # of a GIF, and of its last frame
 
 
 @cache
 def font() -> ImageFont.FreeTypeFont:
-    """The font of captions: that of matplotlib's figures, which knows Greek."""
+    """Return the font of captions, matplotlib's own, which has Greek letters."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 11)
 
 
 def text_line(text: str, width: int | None = None) -> Tensor:
-    """A line of text, centred: (3, LINE, width), or as wide as it takes. Of one that is too long the end is shown."""
+    """Return a centred line of text, (3, LINE, width), by default as wide as the text.
+
+    Only the end of a text that is too long is shown.
+    """
     width = width or round(font().getlength(text)) + 4
     while text and font().getlength(text) > width:
         text = f"\N{HORIZONTAL ELLIPSIS}{text.lstrip(chr(0x2026))[1:]}" if len(text) > 2 else ""
@@ -59,25 +59,25 @@ def text_line(text: str, width: int | None = None) -> Tensor:
 
 
 def with_room(pixels: Tensor, scale: int | None, least: int) -> Tensor:
-    """Pixels (..., H, W), enlarged by `scale`: where not given, to at least so many on a side."""
+    """Return pixels (..., H, W) enlarged by `scale`, by default to at least `least` per side."""
     return enlarged(pixels, scale or -(-least // min(pixels.shape[-2:])))
 
 
 def under(pixels: Tensor, captions: Sequence[str]) -> Tensor:
-    """Pixels (B, C, H, W) with a line of text under each: (B, 3, H + LINE, W)."""
+    """Return pixels (B, C, H, W) with a line of text under each: (B, 3, H + LINE, W)."""
     lines = torch.stack([text_line(text, pixels.shape[-1]) for text in captions])
     return torch.cat([pixels.expand(-1, 3, -1, -1), lines], dim=-2)
 
 
 def titled(sheet: Tensor, title: str) -> Tensor:
-    """A sheet under a line of text, which makes it wider where it has to."""
+    """Return a sheet under a line of text, wider if the text needs it."""
     missing = text_line(title).shape[-1] - sheet.shape[-1]
     sheet = pad(sheet, (0, max(0, missing)))
     return torch.cat([text_line(title, sheet.shape[-1]), sheet], dim=-2)
 
 
 def abreast(sheets: Sequence[Tensor]) -> Tensor:
-    """Sheets side by side; a single one as it is."""
+    """Return sheets side by side."""
     if len(sheets) == 1:
         return sheets[0]
     height = max(sheet.shape[-2] for sheet in sheets)
@@ -87,31 +87,31 @@ def abreast(sheets: Sequence[Tensor]) -> Tensor:
 def captioned_grid(
     pixels: Tensor, captions: Sequence[str], columns: int | None = None, scale: int | None = None
 ) -> Tensor:
-    """Pixels (B, C, H, W) as a grid, with a line of text under each."""
+    """Return pixels (B, C, H, W) as a grid, with a line of text under each."""
     return tiled(under(with_room(pixels, scale, CAPTION), captions), columns)
 
 
 def shown_levels(levels: int, states: int) -> list[int]:
-    """After which of the levels of a ladder, counted from 1, so many states are shown; 0 is the start.
+    """Return the levels after which `states` evenly spaced states are shown; 0 is the start.
 
-    They are evenly spaced, from the start to the end: as many as there are, where there are fewer.
+    If there are fewer states than that, all are shown.
     """
     places = torch.linspace(0, levels, min(states, levels + 1)).round().int().tolist()
     return sorted(set(places))
 
 
 def state_names(sigmas: Tensor, shown: Sequence[int]) -> list[str]:
-    """What states are called: the start, and each of the others by the level of the ladder (L,) that it was left at."""
+    """Return the names of states: the start, and the level (L,) that each of the others ends."""
     return ["start" if level == 0 else level_name(sigmas[level - 1].item()) for level in shown]
 
 
 def level_name(sigma: float) -> str:
-    """What is written over pictures of a noise level."""
+    """Return the caption of a noise level."""
     return f"\N{GREEK SMALL LETTER SIGMA} {sigma:.2g}"
 
 
 def trajectory_grid(pixels: Tensor, names: Sequence[str], scale: int | None = None) -> Tensor:
-    """States (B, S, C, H, W) as a row for each walk, with their names over the columns."""
+    """Return states (B, S, C, H, W) as one row per trajectory, with their names above."""
     states = with_room(pixels, scale, NAME)
     grid = tiled(states.flatten(0, 1), columns=len(names))
     width = states.shape[-1] + 2
@@ -126,7 +126,7 @@ def nearest_grid(
     columns: int | None = None,
     scale: int | None = None,
 ) -> Tensor:
-    """Pixels (B, C, H, W), each beside `others` (B, K, C, H, W), with a line of text under each of the K + 1."""
+    """Return pixels (B, C, H, W), each next to `others` (B, K, C, H, W), with captions."""
     strips = []
     for one, neighbours, words in zip(pixels, others, captions, strict=True):
         strip = captioned_grid(torch.cat([one[None], neighbours]), words, len(words), scale)
@@ -137,25 +137,25 @@ def nearest_grid(
 
 
 def save_gif(frames: Sequence[Tensor], file: Path) -> None:
-    """Write sheets of one size as the frames of a GIF that goes round for ever: whole, or not at all."""
-    pictures = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+    """Write sheets of one size to `file` as the frames of an endless GIF, atomically."""
+    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
     if all((frame == frame[:1]).all() for frame in frames):
-        pictures = [picture.convert("L") for picture in pictures]  # of which a GIF has every shade
+        images = [image.convert("L") for image in images]  # of which a GIF has every shade
     each = max(40, 10 * round(100 * SECONDS / len(frames)))
     times = [*[each] * (len(frames) - 1), round(1000 * LAST_SECONDS)]
     with atomic_write(file) as partial:
-        first, *others = pictures
+        first, *others = images
         first.save(
             partial, format="GIF", save_all=True, append_images=others, duration=times, loop=0
         )
 
 
 def save_pixels(pixels: Tensor, file: Path) -> None:
-    """Write pixels (3, H, W), uint8, to `file` as PNG: whole, or not at all."""
+    """Write pixels (3, H, W), uint8, to `file` as PNG, atomically."""
     with atomic_write(file) as partial:
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(partial, format="PNG")
 
 
 def save_grid(x: Tensor, file: Path, columns: int | None = None, scale: int | None = None) -> None:
-    """Write `pixel_grid` of states (B, C, H, W) to `file` as PNG: whole, or not at all."""
+    """Write `pixel_grid` of states (B, C, H, W) to `file` as PNG, atomically."""
     save_pixels(pixel_grid(x, columns, scale), file)

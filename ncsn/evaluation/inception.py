@@ -1,8 +1,8 @@
-"""Inception-v3 as the literature has it: the network by which FID, KID and the inception score are defined.
+"""Inception-v3, the network that defines FID, KID and the inception score.
 
-It is that of Heusel et al. (2017), of 2015, with its weights and its way of resizing, as torch-fidelity ported it. It
-knows photographs: of pictures in colour, and nothing of digits. The weights (95 MB) are looked for in torch's own
-folder, and downloaded into it on first use.
+It is the network of Heusel et al. (2017), with its weights and its resizing, as ported by
+torch-fidelity. It was trained on colour photographs, and does not suit digits. The weights (95 MB)
+are downloaded on first use into torch's folder.
 """
 
 import os
@@ -26,13 +26,13 @@ __all__ = ["Inception", "load_inception"]
 
 
 class Inception(FeatureExtractor):
-    """The extractor of pictures in colour: 2,048 features, and the logits of 1,008 classes without their bias.
+    """Inception: 2,048 features, and the logits of 1,008 classes without their bias.
 
     Args:
-        weights: the file of torch-fidelity's weights, in which nothing but tensors is read.
+        weights: the file of torch-fidelity's weights, read with `weights_only=True`.
 
     Raises:
-        OSError: where it is not such a file.
+        OSError: if it is not such a file.
     """
 
     num_features = 2048
@@ -61,7 +61,7 @@ class Inception(FeatureExtractor):
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(
-                f"Inception: pictures have shape {tuple(x.shape[1:])}, and must be in colour (3, H, W); "
+                f"Inception: expected colour images (3, H, W), got {tuple(x.shape[1:])}; "
                 "for grey ones `ncsn features` trains other features"
             )
         features, logits = self.network(to_pixels(x))
@@ -70,7 +70,7 @@ class Inception(FeatureExtractor):
 
 @contextmanager
 def tensors_alone() -> Iterator[None]:
-    """Have torch.load read tensors only, even where a library tells it to run what a file says."""
+    """Make torch.load read tensors only, even if a library asks for more."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -84,10 +84,10 @@ def tensors_alone() -> Iterator[None]:
 
 
 def load_inception() -> Inception:
-    """Inception with its weights on the CPU, from torch's folder of checkpoints, or else from where they are published.
+    """Return Inception on the CPU, with weights from torch's folder or from the network.
 
     Raises:
-        OSError: where they cannot be had, with what to download and where to put it; or are damaged.
+        OSError: if the weights are damaged, or cannot be downloaded; the message says where to put them.
     """
     # torch.hub serves as a downloader, with a checked hash, of a file that is read as tensors. It runs no code of it.
     file = Path(torch.hub.get_dir(), "checkpoints", Path(URL_INCEPTION_V3).name)

@@ -1,7 +1,7 @@
-"""All that is measured of one set of pictures: each is looked at once, and makes a row of numbers.
+"""Metrics of a set of images, computed from one row of numbers per image.
 
-A row has what a judge saw, F features and the logits of K classes, and the distances to the nearest training picture
-and to those near it: (B, F + K + 2). Figures are functions of all the rows, and of the looks at the training pictures.
+A row has F features, the logits of K classes, and two distances to training images:
+(B, F + K + 2). Metrics are functions of all rows, and of the features of the training images.
 """
 
 import math
@@ -21,18 +21,18 @@ from ncsn.score.likelihood import bits_per_dim
 
 __all__ = ["chosen_extractor", "held_out_bits", "metrics_of", "rows"]
 
-INCEPTION = "inception"
-"""What is given in the place of a file of features, for Inception."""
+INCEPTION = "inception"  # in place of a file
 
 
 def chosen_extractor(given: str | None, data: ImageData) -> FeatureExtractor:
-    """The judge that `given` names, a file or "inception"; or the one that goes with the data, where none is given.
+    """Return the extractor that `given` names, a file or "inception"; or the default of the data.
 
-    That is the data set's own features, where there are any, and otherwise Inception for pictures in colour.
+    The default is the classifier of the data set, if there is one, and otherwise Inception for
+    colour images.
 
     Raises:
-        ValueError: where there is none, it is damaged, or it does not take pictures of the data's shape.
-        OSError: where Inception's weights cannot be had.
+        ValueError: if there is none, it is damaged, or it does not take the data's images.
+        OSError: if Inception's weights cannot be had.
     """
     own, name = default_file(data), type(data).__name__
     if given is None:
@@ -43,25 +43,25 @@ def chosen_extractor(given: str | None, data: ImageData) -> FeatureExtractor:
         extractor = load_inception()
     else:
         raise ValueError(
-            f"--features: Inception is for pictures in colour, those of {name} are of shape {data.shape}, and there is "
-            f"no {own}; `ncsn features --data CONFIG` trains it, of a data set with labels"
+            f"--features: Inception is for colour images, those of {name} have shape {data.shape}, and there is "
+            f"no {own}; `ncsn features --data CONFIG` trains it on a data set with labels"
         )
     extract(extractor, torch.zeros(1, *data.shape))
     return extractor
 
 
 def rows(extractor: FeatureExtractor, training: Examples, x: Tensor) -> Tensor:
-    """What is kept of states (B, C, H, W): (B, F + K + 2), on their device.
+    """Return the rows (B, F + K + 2) of states (B, C, H, W), on their device.
 
     Raises:
-        ValueError: as `extract` does.
+        ValueError: as `extract`.
     """
     features, logits = extract(extractor.to(x.device), x)
     return torch.cat([features, logits, nearest(x, training)], dim=1)
 
 
 def metrics_of(extractor: FeatureExtractor, seen: Tensor, reference: Features) -> dict[str, float]:
-    """The figures of pictures by their rows (N, F + K + 2), on the CPU, by their names."""
+    """Return the metrics of images by name, from their rows (N, F + K + 2), on the CPU."""
     features, logits, distances = torch.split(
         seen, [reference.features.shape[1], reference.logits.shape[1], 2], dim=1
     )
@@ -79,14 +79,14 @@ def metrics_of(extractor: FeatureExtractor, seen: Tensor, reference: Features) -
 
 
 def held_out_bits(module: Model, data: ImageData, count: int) -> tuple[float, float, int]:
-    """Bits per dimension of `count` held-out pictures, by the model at its lowest noise level, on its device.
+    """Return the bits per dimension of `count` held-out images, at the lowest noise level.
 
     Returns:
-        Their mean, its standard error, and their number.
+        The mean, its standard error, and the number of images.
 
     Raises:
-        ValueError: where there are not so many, or the model's ladder gives no likelihood.
-        RuntimeError: where the probability flow does not arrive.
+        ValueError: if there are fewer images, or the model's noise levels give no likelihood.
+        RuntimeError: if the probability flow does not converge.
     """
     (x,) = real_images(data, "val", count, batch_size=count)
     sigmas = module.schedule.sigmas()

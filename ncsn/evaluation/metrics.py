@@ -1,25 +1,31 @@
-"""How far drawn pictures are from real ones, as sets: figures of the looks at both, by torchmetrics and torch-fidelity.
+"""Distances between two sets of images, by torchmetrics and torch-fidelity.
 
-Each set is known by what a extractor (`ncsn.evaluation.extractors`) saw: features (N, F), and logits of classes (N, K).
+Each set is given by features (N, F) and class logits (N, K) of a feature extractor
+(`ncsn.evaluation.extractors`).
 
-- The Frechet distance sums up each set by the mean m and the covariance C of its features,
+- The Frechet distance compares the means m and the covariances C of the features,
 
       d^2 = ||m_1 - m_2||^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)),
 
-  the squared 2-Wasserstein distance of two Gaussians (Dowson & Landau, 1982; Heusel et al., 2017, equation 6).
-- The kernel distance is the squared maximum mean discrepancy under a cubic kernel, unbiased (Binkowski et al., 2018).
-- The score of the classes is exp of the mean information that a picture gives of its class (Salimans et al., 2016).
-- Precision is the share of the drawn pictures that lie among the real ones, recall that of the real ones that lie among
-  the drawn: nearer to one of them than its third neighbour is (Kynkaanniemi et al., 2019).
+  the squared 2-Wasserstein distance of two Gaussians (Dowson & Landau, 1982; Heusel et al.,
+  2017, equation 6).
+- The kernel distance is the squared maximum mean discrepancy with a cubic kernel, unbiased
+  (Binkowski et al., 2018).
+- The classifier score is exp of the mean information that an image gives about its class
+  (Salimans et al., 2016).
+- Precision is the fraction of samples that lie among the real images, recall the fraction of real
+  images that lie among the samples: closer to one of them than its third neighbour
+  (Kynkaanniemi et al., 2019).
 
-With Inception's features the first three are FID, KID and the inception score of the literature; with others they are
-not, and not comparable with them. All depend on the counts: the Frechet distance falls as there are more pictures. So a
-figure names its counts, its reference and its features; real pictures that were held out, as many as were drawn, give
-what a perfect model would reach: the floor.
+With Inception's features the first three are FID, KID and the inception score; with other
+features they are not comparable with these. All depend on the number of images: the Frechet
+distance falls as it grows. So a metric is stated with its counts, its reference and its features,
+and next to its floor: the value of equally many held-out images, which a perfect model reaches.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,31 +41,38 @@ from ncsn.evaluation.extractors import FeatureExtractor, extract_all
 
 __all__ = ["classifier_score", "frechet", "frechet_distance", "kernel_distance", "precision_recall"]
 
-ALONE: dict[str, Any] = {"sync_on_compute": False}
-"""What is given to a metric is all that there is: nothing is asked of other processes."""
-CHUNK = 4096
-"""Rows that are turned into float64 at a time."""
+LOCAL: dict[str, Any] = {"sync_on_compute": False}  # other processes are not asked
+CHUNK = 4096  # rows converted to float64 at a time
 
 
 class Given(nn.Identity):
-    """In the place of a network: what the metric is given are features already."""
+    """An identity for metrics that expect a network but are given features."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
 
 
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Make random subsets the same every time, and hide a warning about features in memory."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*will save all extracted features in buffer")
+        torch.manual_seed(0)
+        yield
+
+
 def frechet(features: Tensor, reference: Tensor) -> float:
-    """The squared Frechet distance between features (N, F) and (M, F), in float64.
+    """Return the squared Frechet distance between features (N, F) and (M, F), in float64.
 
     Raises:
-        ValueError: where there are fewer than two of either.
+        ValueError: if there are fewer than two of either.
     """
     if min(len(features), len(reference)) < 2:
         raise ValueError(
-            f"Frechet distance: of {len(features)} pictures and {len(reference)} real ones, and takes two at least"
+            f"Frechet distance: expected two images of each kind, got {len(features)} and {len(reference)}"
         )
-    distance = FrechetInceptionDistance(Given(features.shape[1]), **ALONE)
+    distance = FrechetInceptionDistance(Given(features.shape[1]), **LOCAL)
     for real, rows in ((True, reference), (False, features)):
         for chunk in torch.split(rows, CHUNK):
             distance.update(chunk.double(), real=real)
@@ -67,17 +80,13 @@ def frechet(features: Tensor, reference: Tensor) -> float:
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
-    """The squared kernel distance between features (N, F) and (M, F): the mean of 100 subsets of up to 1,000 of each.
+    """Return the squared kernel distance between features (N, F) and (M, F).
 
-    The subsets are the same ones every time.
+    It is the mean of 100 subsets of up to 1,000 of each, always the same ones.
     """
     size = min(1000, len(features), len(reference))
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", ".*will save all extracted features in buffer"
-        )  # they are in memory anyway
-        torch.manual_seed(0)
-        distance = KernelInceptionDistance(Given(features.shape[1]), subset_size=size, **ALONE)
+    with seeded():
+        distance = KernelInceptionDistance(Given(features.shape[1]), subset_size=size, **LOCAL)
         distance.update(reference.float(), real=True)
         distance.update(features.float(), real=False)
         mean, _ = distance.compute()
@@ -85,20 +94,18 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def classifier_score(logits: Tensor) -> float:
-    """The score of the classes of logits (N, K), from 1 to K: the mean of ten parts, the same ones every time."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*will save all extracted features in buffer")
-        torch.manual_seed(0)
-        score = InceptionScore(Given(logits.shape[1]), **ALONE)
+    """Return the classifier score of logits (N, K), from 1 to K: the mean of ten fixed parts."""
+    with seeded():
+        score = InceptionScore(Given(logits.shape[1]), **LOCAL)
         score.update(logits.double())
         mean, _ = score.compute()
     return mean.item()
 
 
 def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
-    """Precision and recall, from 0 to 1, of features (N, F) among real ones (M, F), of as many of each: the first.
+    """Return precision and recall of features (N, F) with respect to real ones (M, F).
 
-    Both depend on the counts, which are therefore equal, as in the paper.
+    Both depend on the counts, so equally many of each are used, as in the paper: the first.
     """
     count = min(len(features), len(reference))
     found = prc_features_to_metric(
@@ -113,19 +120,19 @@ def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]
 
 
 def frechet_distance(
-    extractor: FeatureExtractor, pictures: Iterable[Tensor], reference: Iterable[Tensor]
+    extractor: FeatureExtractor, images: Iterable[Tensor], reference: Iterable[Tensor]
 ) -> float:
-    """The squared Frechet distance between two streams of batches of states (B, C, H, W).
+    """Return the squared Frechet distance between two streams of batches of states (B, C, H, W).
 
     Args:
-        extractor: what the pictures are seen with, on the device where its weights are.
-        pictures: what is judged, such as samples.
-        reference: what it is judged by, such as `real_images(data)`.
+        extractor: the feature extractor, on the device to use.
+        images: the images to evaluate, such as samples.
+        reference: the images to compare with, such as `real_images(data)`.
 
     Raises:
-        ValueError: where there are fewer than two pictures of either kind, where one is not finite, or not of a shape
-            that the judge takes.
+        ValueError: if there are fewer than two images of either kind, one is not finite, or one
+            has a shape that the extractor does not take.
     """
     return frechet(
-        extract_all(extractor, pictures).features, extract_all(extractor, reference).features
+        extract_all(extractor, images).features, extract_all(extractor, reference).features
     )

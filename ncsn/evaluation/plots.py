@@ -1,4 +1,4 @@
-"""Pictures of what is not a picture itself: points in the plane with their scores, and hidden units."""
+"""Plots of points in the plane with their scores, and of hidden units."""
 
 from pathlib import Path
 
@@ -20,15 +20,16 @@ LEARNED, EXACT, POINT = "#d95f02", "#b8b8b8", "#1f4e79"
 
 
 def plot(samples: Tensor, module: Model, data: DataModule | None) -> Figure | None:
-    """What shows best what samples (N, ...) of a model are like, where it is more than a grid of them; None elsewhere.
+    """Return a plot of samples (N, ...), or None if a grid of images shows them best.
 
-    Points of the plane are put beside the data, with the learned score over the exact one at a level in the middle of
-    the ladder and at its end; pictures by a model of hidden units beside its filters.
+    Points in the plane are shown next to the data, with the learned score over the exact one at a
+    middle and at the lowest noise level. Images of a model with hidden units are shown next to its
+    filters.
 
     Args:
-        samples: what was drawn.
-        module: what it was drawn by.
-        data: what it was trained on, set up.
+        samples: the samples.
+        module: the model.
+        data: the data that it was trained on, set up.
     """
     hidden = module.denoiser.energy if isinstance(module.denoiser, EnergyScore) else None
     if len(module.shape) == 3 and isinstance(hidden, TiedUnits):
@@ -50,9 +51,9 @@ def plot(samples: Tensor, module: Model, data: DataModule | None) -> Figure | No
 def plot_points(
     data: Tensor, samples: Tensor, score: Score, exact: Density | None, sigmas: Tensor
 ) -> Figure:
-    """Data and samples (N, 2) beside the learned score over the exact one, at each of the levels `sigmas` (L,).
+    """Plot data and samples (N, 2), and the learned score over the exact one, at `sigmas` (L,).
 
-    Without an exact one, as where the noise was not Gaussian, the learned score is alone.
+    The exact score is None if the noise is not Gaussian.
     """
     reach = 1.1 * data.abs().max().item()
     figure = Figure(figsize=(3.6 * (2 + len(sigmas)), 3.8), layout="constrained")
@@ -74,9 +75,10 @@ def plot_points(
 def plot_field(
     ax: Axes, score: Score, sigma: Tensor, reach: float, colour: str, width: float
 ) -> None:
-    """Arrows of the score on a lattice over [-reach, reach]^2, their lengths that of sigma * score but for long ones.
+    """Draw arrows of sigma * score on a lattice over [-reach, reach]^2.
 
-    sigma * score is of order one where p_sigma has mass; arrows of much more are drawn shorter, to end before the next.
+    sigma * score is of order one if p_sigma has mass; longer arrows are shortened, so that they do
+    not overlap.
     """
     axis = torch.linspace(-reach, reach, 24)
     x = torch.cartesian_prod(axis, axis)
@@ -96,23 +98,23 @@ def plot_field(
 
 
 def plot_units(weight: Tensor, samples: Tensor) -> Figure:
-    """The filters of hidden units, weight (hidden, features), beside samples (B, C, H, W)."""
+    """Plot the filters of hidden units, weight (hidden, features), and samples (B, C, H, W)."""
     filters = weight.detach().cpu().view(-1, *samples.shape[1:])
     largest = filters.abs().flatten(1).amax(1).view(-1, 1, 1, 1).clamp(min=1e-12)
     figure = Figure(figsize=(12, 6.3), layout="constrained")
-    for ax, title, pictures in zip(
+    for ax, title, images in zip(
         figure.subplots(1, 2),
         (f"filters of {len(filters)} hidden units: grey is 0", f"{len(samples)} samples"),
         ((filters / largest + 1) / 2, samples),
         strict=True,
     ):
-        ax.imshow(pixel_grid(pictures).permute(1, 2, 0).numpy())
+        ax.imshow(pixel_grid(images).permute(1, 2, 0).numpy())
         ax.set_title(title)
         ax.axis("off")
     return figure
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Write a figure to `file` as PNG: whole, or not at all."""
+    """Write a plot to `file` as PNG, atomically."""
     with atomic_write(file) as partial:
         figure.savefig(partial, format="png", dpi=100)

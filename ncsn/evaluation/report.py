@@ -1,4 +1,4 @@
-"""What was measured, as one table in Markdown and as JSON: each figure with its spread, its floor and its reference."""
+"""The report of an evaluation, as a Markdown table and as JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -60,7 +60,7 @@ def counted(score: Score, nfe: list[int]) -> Score:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many pictures a figure is of: judged, of the training split that they are judged by, and held out."""
+    """The numbers of images: evaluated, in the training split, and held out."""
 
     judged: int
     reference: int
@@ -69,9 +69,9 @@ class Counts:
 
 @dataclass(frozen=True)
 class Samples:
-    """What was drawn: from which checkpoint, of which seeds, by which sampler over which levels, at what cost.
+    """The samples of an evaluation, and their cost.
 
-    `weights` is the fingerprint of the weights that were drawn from: in another file, too, these are their figures.
+    `weights` is the fingerprint of the weights, which identifies them in another file as well.
     """
 
     checkpoint: str
@@ -89,14 +89,14 @@ class Report:
     """An evaluation.
 
     Args:
-        judged: what was judged, in words.
+        judged: a description of the evaluated images.
         data: the name of the data set.
         features: the network and its file.
-        counts: of pictures.
-        figures: by their names, one of each seed.
-        floor: the same of held-out pictures.
-        samples: what was drawn, where it was drawn here.
-        bits_per_dim: of held-out pictures: the mean, its standard error, and their number.
+        counts: the numbers of images.
+        figures: the values of each metric, one per seed.
+        floor: the value of each metric for held-out images.
+        samples: the samples, if the images are samples of a model.
+        bits_per_dim: of held-out images: the mean, its standard error, and their number.
     """
 
     judged: str
@@ -109,10 +109,10 @@ class Report:
     bits_per_dim: tuple[float, float, int] | None = None
 
     def table(self) -> Table:
-        """A row for each figure: its value, with its spread over the seeds, and the floor."""
+        """Return a table of the metrics, with the spread over the seeds, and the floor."""
         seeds = len(next(iter(self.figures.values())))
         value = "value" if seeds == 1 else f"mean +- std of {seeds} seeds"
-        lines = Table("figure", value, "held-out pictures", box=box.MARKDOWN)
+        lines = Table("metric", value, "held-out images", box=box.MARKDOWN)
         for name, values in self.figures.items():
             lines.add_row(name, spread(values) + self.verdict(name), f"{self.floor[name]:.4g}")
         if self.bits_per_dim:
@@ -124,40 +124,36 @@ class Report:
         return lines
 
     def verdict(self, name: str) -> str:
-        """Words for a share of copies that is plainly above that of held-out pictures."""
+        """Return a remark if the share of copies significantly exceeds that of held-out images."""
         values, floor = self.figures[name], self.floor[name]
         share, count = sum(values) / len(values), len(values) * self.counts.judged
         copied = name == COPIES and significantly_more(share, count, floor, self.counts.floor)
-        return " (copies of training pictures)" if copied else ""
+        return " (copies of training images)" if copied else ""
 
 
 def notes(judged: str, data: str, features: str, counts: Counts) -> str:
-    """What figures are of, a line for each, as `Report` has it."""
-    few = (
-        f", fewer than the {counts.judged:,} that are judged"
-        if counts.floor < counts.judged
-        else ""
-    )
+    """Return a description of the images behind the metrics, in lines."""
+    few = f", fewer than the {counts.judged:,} evaluated" if counts.floor < counts.judged else ""
     return "\n".join(
         [
-            f"Judged:     {judged}",
-            f"Reference:  {counts.reference:,} pictures, the training split of {data}; of them as many as are judged, "
-            "for precision and recall",
-            f"Held out:   {counts.floor:,} pictures of its validation split{few}",
+            f"Evaluated:  {judged}",
+            f"Reference:  {counts.reference:,} training images of {data}; precision and recall use "
+            "as many as are evaluated",
+            f"Held out:   {counts.floor:,} images of its validation split{few}",
             f"Features:   {features}",
         ]
     )
 
 
 def markdown(table: Table) -> str:
-    """A table as it is pasted, however wide."""
+    """Return a table as Markdown text of any width."""
     text = StringIO()
     Console(file=text, width=10_000).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
 
 
 def save_report(report: Report, file: Path) -> None:
-    """Write a report to `file` as JSON: whole, or not at all."""
+    """Write a report to `file` as JSON, atomically."""
     with atomic_write(file) as partial:
         content = asdict(report)
         if report.samples:
@@ -166,7 +162,7 @@ def save_report(report: Report, file: Path) -> None:
 
 
 def is_report(file: Path) -> bool:
-    """Return whether a file holds a report, of this or an earlier version."""
+    """Return True if a file holds a report, of this or an earlier version."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Samplers side by side: the Frechet distance of each at several lengths, against the calls that a picture costs."""
+"""Comparison of samplers: the Frechet distance of each, and its NFE."""
 
 import math
 from collections.abc import Callable
@@ -25,6 +25,7 @@ from ncsn.samplers import (
 
 __all__ = ["COMPARED", "compared_samplers", "comparison_table"]
 
+# Samplers, with the number of their Karras levels.
 COMPARED: list[tuple[Sampler, int]] = [
     (Euler(), 20),
     (Euler(), 50),
@@ -47,16 +48,14 @@ COMPARED: list[tuple[Sampler, int]] = [
     (EulerMaruyama(), 100),
     (PredictorCorrector(), 50),
 ]
-"""Samplers, and the number of levels of the Karras ladder that each walks."""
 
-LANGEVIN_NFE = 1000
-"""Of the network, for annealed Langevin."""
+LANGEVIN_NFE = 1000  # of annealed Langevin
 
 
 def compared_samplers(module: Model) -> list[tuple[Sampler, Tensor]]:
-    """The samplers and their ladders (L,), between the ends of the model's own; last, those of Langevin.
+    """Return the samplers and their noise levels (L,), between the ends of the model's own.
 
-    They walk the levels of Technique 2, annealed Langevin in about a thousand steps.
+    The last are the Langevin samplers, on the levels of Technique 2.
     """
     trained = module.schedule.sigmas()
     high, low = trained.max().item(), trained.min().item()
@@ -74,20 +73,20 @@ def comparison_table(
     floor: float,
     name: str,
 ) -> Table:
-    """A row for each sampler and ladder: what it costs, and how far it comes.
+    """Return a table with one row per sampler: its cost and its distance.
 
     Args:
-        samplers: with their ladders.
-        draw: gives what is seen in the samples of both, and what they took.
-        distance: of what is seen.
-        floor: the distance of held-out pictures.
-        name: of the distance.
+        samplers: the samplers and their noise levels.
+        draw: returns the features of the samples, and their cost.
+        distance: returns the distance of features.
+        floor: the distance of held-out images.
+        name: the name of the distance.
     """
     lines = Table("sampler", "levels", "NFE", "images/s", name, box=box.MARKDOWN)
     for sampler, sigmas in samplers:
         seen, cost = draw(sampler, sigmas)
-        calls, _, rate = cost.named().values()
-        numbers = f"{calls:g}", f"{rate:.2f}", f"{distance(seen):.2f}"
+        nfe, _, rate = cost.named().values()
+        numbers = f"{nfe:g}", f"{rate:.2f}", f"{distance(seen):.2f}"
         lines.add_row(str(sampler), str(len(sigmas)), *numbers)
-    lines.add_row("held-out pictures", "", "", "", f"{floor:.2f}")
+    lines.add_row("held-out images", "", "", "", f"{floor:.2f}")
     return lines

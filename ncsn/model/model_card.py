@@ -97,9 +97,8 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
     try:
         samples, counts, floor = report["samples"], report["counts"], report["floor"]
         if samples is None or samples["weights"] != weights:
-            raise ValueError(
-                f"figures: they are of other weights than these: of {inline(report['judged'])}"
-            )
+            other = inline(report["judged"])
+            raise ValueError(f"--metrics: the report is of other weights: {other}")
         lines = ["| metric | value | held-out images |", "|---|---|---|"]
         lines += [
             f"| {inline(name)} | {spread(values)} | {floor[name]:.4g} |"
@@ -117,9 +116,8 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
         of += f"Held out are {counts['floor']:,} images of the validation split of {data}. Both are compared "
         of += f"with {counts['reference']:,} of its training split, by the features of {features}."
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            "figures: not a report of this version of `ncsn evaluate --json`"
-        ) from error
+        message = "--metrics: not a report of this version of `ncsn evaluate --json`"
+        raise ValueError(message) from error
     return "\n".join([*lines, "", fill(of, 120)])
 
 

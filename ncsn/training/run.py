@@ -21,7 +21,6 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, i
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from ncsn.data import DataModule
-from ncsn.model.classes import one_line
 from ncsn.model.files import check_writable, exclusive_folder
 from ncsn.model.load import numbered
 from ncsn.model.settings import at_most_parameters, check_weights
@@ -255,7 +254,7 @@ def fit(run: Run) -> None:
             trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=last, weights_only=True)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if last is not None and not run.stop.began:
-            reason = one_line(error)
+            reason = " ".join(str(error).split())
             raise ValueError(f"--ckpt_path: {last} cannot be resumed: {reason}") from error
         if str(error).startswith("DataLoader"):  # a killed worker, say, or a dead disk
             raise OSError(f"data.workers: {error}") from error

@@ -75,7 +75,7 @@ class SampleQuality(Callback):
         if self.extractor is None:
             return
         if not isinstance(data, ImageData):
-            raise ValueError(f"quality.features: {type(data).__name__} is not of pictures")
+            raise ValueError(f"quality.features: {type(data).__name__} has no images")
         extract(self.extractor, torch.zeros(1, *data.shape))
         self.sampler.of(module.denoiser)
         self.sampler.check(module.sigmas_for(self.sampler, self.levels))
