@@ -26,7 +26,7 @@ from ncsn.evaluation.extractors import (
     real_images,
     reference_features,
 )
-from ncsn.evaluation.measure import chosen_extractor, held_out_bits, metrics_of, rows
+from ncsn.evaluation.measure import all_rows, chosen_extractor, held_out_bits, rows
 from ncsn.evaluation.metrics import frechet
 from ncsn.evaluation.report import (
     Cost,
@@ -37,6 +37,7 @@ from ncsn.evaluation.report import (
     is_report,
     markdown,
     notes,
+    report_of,
     save_report,
 )
 from ncsn.evaluation.samplers import compared_samplers, comparison_table
@@ -164,37 +165,8 @@ def report_of_folder(options: Namespace, data: ImageData, extractor: FeatureExtr
     if count > len(images):
         raise ValueError(f"--num-samples: {count}, and {options.png} has {len(images)} images")
     counts = counts_of(count, data, extractor)
-    place = next(extractor.parameters()).device
-    seen = [
-        rows(extractor, data.splits["train"], x.to(place)).cpu() for x in in_batches(images, count)
-    ]
-    return report_of(
-        f"{count:,} images of {options.png}", counts, data, extractor, [torch.cat(seen)]
-    )
-
-
-def report_of(
-    words: str,
-    counts: Counts,
-    data: ImageData,
-    extractor: FeatureExtractor,
-    seen: list[Tensor],
-    samples: Samples | None = None,
-    bits: tuple[float, float, int] | None = None,
-) -> Report:
-    """Return the report of each seed's rows (N, F + K + 2), next to held-out images."""
-    reference = reference_features(extractor, data)
-    place = next(extractor.parameters()).device
-    held_out = [
-        rows(extractor, data.splits["train"], x.to(place)).cpu()
-        for x in real_images(data, "val", counts.floor)
-    ]
-    each = [metrics_of(extractor, part, reference) for part in seen]
-    by_name = {name: [one[name] for one in each] for name in each[0]}
-    floor = metrics_of(extractor, torch.cat(held_out), reference)
-    return Report(
-        words, type(data).__name__, extractor.source, counts, by_name, floor, samples, bits
-    )
+    seen = all_rows(extractor, data.splits["train"], in_batches(images, count))
+    return report_of(f"{count:,} images of {options.png}", counts, data, extractor, [seen])
 
 
 def compare(

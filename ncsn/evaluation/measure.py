@@ -5,6 +5,7 @@ A row has F features, the logits of K classes, and two distances to training ima
 """
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from ncsn.evaluation.metrics import classifier_score, frechet, kernel_distance, 
 from ncsn.model.model import Model
 from ncsn.score.likelihood import bits_per_dim
 
-__all__ = ["chosen_extractor", "held_out_bits", "metrics_of", "rows"]
+__all__ = ["all_rows", "chosen_extractor", "held_out_bits", "metrics_of", "rows"]
 
 INCEPTION = "inception"  # in place of a file
 
@@ -58,6 +59,12 @@ def rows(extractor: FeatureExtractor, training: Examples, x: Tensor) -> Tensor:
     """
     features, logits = extract(extractor.to(x.device), x)
     return torch.cat([features, logits, nearest(x, training)], dim=1)
+
+
+def all_rows(extractor: FeatureExtractor, training: Examples, images: Iterable[Tensor]) -> Tensor:
+    """Return the rows (N, F + K + 2) of batches of states (B, C, H, W), on the CPU."""
+    place = next(extractor.parameters()).device
+    return torch.cat([rows(extractor, training, x.to(place)).cpu() for x in images])
 
 
 def metrics_of(extractor: FeatureExtractor, seen: Tensor, reference: Features) -> dict[str, float]:

@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ncsn.data import ImageData
 from ncsn.evaluation.copies import COPIES, significantly_more
+from ncsn.evaluation.extractors import FeatureExtractor, real_images, reference_features
+from ncsn.evaluation.measure import all_rows, metrics_of
 from ncsn.model.files import atomic_write
 from ncsn.model.model_card import spread
 from ncsn.score import Score
@@ -24,6 +27,7 @@ __all__ = [
     "is_report",
     "markdown",
     "notes",
+    "report_of",
     "save_report",
 ]
 
@@ -129,6 +133,25 @@ class Report:
         share, count = sum(values) / len(values), len(values) * self.counts.judged
         copied = name == COPIES and significantly_more(share, count, floor, self.counts.floor)
         return " (copies of training images)" if copied else ""
+
+
+def report_of(
+    words: str,
+    counts: Counts,
+    data: ImageData,
+    extractor: FeatureExtractor,
+    seen: list[Tensor],
+    samples: Samples | None = None,
+    bits: tuple[float, float, int] | None = None,
+) -> Report:
+    """Return the report of each seed's rows (N, F + K + 2), next to held-out images."""
+    reference = reference_features(extractor, data)
+    held_out = all_rows(extractor, data.splits["train"], real_images(data, "val", counts.floor))
+    each = [metrics_of(extractor, part, reference) for part in seen]
+    values = {name: [one[name] for one in each] for name in each[0]}
+    floor = metrics_of(extractor, held_out, reference)
+    name, features = type(data).__name__, extractor.source
+    return Report(words, name, features, counts, values, floor, samples, bits)
 
 
 def notes(judged: str, data: str, features: str, counts: Counts) -> str:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ncsn.noise.gaussian import noisy
 from ncsn.noise.shapes import sum_per_example
-from ncsn.objectives.objective import Objective, noisy
+from ncsn.objectives.objective import Objective
 from ncsn.score import Score
 from ncsn.score.densities import Density
 

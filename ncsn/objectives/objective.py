@@ -3,12 +3,11 @@
 from abc import ABC, abstractmethod
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from ncsn.score import Score, ScoreModel
 
-__all__ = ["Objective", "noisy"]
+__all__ = ["Objective"]
 
 
 class Objective(ABC):
@@ -30,8 +29,3 @@ class Objective(ABC):
             ValueError: if the model does not have it.
         """
         return partial(model.score, label=label)
-
-
-def noisy(x: Tensor, sigma: Tensor) -> Tensor:
-    """Return x + sigma z with z ~ N(0, I), a draw from p_sigma; the data itself at sigma = 0."""
-    return x + sigma * torch.randn_like(x)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ncsn.noise.checks import expect
+from ncsn.noise.gaussian import noisy
 from ncsn.noise.shapes import sum_per_example
 from ncsn.objectives.directions import PROJECTIONS, Projection
-from ncsn.objectives.objective import Objective, noisy
+from ncsn.objectives.objective import Objective
 from ncsn.score import Score, jacobian_quadratic_forms
 
 __all__ = ["FiniteDifferenceSlicedScoreMatching", "SlicedScoreMatching"]
