@@ -94,7 +94,8 @@ class RunProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         remaining = TimeRemainingColumn(elapsed_when_finished=True)
-        columns = "Training", BarColumn(), MofNCompleteColumn(), remaining, "{task.fields[metrics]}"
+        # Three metrics and 100,000 steps fit in 80 columns.
+        columns = BarColumn(10), MofNCompleteColumn(), remaining, "{task.fields[metrics]}"
         self.progress = Progress(*columns)
 
     def disable(self) -> None:
@@ -125,7 +126,7 @@ class RunProgress(ProgressBar):
 
     def _show_metrics(self, trainer: Trainer) -> None:
         known = trainer.progress_bar_metrics.items()
-        metrics = "  ".join(f"{name}: {value:.3f}" for name, value in known)
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in known)
         self.progress.update(self.task, metrics=metrics)
 
 
