@@ -6,7 +6,6 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from ncsn.cli.features import parse as features_options
 from ncsn.cli.options import parse
 from ncsn.training.run import make_parser
 from PIL import Image
@@ -74,7 +73,7 @@ def test_the_benchmark_of_a_gpu_compares_networks_and_gives_commands_that_there_
     monkeypatch.setattr(benchmarks.gpu.subprocess, "run", lambda command, **_: given.append(command) or Ended)
     assert "ncsn UNet, compiled" in printed("gpu", str(tmp_path), "--toy")
     features, train, sample, evaluate = given
-    features_options(features[4:])
+    parse("features", features[4:])
     make_parser().parse_args(train[2:])
     parse("sample", sample[2:])
     parse("evaluate", evaluate[4:])

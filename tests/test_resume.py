@@ -4,8 +4,7 @@ import pytest
 from lightning.pytorch import Callback, seed_everything
 from ncsn.data import Digits
 from ncsn.training.callbacks import EMA, Checkpoint
-from ncsn.training.resume import Resume, position_after
-from ncsn.training.run import is_finished
+from ncsn.training.resume import Resume, is_finished, position_after
 
 from test_callbacks import fit
 from test_module import small_module, small_trainer

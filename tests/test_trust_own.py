@@ -361,7 +361,7 @@ def test_text_of_a_report_stays_in_its_place_on_the_model_card():
     assert "\n# b" not in text
     assert text.count("`") == 2
     assert [line.count("|") for line in text.splitlines()[:4]] == [4, 4, 4, 0]
-    with pytest.raises(ValueError, match=r"of other weights than these: of a # b ' 'c' .*$") as refused:
+    with pytest.raises(ValueError, match=r"of other weights: a # b ' 'c' .*$") as refused:
         measured(report, "v")
     assert str(refused.value).isprintable()
     report["samples"]["seeds"] = [evil]

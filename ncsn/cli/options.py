@@ -1,19 +1,16 @@
 """The options of every command, read without importing torch."""
 
 import argparse
-import os
 import re
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ncsn.cli.errors import fail
-from ncsn.model.files import lock_of
 
-__all__ = ["free", "int_at_least", "parse"]
+__all__ = ["int_at_least", "parse"]
 
 # The suffix of --out, and what is written there.
 KINDS = {".png": "grid", ".gif": "gif", ".npz": "npz", "": "folder"}
@@ -282,12 +279,6 @@ def check_output(options: Namespace) -> None:
         fail(2, f"--out: {out} is a folder; give another name")
     if not out.parent.is_dir():
         fail(2, f"--out: there is no folder {out.parent}")
-
-
-def free(file: Path) -> Path:
-    """Return `file`, or the first of name-2, name-3 ... that neither exists nor is being written."""
-    names = chain([file], (file.with_stem(f"{file.stem}-{number}") for number in count(2)))
-    return next(name for name in names if not any(map(os.path.lexists, (name, lock_of(name)))))
 
 
 def int_at_least(least: int) -> Callable[[str], int]:

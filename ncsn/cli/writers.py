@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,9 +18,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ncsn.cli.options import free
 from ncsn.data import to_pixels
-from ncsn.model.files import atomic_write, exclusive_file, exclusive_folder, temporary_file
+from ncsn.model.files import atomic_write, exclusive_file, exclusive_folder, lock_of, temporary_file
 from ncsn.training.processes import exit_if_orphaned, gathered, hold_outputs
 
 __all__ = ["Collector", "FolderWriter", "NpzWriter", "Writer", "check_replaced", "held_output"]
@@ -37,6 +37,12 @@ def held_output(options: Namespace) -> Iterator[None]:
             if given or not options.out.exists():  # another command may just have finished
                 yield
                 return
+
+
+def free(file: Path) -> Path:
+    """Return `file`, or the first of name-2, name-3 ... that neither exists nor is being written."""
+    names = chain([file], (file.with_stem(f"{file.stem}-{number}") for number in count(2)))
+    return next(name for name in names if not any(map(os.path.lexists, (name, lock_of(name)))))
 
 
 def check_replaced(option: str, file: Path, suffix: str, is_ours: Callable[[Path], bool]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from functools import cache
 from importlib import import_module
 from inspect import isabstract
+from typing import Any
 
 __all__ = [
     "ALL_ROOMS",
@@ -15,6 +16,7 @@ __all__ = [
     "class_named",
     "classes",
     "dotted",
+    "is_class",
     "shown",
     "trust_hint",
 ]
@@ -108,6 +110,16 @@ def imported(path: str, key: str) -> type:
         hint = "; put it next to the command, or its folder on PYTHONPATH" if missing else ""
         raise ValueError(f"{key}: {path} cannot be imported: {error}{hint}") from error
     return found
+
+
+def is_class(settings: Any) -> bool:
+    """Return True for a class and its arguments, and nothing else."""
+    return (
+        isinstance(settings, dict)
+        and settings.keys() <= {"class_path", "init_args"}
+        and isinstance(settings.get("class_path"), str)
+        and isinstance(settings.get("init_args", {}), dict)
+    )
 
 
 def dotted(path: object) -> bool:

@@ -18,8 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
-from ncsn.model.classes import class_named, shown
-from ncsn.model.renamed import is_class
+from ncsn.model.classes import class_named, is_class, shown
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import Corruption, Objective
 from ncsn.samplers import Sampler

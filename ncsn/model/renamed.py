@@ -2,7 +2,9 @@
 
 from typing import Any
 
-__all__ = ["is_class", "updated"]
+from ncsn.model.classes import is_class
+
+__all__ = ["updated"]
 
 Settings = dict[str, Any]
 
@@ -18,16 +20,6 @@ def updated(settings: Any) -> Any:
         change = CHANGES.get(settings["class_path"].rpartition(".")[2])
         return change(settings.get("init_args", {})) if change else settings
     return settings
-
-
-def is_class(settings: Any) -> bool:
-    """Return True for a class and its arguments, and nothing else."""
-    return (
-        isinstance(settings, dict)
-        and settings.keys() <= {"class_path", "init_args"}
-        and isinstance(settings.get("class_path"), str)
-        and isinstance(settings.get("init_args", {}), dict)
-    )
 
 
 def made(name: str, arguments: Settings) -> Settings:

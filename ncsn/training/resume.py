@@ -25,6 +25,7 @@ __all__ = [
     "check_resumed",
     "checkpoint_of",
     "flattened",
+    "is_finished",
     "position_after",
     "resumable",
 ]
@@ -200,6 +201,13 @@ def resumable(path: Path) -> dict[str, Any]:
             f"--ckpt_path: {path} was not made by the training command, and cannot be resumed"
         )
     return content
+
+
+def is_finished(checkpoint: dict[str, Any], max_steps: int) -> bool:
+    """Return True if a checkpoint ends the run; not if its last validation was interrupted."""
+    step = checkpoint["global_step"]
+    complete = bool(checkpoint.get("complete", True))
+    return 0 < max_steps < step or (max_steps == step and complete)
 
 
 def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) -> None:

@@ -27,7 +27,14 @@ from ncsn.model.settings import at_most_parameters, check_weights
 from ncsn.training import callbacks, checks, processes
 from ncsn.training.checkpoint_io import PatientCheckpointIO
 from ncsn.training.module import ScoreModule
-from ncsn.training.resume import Record, Resume, check_resumed, checkpoint_of, resumable
+from ncsn.training.resume import (
+    Record,
+    Resume,
+    check_resumed,
+    checkpoint_of,
+    is_finished,
+    resumable,
+)
 
 __all__ = ["Run", "build", "check", "fit", "run"]
 
@@ -233,13 +240,6 @@ def check(run: Run) -> None:
         if checkpoint is not None:
             check_resumed(run.record.run, checkpoint, str(run.resumed_from))
             check_weights(model, checkpoint["state_dict"], str(run.resumed_from))
-
-
-def is_finished(checkpoint: dict[str, Any], max_steps: int) -> bool:
-    """Return True if a checkpoint ends the run; not if its last validation was interrupted."""
-    step = checkpoint["global_step"]
-    complete = bool(checkpoint.get("complete", True))
-    return 0 < max_steps < step or (max_steps == step and complete)
 
 
 def fit(run: Run) -> None:
