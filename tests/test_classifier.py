@@ -116,16 +116,16 @@ def test_a_file_that_is_not_of_features_is_refused_in_one_line(saved, tmp_path):
         refused(saved, "is not a safetensors file, or is damaged")
     refused(tmp_path / "absent.safetensors", "there is no file")
     save_file(weights, saved)
-    refused(saved, "other weights than those of")
+    refused(saved, "weights that .ncsn features. did not write")
     huge = {"width": str(10**6)}, {"width": str(10**30)}, {"width": "0"}, {"width": "two"}, {"num_features": "4"}
     for other in (*huge, {"accuracy": "high"}):
         save_file(weights, saved, about | other)
-        refused(saved, "does not hold the weights that it says")
+        refused(saved, "does not hold the weights of its metadata")
     for name in about.keys() - {"kind"}:
         save_file(weights, saved, {key: value for key, value in about.items() if key != name})
-        refused(saved, "does not hold the weights that it says")
+        refused(saved, "does not hold the weights of its metadata")
     save_file({name: weight for name, weight in weights.items() if name != "head.1.bias"}, saved, about)
-    refused(saved, "does not hold the weights that it says")
+    refused(saved, "does not hold the weights of its metadata")
     save_file(weights | {"head.1.bias": torch.full((10,), math.nan)}, saved, about)
     refused(saved, "not finite")
 

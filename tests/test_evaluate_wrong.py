@@ -41,7 +41,7 @@ WRONG = [
     (["--num-samples", "64"], "--num-samples: 64, and 64 features take 65 images at least"),
     (["--num-samples", "0"], "--num-samples"),
     (["--features", "absent.safetensors"], "features: there is no file absent.safetensors"),
-    (["--features", "inception"], r"--features: Inception is for colour images, .* \(1, 8, 8\)"),
+    (["--features", "inception"], r"--features: Inception expects colour images, .* \(1, 8, 8\)"),
     (["--features", "{checkpoint}"], "is not a safetensors file, or is damaged"),
     (["--data", "absent.yaml"], "--data: there is no file absent.yaml"),
     (["--data", "ncsn.data.Points"], "ImageData"),

@@ -27,7 +27,7 @@ class ImageFolder(ImageData):
 
     The images are turned upright, resized and centre-cropped to size x size.
     Transparent images are composited on white, and 16-bit grey is scaled to 8 bits.
-    Links are followed. A broken file is reported before training, or if images are
+    Links are followed. A broken file is reported before training or, if images are
     streamed, when it is read.
 
     Args:
@@ -38,7 +38,7 @@ class ImageFolder(ImageData):
         labels: use the top-level folder of an image as its class.
         flip: mirror half of the training images, left to right.
         dequantise: add uniform noise of 1/256 of the range to each training pixel.
-        held_out: the fraction of the images for validation, always the same ones.
+        held_out: the fraction of the images for validation, a fixed random subset.
         memory: GiB up to which the images are held in memory; above, they are streamed.
         workers: processes that read ahead if the images are streamed.
         skip_broken: skip unreadable images with a warning, after trying all of them.
@@ -81,7 +81,7 @@ class ImageFolder(ImageData):
         )
         if labels and len(names) < len(set(folders)):
             raise ValueError(
-                f"ImageFolder: labels is true, but some images lie in {root} itself, in no class folder"
+                f"ImageFolder: labels is true, but some images in {root} are in no class folder"
             )
         self.held_out = held_out
         self.memory = memory
@@ -105,7 +105,7 @@ class ImageFolder(ImageData):
         return splits
 
     def _drop_broken(self) -> None:
-        """Try all images, and keep those that can be read."""
+        """Try to read all images, and drop the broken ones."""
         channels, size, _ = self.shape
         wrong = FileImages(self.files, self.targets, channels, size).wrong()
         good = [i for i in range(len(self.files)) if i not in wrong]
@@ -133,7 +133,7 @@ class FileImages(Examples):
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         try:
             return torch.stack([self.read(self.files[i]) for i in indices]), self.labels[indices]
-        except ValueError as error:  # during a run it is not a wrong setting
+        except ValueError as error:  # during a run the settings are not to blame
             raise OSError(error) from error
 
     def fingerprint(self) -> str:
@@ -230,7 +230,8 @@ def same_images(root: Path, shape: tuple[int, ...]) -> FileImages:
             size = image.size
         if size != (width, height):
             raise ValueError(
-                f"{file} is of {size[0]}x{size[1]} pixels, and must be of {width}x{height}, as the data"
+                f"{file} is of {size[0]}x{size[1]} pixels, and must be of {width}x{height}, "
+                "as the data"
             )
     return FileImages(files, torch.zeros(len(files)), channels, height)
 
@@ -256,7 +257,7 @@ def image_files(
 
 
 def files_under(root: Path) -> Iterator[Path]:
-    """Yield the files that are not hidden, also of linked folders; refuse cycles."""
+    """Yield the files that are not hidden, also in linked folders, and refuse cycles."""
 
     def refuse(error: OSError) -> NoReturn:
         raise error

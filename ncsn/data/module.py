@@ -17,7 +17,7 @@ from ncsn.data.pixels import to_unit
 
 __all__ = ["DataModule", "ImageData"]
 
-PATIENCE = 600  # seconds to wait for a batch of a worker process
+LOADER_TIMEOUT = 600  # seconds to wait for a batch of a worker process
 
 Batch = tuple[Tensor, Tensor | None]
 
@@ -36,8 +36,7 @@ class DataModule(LightningDataModule, ABC):
         ValueError: if a number is out of range, or `labels` is set without classes.
     """
 
-    downloads = True
-    """False if the settings come from a file: then nothing is created or downloaded."""
+    downloads = True  # False forbids downloads, if a file names the settings
 
     def __init__(
         self,
@@ -70,7 +69,8 @@ class DataModule(LightningDataModule, ABC):
             ValueError: always.
         """
         raise ValueError(
-            f"{cls.__name__}.load_from_checkpoint: not available; use ncsn.load_data({checkpoint_path!r})"
+            f"{cls.__name__}.load_from_checkpoint: not available; "
+            f"use ncsn.load_data({checkpoint_path!r})"
         )
 
     @property
@@ -102,8 +102,8 @@ class DataModule(LightningDataModule, ABC):
         share = len(self.splits["train"]) // ranks
         if share < self.batch_size:
             raise ValueError(
-                f"{type(self).__name__}: batch_size is {self.batch_size}, and must be at most the number of training "
-                f"examples on each of {ranks} devices, {share}"
+                f"{type(self).__name__}: batch_size is {self.batch_size}, and must be at most the "
+                f"number of training examples on each of {ranks} devices, {share}"
             )
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -140,7 +140,7 @@ class DataModule(LightningDataModule, ABC):
             batch_size=None,
             num_workers=workers,
             persistent_workers=workers > 0,
-            timeout=PATIENCE if workers else 0,
+            timeout=LOADER_TIMEOUT if workers else 0,
             worker_init_fn=ignore_signals,  # Ctrl-C is for the training process
         )
 

@@ -1,4 +1,4 @@
-"""Public data sets."""
+"""Public data sets of small images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +51,7 @@ class Digits(ImageData):
 
 
 class BinaryDigits(Digits):
-    """The handwritten digits, thresholded at half of the range."""
+    """The images of `Digits`, thresholded at half of the range."""
 
     def __init__(self, batch_size: int = 128, labels: bool = False) -> None:
         super().__init__(batch_size, labels)
@@ -62,7 +62,7 @@ class BinaryDigits(Digits):
 
 
 class TorchvisionData(ImageData):
-    """A torchvision data set in `root`; its test split is for validation."""
+    """A torchvision data set in `root`, with its test split for validation."""
 
     source: type[Any]
 
@@ -86,9 +86,8 @@ class TorchvisionData(ImageData):
             OSError: if the download fails.
             ValueError: if the data is damaged, or missing and must not be downloaded.
         """
-        folder = (
-            self.root / self.source.__name__ / "raw"
-        )  # torchvision creates it before the download
+        # torchvision creates the folder before the download.
+        folder = self.root / self.source.__name__ / "raw"
         present = folder.is_dir() and any(folder.iterdir())
         missing = [path for path in (folder, folder.parent, self.root) if not path.exists()]
         try:
@@ -97,25 +96,26 @@ class TorchvisionData(ImageData):
         except BROKEN as error:
             if present and "download" not in str(error):
                 raise self._damaged(error) from error
+            absent = f"{type(self).__name__} is not in {self.root.resolve()}"
+            layout = f"torchvision.datasets.{self.source.__name__}"
+            remedy = f"put the files there, as {layout} lays them out"
             if not self.downloads:
                 raise ValueError(
-                    f"{type(self).__name__} is not in {self.root.resolve()}, and nothing is downloaded into a folder "
-                    f"that a checkpoint names; put the files there, as torchvision.datasets.{self.source.__name__} "
-                    "lays them out, or evaluate with --data CONFIG"
+                    f"{absent}, and nothing is downloaded into a folder that a checkpoint names; "
+                    f"{remedy}, or evaluate with --data CONFIG"
                 ) from error
             for path in missing:
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
             raise OSError(
-                f"{type(self).__name__} is not in {self.root.resolve()} and could not be downloaded ({error}); "
-                f"put the files there, as torchvision.datasets.{self.source.__name__} lays them out, or set data.root"
+                f"{absent} and could not be downloaded ({error}); {remedy}, or set data.root"
             ) from error
 
     def _damaged(self, error: Exception) -> ValueError:
         what = " ".join(str(error).split()) or "its header is not that of such a file"
         return ValueError(
-            f"{type(self).__name__}: the files under {self.root} are damaged ({what}); remove them, and they are "
-            "downloaded again"
+            f"{type(self).__name__}: the files under {self.root} are damaged ({what}); "
+            "remove them, and they are downloaded again"
         )
 
     def load(self) -> dict[str, Examples]:

@@ -1,4 +1,4 @@
-"""A small classifier as a feature extractor, and its file of weights.
+"""Feature extractor trained as a classifier of the data, and its file of weights.
 
 Inception was trained on photographs, and does not suit small grey images. A classifier of the
 data's own labels (`ncsn features`) replaces it: a few convolutions, an average over the image,
@@ -34,8 +34,7 @@ __all__ = [
 
 SMALLEST = 8  # pixels per side, for two poolings
 KIND = "Features"  # the class's name when the first files were written
-# The arguments of `Classifier` in a file of weights.
-NUMBERS = ("channels", "classes", "width", "num_features")
+ARGUMENTS = ("channels", "classes", "width", "num_features")  # in a file of weights
 
 
 class Classifier(FeatureExtractor):
@@ -45,7 +44,7 @@ class Classifier(FeatureExtractor):
         channels: channels of an image.
         classes: the number of classes.
         width: channels of the first convolution.
-        num_features: F; torchmetrics reads this name.
+        num_features: F, the number of features.
 
     Raises:
         ValueError: if a number is not positive; when called, if the images do not fit.
@@ -59,7 +58,7 @@ class Classifier(FeatureExtractor):
         super().__init__()
         self.channels, self.classes = channels, classes
         self.width, self.num_features = width, num_features
-        for name in NUMBERS:
+        for name in ARGUMENTS:
             value = getattr(self, name)
             expect(f"{name} >= 1", value >= 1, self, **{name: value})
         self.trained_on = ""  # the data set's name; the accuracy is that of its validation images
@@ -103,14 +102,14 @@ def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 def save_classifier(features: Classifier, file: Path) -> None:
     """Write the weights to `file` as safetensors, with the settings as metadata, atomically."""
-    about = {name: str(getattr(features, name)) for name in (*NUMBERS, "trained_on", "accuracy")}
+    about = {name: str(getattr(features, name)) for name in (*ARGUMENTS, "trained_on", "accuracy")}
     weights = {name: weight.detach().contiguous() for name, weight in features.state_dict().items()}
     with atomic_write(file) as partial:
         save_file(weights, partial, metadata={"kind": KIND, **about})
 
 
 def holds_classifier(file: Path) -> bool:
-    """Return True if a file is said to hold a classifier, even if it is damaged."""
+    """Return True if the metadata of a file names a classifier, even if it is damaged."""
     try:
         with safe_open(file, framework="pt") as content:
             return (content.metadata() or {}).get("kind") == KIND
@@ -136,12 +135,11 @@ def load_classifier(path: str | Path) -> Classifier:
             f"features: {path} is not a safetensors file, or is damaged ({error})"
         ) from error
     if about.get("kind") != KIND:
-        raise ValueError(f"features: {path} holds other weights than those of `ncsn features`")
+        raise ValueError(f"features: {path} holds weights that `ncsn features` did not write")
     try:
-        with torch.device(
-            "meta"
-        ):  # no memory is taken for numbers that the weights do not bear out
-            features = Classifier(**{name: int(about[name]) for name in NUMBERS})
+        # On "meta", wrong arguments in the metadata allocate no memory.
+        with torch.device("meta"):
+            features = Classifier(**{name: int(about[name]) for name in ARGUMENTS})
         kinds = {name: weight.dtype for name, weight in features.state_dict().items()}
         weights = {
             name: weight.to(kinds.get(name, weight.dtype)) for name, weight in weights.items()
@@ -153,7 +151,7 @@ def load_classifier(path: str | Path) -> Classifier:
     except (KeyError, ValueError, TypeError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"features: {path} does not hold the weights that it says ({reason})"
+            f"features: {path} does not hold the weights of its metadata ({reason})"
         ) from error
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ValueError(f"features: {path} has weights that are not finite")
@@ -164,12 +162,12 @@ def load_classifier(path: str | Path) -> Classifier:
 
 
 def weights_file(path: Path) -> Path:
-    """Return the path of a file of weights, or of the one of its name in the package."""
+    """Return `path` if it exists, and otherwise the shipped file of the same name, if any."""
     there = shipped("checkpoints") / path.name
     return there if not path.exists() and there.is_file() else path
 
 
 def default_file(data: ImageData) -> Path:
-    """Return the default file of a data set: `checkpoints/features_fashion_mnist.safetensors`."""
+    """Return the default file of a data set, `checkpoints/features_fashion_mnist.safetensors`."""
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(data).__name__).lower()
     return Path("checkpoints", f"features_{name}.safetensors")

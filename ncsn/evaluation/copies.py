@@ -1,4 +1,4 @@
-"""Detection of copies of training images.
+"""Detection of copied training images.
 
 Distances are Euclidean, over pixels in [0, 1]. A nearly empty image is close to a training image
 whatever produced it, so a distance alone does not show a copy. An image is a copy if the distance
@@ -15,7 +15,7 @@ from ncsn.data import Examples, to_pixels, to_unit
 __all__ = ["COPIES", "are_copies", "nearest", "neighbours", "significantly_more"]
 
 COPIES = "copies"  # the name of the metric
-NEIGHBOURS = 50
+NEIGHBOURS = 50  # of Carlini et al.
 CHUNK = 4096  # training images compared at a time
 
 
@@ -51,7 +51,7 @@ def neighbours(x: Tensor, training: Examples, count: int = NEIGHBOURS) -> tuple[
     for start in range(0, len(training), CHUNK):
         chunk = range(start, min(start + CHUNK, len(training)))
         others = flattened(training, list(chunk), x.device)
-        # By a matrix product, which is fast, and off by what is lost to rounding: about 0.005 where they are equal.
+        # A matrix product is fast, and its rounding error is about 0.005 for equal images.
         found = torch.cdist(flat, others, compute_mode="use_mm_for_euclid_dist")
         distances = torch.cat([distances, found], dim=1)
         indices = torch.cat(
@@ -64,7 +64,7 @@ def neighbours(x: Tensor, training: Examples, count: int = NEIGHBOURS) -> tuple[
 
 
 def flattened(examples: Examples, indices: list[int], device: torch.device) -> Tensor:
-    """Return some of the examples in [0, 1], as vectors (N, D)."""
+    """Return the examples at `indices` in [0, 1], as vectors (N, D)."""
     return to_unit(examples[indices][0].to(device)).flatten(1)
 
 

@@ -3,10 +3,10 @@
 A feature extractor computes features (B, F) and class logits (B, K) of images (B, C, H, W) in
 [0, 1]: a classifier of the data (`ncsn.evaluation.classifier`), or Inception
 (`ncsn.evaluation.inception`). States are first clamped, scaled and rounded to the pixels of a
-file. Images come in batches of any sizes; two matrices, (N, F) and (N, K), are kept in order.
+file. Batches may have any size; the results, (N, F) and (N, K), are in the order of the images.
 
-All metrics refer to the features of a training set. They are cached in the user's cache folder,
-under the fingerprints of the images and of the extractor's weights.
+All metrics compare with the features of the training set. These are cached in the user's cache
+folder, under the fingerprints of the images and of the extractor's weights.
 """
 
 import os
@@ -40,7 +40,7 @@ __all__ = [
 
 
 class FeatureExtractor(nn.Module, ABC):
-    """A network whose features and logits the metrics are computed from.
+    """A network that computes the features and logits behind all metrics.
 
     `num_features` is F. `source` names the network and its file. `metric_names` are the names of
     the Frechet distance, the kernel distance and the classifier score computed with it.
@@ -70,7 +70,7 @@ class Features(NamedTuple):
 def extract(extractor: FeatureExtractor, x: Tensor) -> Features:
     """Return the features and logits of states (B, C, H, W), on the extractor's device.
 
-    The extractor runs in evaluation mode, and is left in its own mode.
+    The extractor runs in evaluation mode, and its own mode is restored.
 
     Raises:
         ValueError: if a state is not finite, or has a shape that the extractor does not take.
@@ -105,7 +105,7 @@ def real_images(
     Args:
         data: images, prepared and set up.
         split: "train" or "val".
-        count: the number of images, always the same random ones; all of them by default.
+        count: the number of images, a fixed random subset; all of them by default.
         batch_size: images in a batch; the last may have fewer.
 
     Raises:
@@ -126,10 +126,10 @@ def real_images(
 
 
 def reference_features(extractor: FeatureExtractor, data: ImageData) -> Features:
-    """Return the features of the training images, in the order of `real_images`, from the cache.
+    """Return the features of the training images, in the order of `real_images`.
 
-    Without a cache they are computed, and cached for the next time; if the cache cannot be
-    written, there is a warning.
+    They are read from the cache, or computed and cached. If the cache cannot be written, a
+    warning says so.
 
     Raises:
         ValueError: as `extract_all`.
@@ -159,7 +159,7 @@ def reference_features(extractor: FeatureExtractor, data: ImageData) -> Features
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: `ncsn` in $XDG_CACHE_HOME, or in ~/.cache."""
+    """Return the cache folder, `ncsn` in $XDG_CACHE_HOME or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ncsn")
 
 

@@ -1,6 +1,6 @@
-"""Images made of images: grids with captions, trajectories, nearest neighbours, and GIFs.
+"""Image grids with captions, trajectories, nearest neighbours, and GIFs.
 
-All are uint8 pixels (C, H, W) or (3, H, W), light on dark. A sheet is one such image, (3, H, W).
+All images are uint8 pixels with light text on a dark ground. A sheet is one such image, (3, H, W).
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ __all__ = [
     "trajectory_grid",
 ]
 
-LINE = 15  # pixels
-CAPTION, NAME = 56, 44  # pixels per side, at least, of images with a caption or a name
+LINE = 15  # height of a line of text, in pixels
+CAPTION, NAME = 56, 44  # least pixels per side of an image with a caption or a name
 LIGHT = (208, 208, 208)
-SECONDS, LAST_SECONDS = 4.0, 2.0  # of a GIF, and of its last frame
+SECONDS, LAST_SECONDS = 4.0, 2.0  # durations of a GIF and of its last frame
 
 
 @cache
@@ -46,7 +46,7 @@ def font() -> ImageFont.FreeTypeFont:
 def text_line(text: str, width: int | None = None) -> Tensor:
     """Return a centred line of text, (3, LINE, width), by default as wide as the text.
 
-    Only the end of a text that is too long is shown.
+    If the text is too long, only its end is shown.
     """
     width = width or round(font().getlength(text)) + 4
     while text and font().getlength(text) > width:
@@ -70,7 +70,7 @@ def under(pixels: Tensor, captions: Sequence[str]) -> Tensor:
 
 
 def titled(sheet: Tensor, title: str) -> Tensor:
-    """Return a sheet under a line of text, wider if the text needs it."""
+    """Return a sheet under a line of text, padded if the text is wider."""
     missing = text_line(title).shape[-1] - sheet.shape[-1]
     sheet = pad(sheet, (0, max(0, missing)))
     return torch.cat([text_line(title, sheet.shape[-1]), sheet], dim=-2)
@@ -92,16 +92,16 @@ def captioned_grid(
 
 
 def shown_levels(levels: int, states: int) -> list[int]:
-    """Return the levels after which `states` evenly spaced states are shown; 0 is the start.
+    """Return the levels after which `states` evenly spaced states are shown.
 
-    If there are fewer states than that, all are shown.
+    Level 0 is the start. If there are fewer states, all are shown.
     """
     places = torch.linspace(0, levels, min(states, levels + 1)).round().int().tolist()
     return sorted(set(places))
 
 
 def state_names(sigmas: Tensor, shown: Sequence[int]) -> list[str]:
-    """Return the names of states: the start, and the level (L,) that each of the others ends."""
+    """Return the names of states: "start", and the noise level (L,) that each other one ends."""
     return ["start" if level == 0 else level_name(sigmas[level - 1].item()) for level in shown]
 
 
@@ -140,7 +140,7 @@ def save_gif(frames: Sequence[Tensor], file: Path) -> None:
     """Write sheets of one size to `file` as the frames of an endless GIF, atomically."""
     images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
     if all((frame == frame[:1]).all() for frame in frames):
-        images = [image.convert("L") for image in images]  # of which a GIF has every shade
+        images = [image.convert("L") for image in images]  # a GIF has all 256 greys
     each = max(40, 10 * round(100 * SECONDS / len(frames)))
     times = [*[each] * (len(frames) - 1), round(1000 * LAST_SECONDS)]
     with atomic_write(file) as partial:

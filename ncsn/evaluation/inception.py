@@ -1,4 +1,4 @@
-"""Inception-v3, the network that defines FID, KID and the inception score.
+"""Inception-v3, the feature extractor of FID, KID and the inception score.
 
 It is the network of Heusel et al. (2017), with its weights and its resizing, as ported by
 torch-fidelity. It was trained on colour photographs, and does not suit digits. The weights (95 MB)
@@ -32,7 +32,7 @@ class Inception(FeatureExtractor):
         weights: the file of torch-fidelity's weights, read with `weights_only=True`.
 
     Raises:
-        OSError: if it is not such a file.
+        OSError: if the file does not hold them.
     """
 
     num_features = 2048
@@ -47,9 +47,7 @@ class Inception(FeatureExtractor):
                     ["2048", "logits_unbiased"],
                     feature_extractor_weights_path=str(weights),
                 )
-        except (
-            Exception
-        ) as error:  # of many kinds, depending on where a broken file stops making sense
+        except Exception as error:  # a broken file raises errors of many kinds
             raise OSError(
                 f"Inception: {weights} does not hold its weights, or is damaged; remove it"
             ) from error
@@ -62,7 +60,7 @@ class Inception(FeatureExtractor):
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(
                 f"Inception: expected colour images (3, H, W), got {tuple(x.shape[1:])}; "
-                "for grey ones `ncsn features` trains other features"
+                "for grey images, `ncsn features` trains a classifier"
             )
         features, logits = self.network(to_pixels(x))
         return features, logits
@@ -87,9 +85,9 @@ def load_inception() -> Inception:
     """Return Inception on the CPU, with weights from torch's folder or from the network.
 
     Raises:
-        OSError: if the weights are damaged, or cannot be downloaded; the message says where to put them.
+        OSError: if the weights are damaged, or cannot be downloaded.
     """
-    # torch.hub serves as a downloader, with a checked hash, of a file that is read as tensors. It runs no code of it.
+    # torch.hub downloads the file and checks its hash; it runs no code.
     file = Path(torch.hub.get_dir(), "checkpoints", Path(URL_INCEPTION_V3).name)
     if not file.is_file():
         try:
@@ -100,7 +98,7 @@ def load_inception() -> Inception:
                 )
         except (OSError, RuntimeError) as error:
             raise OSError(
-                f"Inception: its weights could not be downloaded ({error}); download {URL_INCEPTION_V3} and put it at "
-                f"{file}"
+                f"Inception: its weights could not be downloaded ({error}); "
+                f"download {URL_INCEPTION_V3} and put it at {file}"
             ) from error
     return Inception(file)

@@ -1,7 +1,7 @@
 """Metrics of a set of images, computed from one row of numbers per image.
 
-A row has F features, the logits of K classes, and two distances to training images:
-(B, F + K + 2). Metrics are functions of all rows, and of the features of the training images.
+A row has F features, K logits, and two distances to training images. The metrics are functions
+of all rows, and of the features of the training images.
 """
 
 import math
@@ -22,18 +22,17 @@ from ncsn.score.likelihood import bits_per_dim
 
 __all__ = ["all_rows", "chosen_extractor", "held_out_bits", "metrics_of", "rows"]
 
-INCEPTION = "inception"  # in place of a file
+INCEPTION = "inception"  # instead of the name of a file
 
 
 def chosen_extractor(given: str | None, data: ImageData) -> FeatureExtractor:
-    """Return the extractor that `given` names, a file or "inception"; or the default of the data.
+    """Return the extractor that `given` names: a file, or "inception".
 
-    The default is the classifier of the data set, if there is one, and otherwise Inception for
-    colour images.
+    By default it is the classifier of the data set, if there is one, and otherwise Inception.
 
     Raises:
-        ValueError: if there is none, it is damaged, or it does not take the data's images.
-        OSError: if Inception's weights cannot be had.
+        ValueError: if the file is missing or damaged, or its network does not take the images.
+        OSError: if Inception's weights are damaged, or cannot be downloaded.
     """
     own, name = default_file(data), type(data).__name__
     if given is None:
@@ -44,8 +43,8 @@ def chosen_extractor(given: str | None, data: ImageData) -> FeatureExtractor:
         extractor = load_inception()
     else:
         raise ValueError(
-            f"--features: Inception is for colour images, those of {name} have shape {data.shape}, and there is "
-            f"no {own}; `ncsn features --data CONFIG` trains it on a data set with labels"
+            f"--features: Inception expects colour images, got shape {data.shape} ({name}), and "
+            f"there is no {own}; `ncsn features --data CONFIG` trains it on a data set with labels"
         )
     extract(extractor, torch.zeros(1, *data.shape))
     return extractor
@@ -68,7 +67,7 @@ def all_rows(extractor: FeatureExtractor, training: Examples, images: Iterable[T
 
 
 def metrics_of(extractor: FeatureExtractor, seen: Tensor, reference: Features) -> dict[str, float]:
-    """Return the metrics of images by name, from their rows (N, F + K + 2), on the CPU."""
+    """Return the metrics of images by name, from their rows (N, F + K + 2) on the CPU."""
     features, logits, distances = torch.split(
         seen, [reference.features.shape[1], reference.logits.shape[1], 2], dim=1
     )

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-# `torchmetrics.image` has these only where it was imported after torch-fidelity.
+# `torchmetrics.image` itself has these only if it is imported after torch-fidelity.
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -41,7 +41,7 @@ from ncsn.evaluation.extractors import FeatureExtractor, extract_all
 
 __all__ = ["classifier_score", "frechet", "frechet_distance", "kernel_distance", "precision_recall"]
 
-LOCAL: dict[str, Any] = {"sync_on_compute": False}  # other processes are not asked
+LOCAL: dict[str, Any] = {"sync_on_compute": False}  # without other processes
 CHUNK = 4096  # rows converted to float64 at a time
 
 
@@ -55,7 +55,7 @@ class Given(nn.Identity):
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Make random subsets the same every time, and hide a warning about features in memory."""
+    """Fix the seed of random subsets, and hide a warning about features in memory."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*will save all extracted features in buffer")
         torch.manual_seed(0)
@@ -66,11 +66,12 @@ def frechet(features: Tensor, reference: Tensor) -> float:
     """Return the squared Frechet distance between features (N, F) and (M, F), in float64.
 
     Raises:
-        ValueError: if there are fewer than two of either.
+        ValueError: if either set has fewer than two.
     """
     if min(len(features), len(reference)) < 2:
         raise ValueError(
-            f"Frechet distance: expected two images of each kind, got {len(features)} and {len(reference)}"
+            "Frechet distance: expected two images of each kind, "
+            f"got {len(features)} and {len(reference)}"
         )
     distance = FrechetInceptionDistance(Given(features.shape[1]), **LOCAL)
     for real, rows in ((True, reference), (False, features)):
@@ -82,7 +83,7 @@ def frechet(features: Tensor, reference: Tensor) -> float:
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
     """Return the squared kernel distance between features (N, F) and (M, F).
 
-    It is the mean of 100 subsets of up to 1,000 of each, always the same ones.
+    It is the mean over 100 fixed subsets of up to 1,000 of each.
     """
     size = min(1000, len(features), len(reference))
     with seeded():
@@ -94,7 +95,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def classifier_score(logits: Tensor) -> float:
-    """Return the classifier score of logits (N, K), from 1 to K: the mean of ten fixed parts."""
+    """Return the classifier score of logits (N, K), from 1 to K, as the mean of ten fixed parts."""
     with seeded():
         score = InceptionScore(Given(logits.shape[1]), **LOCAL)
         score.update(logits.double())
@@ -105,7 +106,7 @@ def classifier_score(logits: Tensor) -> float:
 def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
     """Return precision and recall of features (N, F) with respect to real ones (M, F).
 
-    Both depend on the counts, so equally many of each are used, as in the paper: the first.
+    Both depend on the counts, so the first of each are used, equally many, as in the paper.
     """
     count = min(len(features), len(reference))
     found = prc_features_to_metric(
@@ -130,8 +131,7 @@ def frechet_distance(
         reference: the images to compare with, such as `real_images(data)`.
 
     Raises:
-        ValueError: if there are fewer than two images of either kind, one is not finite, or one
-            has a shape that the extractor does not take.
+        ValueError: as `extract`, and if either stream has fewer than two images.
     """
     return frechet(
         extract_all(extractor, images).features, extract_all(extractor, reference).features

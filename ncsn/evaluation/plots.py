@@ -22,9 +22,9 @@ LEARNED, EXACT, POINT = "#d95f02", "#b8b8b8", "#1f4e79"
 def plot(samples: Tensor, module: Model, data: DataModule | None) -> Figure | None:
     """Return a plot of samples (N, ...), or None if a grid of images shows them best.
 
-    Points in the plane are shown next to the data, with the learned score over the exact one at a
-    middle and at the lowest noise level. Images of a model with hidden units are shown next to its
-    filters.
+    Points in the plane are shown next to the data, with the learned score over the exact one at
+    the middle and at the lowest noise level. Images of a model with hidden units are shown next
+    to its filters.
 
     Args:
         samples: the samples.
@@ -77,8 +77,8 @@ def plot_field(
 ) -> None:
     """Draw arrows of sigma * score on a lattice over [-reach, reach]^2.
 
-    sigma * score is of order one if p_sigma has mass; longer arrows are shortened, so that they do
-    not overlap.
+    sigma * score is of order one wherever p_sigma has mass. Longer arrows are shortened, so that
+    they do not overlap.
     """
     axis = torch.linspace(-reach, reach, 24)
     x = torch.cartesian_prod(axis, axis)

@@ -1,4 +1,4 @@
-"""The report of an evaluation, as a Markdown table and as JSON."""
+"""Report of an evaluation, as a Markdown table and as JSON."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -44,7 +44,7 @@ class Cost:
         return Cost(self.nfe + other.nfe, self.seconds + other.seconds, self.images + other.images)
 
     def named(self) -> dict[str, float]:
-        """Return NFE for one image, seconds for all, and images a second."""
+        """Return NFE per image, seconds for all, and images per second."""
         return {
             "NFE": self.nfe / self.images,
             "seconds": self.seconds,
@@ -53,7 +53,7 @@ class Cost:
 
 
 def counted(score: Score, nfe: list[int]) -> Score:
-    """Return a score that adds 1 to `nfe[0]` for each example that it is evaluated at."""
+    """Return a score that adds its number of examples to `nfe[0]` at every evaluation."""
 
     def counting(x: Tensor, sigma: Tensor) -> Tensor:
         nfe[0] += len(x)
@@ -75,7 +75,7 @@ class Counts:
 class Samples:
     """The samples of an evaluation, and their cost.
 
-    `weights` is the fingerprint of the weights, which identifies them in another file as well.
+    `weights` is the fingerprint of the weights, which identifies them in any file.
     """
 
     checkpoint: str
@@ -90,7 +90,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Report:
-    """An evaluation.
+    """The report of an evaluation; the fields are the keys of its JSON file.
 
     Args:
         judged: a description of the evaluated images.
@@ -100,7 +100,7 @@ class Report:
         figures: the values of each metric, one per seed.
         floor: the value of each metric for held-out images.
         samples: the samples, if the images are samples of a model.
-        bits_per_dim: of held-out images: the mean, its standard error, and their number.
+        bits_per_dim: the mean over held-out images, its standard error, and their number.
     """
 
     judged: str
@@ -113,7 +113,7 @@ class Report:
     bits_per_dim: tuple[float, float, int] | None = None
 
     def table(self) -> Table:
-        """Return a table of the metrics, with the spread over the seeds, and the floor."""
+        """Return a table of the metrics with their spread over the seeds, and of the floor."""
         seeds = len(next(iter(self.figures.values())))
         value = "value" if seeds == 1 else f"mean +- std of {seeds} seeds"
         lines = Table("metric", value, "held-out images", box=box.MARKDOWN)
@@ -144,7 +144,7 @@ def report_of(
     samples: Samples | None = None,
     bits: tuple[float, float, int] | None = None,
 ) -> Report:
-    """Return the report of each seed's rows (N, F + K + 2), next to held-out images."""
+    """Return the report of the rows (N, F + K + 2) of each seed, and of held-out images."""
     reference = reference_features(extractor, data)
     held_out = all_rows(extractor, data.splits["train"], real_images(data, "val", counts.floor))
     each = [metrics_of(extractor, part, reference) for part in seen]
@@ -155,7 +155,7 @@ def report_of(
 
 
 def notes(judged: str, data: str, features: str, counts: Counts) -> str:
-    """Return a description of the images behind the metrics, in lines."""
+    """Return lines that describe the images behind the metrics."""
     few = f", fewer than the {counts.judged:,} evaluated" if counts.floor < counts.judged else ""
     return "\n".join(
         [
@@ -185,7 +185,7 @@ def save_report(report: Report, file: Path) -> None:
 
 
 def is_report(file: Path) -> bool:
-    """Return True if a file holds a report, of this or an earlier version."""
+    """Return True if a file holds a report of this or an earlier version."""
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

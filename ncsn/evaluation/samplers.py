@@ -1,4 +1,4 @@
-"""Comparison of samplers: the Frechet distance of each, and its NFE."""
+"""Comparison of samplers by their Frechet distance and NFE."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from ncsn.samplers import (
 
 __all__ = ["COMPARED", "compared_samplers", "comparison_table"]
 
-# Samplers, with the number of their Karras levels.
+# Samplers, each with its number of Karras levels.
 COMPARED: list[tuple[Sampler, int]] = [
     (Euler(), 20),
     (Euler(), 50),
@@ -53,9 +53,9 @@ LANGEVIN_NFE = 1000  # of annealed Langevin
 
 
 def compared_samplers(module: Model) -> list[tuple[Sampler, Tensor]]:
-    """Return the samplers and their noise levels (L,), between the ends of the model's own.
+    """Return the samplers and their noise levels (L,), in the range of the model's own.
 
-    The last are the Langevin samplers, on the levels of Technique 2.
+    The last two are Langevin samplers, on the noise levels of Technique 2.
     """
     trained = module.schedule.sigmas()
     high, low = trained.max().item(), trained.min().item()
