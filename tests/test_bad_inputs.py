@@ -89,8 +89,8 @@ OPTIONS = {
     "a billion levels": (["--model.schedule.levels", "1000000000"], "levels=1000000000"),
     "null for a number": (["--model.schedule.levels", "null"], "model.schedule.*levels"),
     "true for a number": (["--model.schedule.sigma_max", "abc"], "model.schedule.*sigma_max"),
-    "half a picture": (["--data.batch_size", "2.5"], "data.*batch_size"),
-    "minus one picture": (["--data.batch_size", "-1"], "batch_size is -1"),
+    "half an image": (["--data.batch_size", "2.5"], "data.*batch_size"),
+    "minus one image": (["--data.batch_size", "-1"], "batch_size is -1"),
     "no batches a step": (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches: 0 is not"),
     "no batches": (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches: 0 leaves nothing to do"),
     "no epochs": (["--trainer.max_epochs", "0", "--trainer.max_steps", "-1"], "trainer.max_epochs"),
@@ -149,7 +149,7 @@ DATA = {
     "another kind of number": (images(magic=0xD03, pixels=4 * 4 * 784), LABELS),
     "a count of 2^31 - 1": (images(count=2**31 - 1), LABELS),
     "empty": (b"", LABELS),
-    "three pictures and four labels": (images(3, pixels=3 * 784), LABELS),
+    "three images and four labels": (images(3, pixels=3 * 784), LABELS),
     "labels above 9": (images(), struct.pack(">2i", 0x801, 4) + bytes([200] * 4)),
 }
 
@@ -166,7 +166,7 @@ def test_a_broken_data_set_is_answered_in_one_line(tmp_path, monkeypatch, capsys
     assert {file.name for file in tmp_path.iterdir()} == {"small.yaml", "data"}
 
 
-def pictures(folder: Path) -> None:
+def image_folder(folder: Path) -> None:
     folder.mkdir()
     for i in range(20):
         Image.new("L", (8, 8), 10 * i).save(folder / f"{i:02d}.png")
@@ -175,20 +175,20 @@ def pictures(folder: Path) -> None:
 BROKEN = {
     "text": lambda file: file.write_text("hello"),
     "nothing": lambda file: file.write_bytes(b""),
-    "half a picture": lambda file: file.write_bytes(file.read_bytes()[:40]),
+    "half an image": lambda file: file.write_bytes(file.read_bytes()[:40]),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_picture_is_named_before_the_run_begins(tmp_path, monkeypatch, capsys, name):
-    pictures(tmp_path / "pictures")
-    BROKEN[name](tmp_path / "pictures/07.png")
+def test_a_broken_image_is_named_before_the_run_begins(tmp_path, monkeypatch, capsys, name):
+    image_folder(tmp_path / "images")
+    BROKEN[name](tmp_path / "images/07.png")
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
-    options = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.batch_size", "4"]
+    options = ["--data", "ImageFolder", "--data.root", "images", "--data.size", "8", "--data.batch_size", "4"]
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
-    assert (status, "cannot read pictures/07.png as an image" in line) == (2, True), line
-    assert {file.name for file in tmp_path.iterdir()} == {"small.yaml", "pictures"}
+    assert (status, "cannot read images/07.png as an image" in line) == (2, True), line
+    assert {file.name for file in tmp_path.iterdir()} == {"small.yaml", "images"}
 
 
 @pytest.fixture(scope="module")
@@ -248,14 +248,14 @@ def test_a_checkpoint_that_is_whole_and_makes_no_sense_is_refused(run, tmp_path,
     assert (status, bool(re.search("--ckpt_path: .* cannot be resumed", line))) == (2, True), line
 
 
-def test_other_pictures_in_the_same_folder_are_noticed(tmp_path, monkeypatch, capsys):
-    pictures(tmp_path / "pictures")
+def test_other_images_in_the_same_folder_are_noticed(tmp_path, monkeypatch, capsys):
+    image_folder(tmp_path / "images")
     monkeypatch.chdir(tmp_path)
-    data = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.channels", "1"]
+    data = ["--data", "ImageFolder", "--data.root", "images", "--data.size", "8", "--data.channels", "1"]
     options = ["--config", "small.yaml", *data, "--data.batch_size", "4", "--samples.count", "0"]
     Path("small.yaml").write_text(SMALL)
     run_train(*options)
-    Image.new("L", (8, 8), 77).save("pictures/99.png")
+    Image.new("L", (8, 8), 77).save("images/99.png")
     capsys.readouterr()
     again = [*options, "--ckpt_path", "last", "--trainer.max_steps", "9"]
     status, line = refusal(capsys, lambda: run_train(*again))
@@ -327,7 +327,7 @@ def test_a_second_run_into_the_same_folder_is_refused_with_the_first_one_named(t
 
 
 def test_a_worker_that_dies_is_a_failure_of_the_world(tmp_path, monkeypatch, capsys):
-    pictures(tmp_path / "pictures")
+    image_folder(tmp_path / "images")
     read = FileImages.read
 
     def killed(self, file):
@@ -336,7 +336,7 @@ def test_a_worker_that_dies_is_a_failure_of_the_world(tmp_path, monkeypatch, cap
     monkeypatch.setattr(FileImages, "read", killed)
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
-    data = ["--data", "ImageFolder", "--data.root", "pictures", "--data.size", "8", "--data.batch_size", "4"]
+    data = ["--data", "ImageFolder", "--data.root", "images", "--data.size", "8", "--data.batch_size", "4"]
     options = [*data, "--data.memory", "0", "--data.workers", "1"]
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
     assert (status, "data.workers: DataLoader worker" in line) == (1, True), line

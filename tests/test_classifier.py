@@ -37,14 +37,14 @@ def saved(tmp_path) -> Path:
 
 
 def accuracy(features: Classifier, pixels, labels) -> float:
-    """The share of pictures (N, C, H, W) of 8 bits that are named rightly."""
+    """The share of images (N, C, H, W) of 8 bits that are named rightly."""
     with torch.no_grad():
         named = torch.cat([features.logits(to_unit(part)).argmax(1) for part in pixels.split(100)])
     return (named == labels).double().mean().item()
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((8, 8), 1), ((28, 28), 1), ((33, 9), 3)])
-def test_features_are_of_pictures_of_any_size_from_8(shape, channels):
+def test_features_are_of_images_of_any_size_from_8(shape, channels):
     features = Classifier(channels, classes=4, width=2, num_features=5).eval()
     x = torch.rand(3, channels, *shape)
     assert features(x).shape == (3, 5)
@@ -53,7 +53,7 @@ def test_features_are_of_pictures_of_any_size_from_8(shape, channels):
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 8, 8), (3, 1, 7, 8), (1, 8, 8)])
-def test_pictures_of_another_shape_are_refused(shape):
+def test_images_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match="expected images \\(B, 1, H, W\\) of at least 8x8"):
         Classifier(1, 10, width=2)(torch.rand(shape))
 

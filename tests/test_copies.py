@@ -14,7 +14,7 @@ def held(pixels) -> HeldExamples:
 
 
 def by_hand(x, pixels, neighbours=50):
-    """Distances to every training picture, one by one, sorted."""
+    """Distances to every training image, one by one, sorted."""
     x = (x.clamp(0, 1) * 255).round() / 255
     every = (x.flatten(1).double()[:, None] - pixels.flatten(1).double()[None] / 255).norm(dim=-1).sort(1).values
     return torch.stack([every[:, 0], every[:, :neighbours].mean(1)], dim=1).float()
@@ -37,12 +37,12 @@ def test_a_copy_is_at_no_distance_at_all():
     assert nearest(x, held(pixels))[:, 0].tolist() == [0, 0]
 
 
-def test_a_copy_is_nearer_to_one_picture_than_half_of_the_mean_to_fifty():
+def test_a_copy_is_nearer_to_one_image_than_half_of_the_mean_to_fifty():
     distances = torch.tensor([[0.0, 1.0], [0.49, 1.0], [0.5, 1.0], [1.0, 1.0]])
     assert are_copies(distances).tolist() == [True, True, False, False]
 
 
-def test_copies_and_slightly_noisy_ones_are_found_among_digits_and_an_empty_picture_is_none():
+def test_copies_and_slightly_noisy_ones_are_found_among_digits_and_an_empty_image_is_none():
     data = Digits()
     data.setup()
     training = data.splits["train"]

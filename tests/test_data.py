@@ -40,7 +40,7 @@ def test_states_outside_the_range_are_clamped_and_rounded():
     assert to_pixels(torch.tensor([-100.0, 0.4 / 255, 0.6 / 255, 254.4 / 255, 7.0])).tolist() == [0, 0, 1, 254, 255]
 
 
-def test_a_grid_is_square_and_enlarges_small_pictures(tmp_path):
+def test_a_grid_is_square_and_enlarges_small_images(tmp_path):
     assert pixel_grid(torch.zeros(16, 1, 8, 8)).shape == (3, 4 * 34 + 2, 4 * 34 + 2)
     assert pixel_grid(torch.zeros(5, 3, 28, 28)).shape == (3, 2 * 30 + 2, 3 * 30 + 2)
     save_grid(torch.ones(1, 1, 32, 32), tmp_path / "new" / "grid.png")
@@ -97,12 +97,12 @@ def test_dequantisation_spreads_a_pixel_over_its_own_part_of_the_range():
 def test_ranks_share_an_epoch_without_overlap_in_an_order_of_its_own(ranks):
     data = Digits()
     data.setup()
-    pictures = data.splits["train"]
+    images = data.splits["train"]
 
     def order(seed, epoch):
         shares = []
         for rank in range(ranks):
-            batches = Batches(pictures, 50, ranks, rank, shuffle=True, seed=seed, drop_last=True)
+            batches = Batches(images, 50, ranks, rank, shuffle=True, seed=seed, drop_last=True)
             batches.given = epoch * len(batches)
             share = list(batches)
             assert len(share) == len(batches)
@@ -129,7 +129,7 @@ def test_an_epoch_that_was_broken_off_goes_on_where_it_was():
     assert list(resumed) == list(whole)
 
 
-def test_validation_sees_every_picture_once_in_order():
+def test_validation_sees_every_image_once_in_order():
     data = in_training(Digits(batch_size=50))
     data.setup()
     batches = [pixels for pixels, _ in data.val_dataloader()]

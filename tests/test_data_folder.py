@@ -1,4 +1,4 @@
-"""Folders of pictures of any kind, and what is wrong with some."""
+"""Folders of images of any kind, and what is wrong with some."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ def folder(tmp_path):
     write(tmp_path / "grey" / "d.gif", 128, mode="L")
     write(tmp_path / "grey" / "e.tiff", (128, 128, 128, 255), mode="RGBA")
     write(tmp_path / "grey" / "f.webp", (128, 128, 128), lossless=True)
-    (tmp_path / "grey" / "notes.txt").write_text("not a picture")
+    (tmp_path / "grey" / "notes.txt").write_text("not an image")
     write(tmp_path / "grey" / ".hidden.png", (0, 0, 0))
     return tmp_path
 
@@ -56,7 +56,7 @@ def test_a_folder_is_read_with_its_classes(folder):
             assert (pixels.flatten(1).float().mean(1) - torch.tensor(colour)).abs().max() < 3
 
 
-def test_streamed_pictures_are_the_held_ones(folder):
+def test_streamed_images_are_the_held_ones(folder):
     held, streamed = (ImageFolder(str(folder), size=6, channels=1, memory=memory, batch_size=2) for memory in (1, 0))
     for data in (held, streamed):
         in_training(data).setup()
@@ -65,18 +65,18 @@ def test_streamed_pictures_are_the_held_ones(folder):
         assert torch.equal(one[0], other[0])
 
 
-def test_a_picture_is_turned_upright_resized_and_cropped(tmp_path):
-    picture = Image.new("RGB", (40, 20))
-    picture.paste((255, 255, 255), (0, 0, 20, 20))
+def test_an_image_is_turned_upright_resized_and_cropped(tmp_path):
+    image = Image.new("RGB", (40, 20))
+    image.paste((255, 255, 255), (0, 0, 20, 20))
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees: the white half is on top
-    picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    picture.save(tmp_path / "b.jpg", quality=95)
-    pictures = FileImages([tmp_path / "a.jpg", tmp_path / "b.jpg"], torch.zeros(2), channels=1, size=10)
-    turned, plain = pictures[[0, 1]][0][:, 0].float()
+    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    image.save(tmp_path / "b.jpg", quality=95)
+    images = FileImages([tmp_path / "a.jpg", tmp_path / "b.jpg"], torch.zeros(2), channels=1, size=10)
+    turned, plain = images[[0, 1]][0][:, 0].float()
     assert turned[:4].mean() > 240
     assert turned[-4:].mean() < 15
-    # The middle square of the picture: white on the left, black on the right.
+    # The middle square of the image: white on the left, black on the right.
     assert plain[:, :4].mean() > 240
     assert plain[:, -4:].mean() < 15
 
@@ -88,24 +88,24 @@ def test_greys_of_16_bits_are_scaled(tmp_path, channels):
     assert (pixels == 127).all()
 
 
-def test_a_picture_of_fractions_is_refused(tmp_path):
+def test_an_image_of_fractions_is_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "fractions.tiff")
     with pytest.raises(ValueError, match=r"fractions\.tiff .*its pixels are fractions"):
         FileImages([tmp_path / "fractions.tiff"], torch.zeros(1), 3, size=4).held()
 
 
 def colours(file, channels=3):
-    """The first pixel of a picture, and its last."""
+    """The first pixel of an image, and its last."""
     pixels = FileImages([file], torch.zeros(1), channels, 4)[[0]][0][0]
     return pixels[:, 0, 0].tolist(), pixels[:, -1, -1].tolist()
 
 
 def half(mode, first, last, **info):
-    """A picture of 4x4 pixels, of one colour above and another below."""
-    picture = Image.new(mode, (4, 4), first)
-    picture.paste(last, (0, 2, 4, 4))
-    picture.info |= info
-    return picture
+    """An image of 4x4 pixels, of one colour above and another below."""
+    image = Image.new(mode, (4, 4), first)
+    image.paste(last, (0, 2, 4, 4))
+    image.info |= info
+    return image
 
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -132,14 +132,14 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_picture_comes_out_in_its_colours(tmp_path, name):
-    picture, ending, first, last = KINDS[name]
-    if "transparent grey" in name and picture is DEEP:
+def test_every_kind_of_image_comes_out_in_its_colours(tmp_path, name):
+    image, ending, first, last = KINDS[name]
+    if "transparent grey" in name and image is DEEP:
         settings = {"transparency": 257 * 3}
     else:
         settings = {"transparency": 0} if name == "palette with a transparent colour" else {}
     file = tmp_path / f"a.{ending}"
-    picture.save(file, **settings)
+    image.save(file, **settings)
     assert colours(file) == (list(first), list(last))
     grey = [Image.new("RGB", (1, 1), tuple(colour)).convert("L").getpixel((0, 0)) for colour in (first, last)]
     assert colours(file, channels=1) == ([grey[0]], [grey[1]])
@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_read_is_named(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("memory", [1, 0])
-def test_broken_pictures_are_left_out_where_that_is_asked_for(folder, memory):
+def test_broken_images_are_left_out_where_that_is_asked_for(folder, memory):
     (folder / "red" / "broken.png").write_bytes(b"<html>")
     (folder / "grey" / "cut.gif").write_bytes((folder / "grey" / "d.gif").read_bytes()[:30])
     data = ImageFolder(str(folder), size=8, labels=True, batch_size=2, memory=memory, skip_broken=True)
@@ -224,13 +224,13 @@ def test_broken_pictures_are_left_out_where_that_is_asked_for(folder, memory):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
-def test_a_broken_picture_is_named(folder, content):
+def test_a_broken_image_is_named(folder, content):
     (folder / "red" / "broken.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.png"):
         ImageFolder(str(folder), size=8).setup()
 
 
-def test_a_truncated_picture_is_named(folder):
+def test_a_truncated_image_is_named(folder):
     file = folder / "red" / "cut.jpg"
     write(file, (1, 2, 3), (64, 64))
     file.write_bytes(file.read_bytes()[:400])
@@ -254,7 +254,7 @@ def test_impossible_folders_are_refused(folder, settings, field):
         ImageFolder(**{"root": str(folder), "size": 8} | settings)
 
 
-def test_a_folder_without_pictures_or_without_classes_is_refused(folder, tmp_path):
+def test_a_folder_without_images_or_without_classes_is_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no images"):
         ImageFolder(str(tmp_path / "empty"), size=8)
@@ -268,12 +268,12 @@ def test_a_batch_larger_than_the_data_is_refused_with_both_numbers(folder):
         ImageFolder(str(folder), size=8, batch_size=100).setup()
 
 
-def test_pictures_of_one_shape_are_read_as_they_are_and_others_refused(tmp_path):
+def test_images_of_one_shape_are_read_as_they_are_and_others_refused(tmp_path):
     pixels = torch.randint(256, (3, 8, 8)).to(torch.uint8)
     for i, one in enumerate(pixels):
         Image.fromarray(one.numpy()).save(tmp_path / f"{i}.png")
-    pictures = same_images(tmp_path, (1, 8, 8))
-    assert torch.equal(pictures[range(3)][0], pixels.unsqueeze(1))
+    images = same_images(tmp_path, (1, 8, 8))
+    assert torch.equal(images[range(3)][0], pixels.unsqueeze(1))
     Image.new("L", (8, 9)).save(tmp_path / "z.png")
     with pytest.raises(ValueError, match=r"z\.png is of 8x9 pixels, and must be of 8x8, as the data"):
         same_images(tmp_path, (1, 8, 8))

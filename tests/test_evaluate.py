@@ -44,7 +44,7 @@ def data() -> Digits:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    """One for all tests, so that the training pictures are looked at once."""
+    """One for all tests, so that the features of the training images are computed once."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -68,18 +68,18 @@ def reported(*options: str) -> dict:
 
 
 def write(folder: str, x) -> str:
-    """A folder of PNGs of the pictures (N, C, H, W) in [0, 1]."""
+    """A folder of PNGs of the images (N, C, H, W) in [0, 1]."""
     Path(folder).mkdir()
     for i, pixels in enumerate(to_pixels(x)):
         Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy()).save(f"{folder}/{i:05d}.png")
     return folder
 
 
-def training_pictures(data, count):
+def training_images(data, count):
     return torch.cat(list(real_images(data, "train", count)))
 
 
-def test_the_figures_are_those_of_the_samples_beside_those_of_held_out_pictures(checkpoint, data, capsys):
+def test_the_metrics_are_those_of_the_samples_next_to_those_of_held_out_images(checkpoint, data, capsys):
     options = ["--num-samples", "120", "--seed", "3", "--batch-size", "50", "--steps", "8", "--sampler", "Ancestral"]
     report = reported(checkpoint, *options)
     out = capsys.readouterr().out
@@ -87,16 +87,16 @@ def test_the_figures_are_those_of_the_samples_beside_those_of_held_out_pictures(
     x = module.sample(120, seed=3, sampler=Ancestral(), sigmas=KarrasSchedule(2, 0.1, 8).sigmas())
     held_out = torch.cat(list(real_images(data, "val", 120)))
     reference = extract_all(EXTRACTOR, real_images(data))
-    for pictures, found in ((x, report["figures"]), (held_out, report["floor"])):
+    for images, found in ((x, report["figures"]), (held_out, report["floor"])):
         one = {name: value if isinstance(value, float) else value[0] for name, value in found.items()}
-        seen = extract_all(EXTRACTOR, pictures.split(60))
+        seen = extract_all(EXTRACTOR, images.split(60))
         assert one["Frechet distance"] == pytest.approx(by_square_root(seen.features, reference.features), rel=1e-3)
         assert one["kernel distance"] == pytest.approx(kernel_distance(seen.features, reference.features), rel=1e-2)
         assert one["classifier score"] == pytest.approx(classifier_score(seen.logits), rel=1e-3)
         assert (one["precision"], one["recall"]) == pytest.approx(
             precision_recall(seen.features, reference.features), abs=0.01
         )
-        distances = nearest(pictures, data.splits["train"])
+        distances = nearest(images, data.splits["train"])
         assert one["nearest distance (median)"] == pytest.approx(distances[:, 0].median().item(), rel=1e-3)
         assert one["copies"] == pytest.approx(are_copies(distances).float().mean().item(), abs=0.01)
     assert report["counts"] == {"judged": 120, "reference": 1617, "floor": 120}
@@ -135,12 +135,12 @@ def test_seeds_give_the_spread_and_fewer_are_held_out_than_drawn(checkpoint, cap
     assert values.std() > 0
     assert report["counts"]["floor"] == 180
     assert "180 images of its validation split, fewer than the 200 evaluated" in out
-    assert report["samples"]["cost"]["NFE"] == 6  # a picture, of all seeds
+    assert report["samples"]["cost"]["NFE"] == 6  # an image, of all seeds
     assert report["samples"]["cost"]["images/s"] == pytest.approx(600 / report["samples"]["cost"]["seconds"])
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_figures_of_one(checkpoint):
+def test_two_processes_give_the_metrics_of_one(checkpoint):
     options = [checkpoint, "--num-samples", "101", "--batch-size", "10", "--seeds", "2"]
     one = reported(*options)
     command = [
@@ -167,22 +167,22 @@ def test_two_processes_give_the_figures_of_one(checkpoint):
     assert one["samples"]["cost"]["NFE"] == two["samples"]["cost"]["NFE"]
 
 
-def test_copies_of_training_pictures_are_called_so(data, capsys):
-    report = reported("--png", write("copies", training_pictures(data, 300)), *DIGITS)
+def test_copies_of_training_images_are_called_so(data, capsys):
+    report = reported("--png", write("copies", training_images(data, 300)), *DIGITS)
     assert report["figures"]["nearest distance (median)"] == [0]
     assert report["figures"]["copies"] == [1]
     assert report["figures"]["precision"] == report["figures"]["recall"] == [1]
     assert re.search(r"\| copies +\| 1 \(copies of training images\)", capsys.readouterr().out)
 
 
-def test_held_out_pictures_are_no_copies_and_score_at_the_floor(data, capsys):
+def test_held_out_images_are_no_copies_and_score_at_the_floor(data, capsys):
     report = reported("--png", write("real", torch.cat(list(real_images(data, "val")))), *DIGITS)
     for name, floor in report["floor"].items():
         assert report["figures"][name] == [pytest.approx(floor, rel=1e-3)], name
     assert "(copies" not in capsys.readouterr().out
 
 
-def test_one_repeated_picture_half_of_the_classes_noise_and_the_mean_picture_score_as_they_should(data, capsys):
+def test_one_repeated_image_half_of_the_classes_noise_and_the_mean_image_score_as_they_should(data, capsys):
     real = torch.cat(list(real_images(data, "val")))
     low = extract_all(EXTRACTOR, [real]).logits.argmax(1) < 5
     sets = {
@@ -212,7 +212,7 @@ def test_one_repeated_picture_half_of_the_classes_noise_and_the_mean_picture_sco
 
 
 def test_a_folder_is_read_as_far_as_is_asked_for(data):
-    report = reported("--png", write("many", training_pictures(data, 130)), *DIGITS, "--num-samples", "100")
+    report = reported("--png", write("many", training_images(data, 130)), *DIGITS, "--num-samples", "100")
     assert report["counts"]["judged"] == 100
     assert report["samples"] is None
 
@@ -227,7 +227,7 @@ def test_the_newest_checkpoint_is_what_is_evaluated_but_not_the_best(checkpoint,
     assert reported("--num-samples", "70")["samples"]["checkpoint"] == "checkpoints/new.ckpt"
 
 
-def test_the_family_is_a_row_for_each_sampler_and_the_floor(checkpoint, monkeypatch, capsys):
+def test_the_comparison_is_a_row_for_each_sampler_and_the_floor(checkpoint, monkeypatch, capsys):
     monkeypatch.setattr("ncsn.evaluation.samplers.COMPARED", [(EulerMaruyama(), 3), (Ancestral(), 5)])
     monkeypatch.setattr("ncsn.evaluation.samplers.LANGEVIN_NFE", 22)  # two at each of Technique 2's 11 levels
     evaluate(checkpoint, "--samplers", "--num-samples", "80", "--likelihood", "4")

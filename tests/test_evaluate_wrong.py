@@ -10,7 +10,7 @@ from ncsn.data import Digits
 from PIL import Image
 
 from test_cli import refusal, train_small
-from test_evaluate import DIGITS, evaluate, training_pictures, write
+from test_evaluate import DIGITS, evaluate, training_images, write
 from test_inception import NAME
 from test_sampling import trained
 
@@ -80,7 +80,7 @@ def test_wrong_use_is_answered_in_one_line_before_anything_is_drawn(
     write("mixed", torch.rand(80, 1, 8, 8))
     Image.new("L", (9, 8)).save("mixed/9.png")
     Path("broken").mkdir()
-    Path("broken/1.png").write_text("no picture")
+    Path("broken/1.png").write_text("no image")
     Path("other.json").write_text('{"hyper_parameters": {}}')
     before = set(here.rglob("*"))
     given = [checkpoint, *(option.format(checkpoint=checkpoint) for option in options)]
@@ -91,7 +91,7 @@ def test_wrong_use_is_answered_in_one_line_before_anything_is_drawn(
     assert Path("other.json").read_text() == '{"hyper_parameters": {}}'
 
 
-def test_a_model_of_points_or_of_other_pictures_is_refused(checkpoint, tmp_path_factory, capsys, nothing_is_drawn):
+def test_a_model_of_points_or_of_other_images_is_refused(checkpoint, tmp_path_factory, capsys, nothing_is_drawn):
     moons = str(trained("implicit", tmp_path_factory.mktemp("moons")))
     capsys.readouterr()
     assert refusal(capsys, lambda: evaluate(moons))[1].endswith("was not trained on images")
@@ -102,18 +102,18 @@ def test_a_model_of_points_or_of_other_pictures_is_refused(checkpoint, tmp_path_
 def test_data_without_features_of_its_own_says_how_to_train_them(capsys, nothing_is_drawn):
     data = Digits()
     data.setup()
-    write("grey", training_pictures(data, 80))
+    write("grey", training_images(data, 80))
     options = ["--data", "ncsn.data.ImageFolder", "--data.root", "grey", "--data.size", "8", "--data.channels", "1"]
     options += ["--data.batch_size", "8"]
     status, line = refusal(capsys, lambda: evaluate("--png", "grey", *options))
     assert status == 2
     assert "there is no checkpoints/features_image_folder.safetensors; `ncsn features --data CONFIG`" in line
-    # Others' features will do, where they are asked for and take such pictures.
+    # Other features will do, if they are asked for and take such images.
     evaluate("--png", "grey", *options, "--features", "checkpoints/features_digits.safetensors")
     assert "(a classifier of Digits, 99.44% right)" in capsys.readouterr().out
 
 
-def test_colour_pictures_are_judged_by_inception_whose_weights_are_asked_for(here, capsys, monkeypatch):
+def test_colour_images_are_evaluated_by_inception_whose_weights_are_asked_for(here, capsys, monkeypatch):
     def unreachable(url, *others, **more):
         raise URLError("Name or service not known")
 

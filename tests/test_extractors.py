@@ -10,7 +10,7 @@ from ncsn.evaluation.extractors import cache_folder, extract, extract_all, real_
 
 
 class Counting(Classifier):
-    """Features that count the pictures which they look at."""
+    """An extractor that counts the images that it is applied to."""
 
     seen = 0
 
@@ -43,7 +43,7 @@ def same(one, other) -> bool:
     return torch.equal(one.features, other.features) and torch.equal(one.logits, other.logits)
 
 
-def test_looks_are_features_and_logits_of_the_pixels_in_order(extractor):
+def test_features_and_logits_are_those_of_the_pixels_in_order(extractor):
     x = 1.4 * torch.rand(30, 1, 8, 8) - 0.2
     found = extract_all(extractor, x.split(7))
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_looks_are_features_and_logits_of_the_pixels_in_order(extractor):
     assert not found.features.requires_grad
 
 
-def test_a_judge_in_training_looks_as_in_evaluation_and_is_left_as_it_is(extractor):
+def test_an_extractor_in_training_mode_acts_as_in_evaluation_and_is_left_as_it_is(extractor):
     x = torch.rand(20, 1, 8, 8)
     expected = extract_all(extractor, [x])
     extractor.train()
@@ -63,7 +63,7 @@ def test_a_judge_in_training_looks_as_in_evaluation_and_is_left_as_it_is(extract
     assert extractor.body[1].num_batches_tracked == 0
 
 
-def test_what_cannot_be_judged_is_refused_and_leaves_the_mode(extractor):
+def test_what_cannot_be_evaluated_is_refused_and_leaves_the_mode(extractor):
     extractor.train()
     with pytest.raises(ValueError, match="expected finite values"):
         extract(extractor, torch.full((2, 1, 8, 8), torch.nan))
@@ -74,7 +74,7 @@ def test_what_cannot_be_judged_is_refused_and_leaves_the_mode(extractor):
     assert extractor.training
 
 
-def test_the_reference_is_looked_at_once(extractor, digits, cache):
+def test_the_reference_is_computed_once(extractor, digits, cache):
     count = len(digits.splits["train"])
     first = reference_features(extractor, digits)
     assert extractor.seen == count
@@ -86,7 +86,7 @@ def test_the_reference_is_looked_at_once(extractor, digits, cache):
     assert len(list(cache.iterdir())) == 1
 
 
-def test_of_another_judge_or_other_pictures_it_is_another(extractor, digits, cache):
+def test_of_another_extractor_or_other_images_it_is_another(extractor, digits, cache):
     first = reference_features(extractor, digits)
     with torch.no_grad():
         extractor.body[-1].bias += 1
@@ -107,10 +107,10 @@ def test_a_damaged_cache_is_made_anew(extractor, digits, cache, damage):
     first = reference_features(extractor, digits)
     (file,) = cache.iterdir()
     file.write_bytes(damage(file.read_bytes()))
-    for looked_at in (len(digits.splits["train"]), 0):
+    for computed in (len(digits.splits["train"]), 0):
         extractor.seen = 0
         assert same(reference_features(extractor, digits), first)
-        assert extractor.seen == looked_at
+        assert extractor.seen == computed
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(extractor, digits, cache):
@@ -121,7 +121,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(extractor, digits, cache
     assert same(found, extract_all(extractor, real_images(digits)))
 
 
-def test_real_pictures_are_each_given_once_and_as_they_are(digits):
+def test_real_images_are_each_given_once_and_as_they_are(digits):
     values = digits.splits["train"].values
     drawn = torch.cat(list(real_images(digits, batch_size=100)))
     assert len(drawn) == len(values)  # the last batch is not dropped

@@ -81,7 +81,7 @@ def test_weights_are_named_by_their_sum_and_others_than_the_published_are_said_t
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (4, 32, 32)])
-def test_pictures_that_are_not_in_colour_are_refused(placed, shape):
+def test_images_that_are_not_in_colour_are_refused(placed, shape):
     with pytest.raises(ValueError, match=r"expected colour images \(3, H, W\)"):
         extract(load_inception(), torch.rand(2, *shape))
 

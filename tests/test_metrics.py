@@ -1,4 +1,4 @@
-"""Figures against other computations of them, and against what they should say of pictures."""
+"""Metrics against other computations of them, and against what they should say of images."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def by_square_root(a, b) -> float:
 
 
 def seen(features: Classifier, x):
-    """The features of pictures, computed by themselves."""
+    """The features of images, computed by themselves."""
     with torch.no_grad():
         return torch.cat([features(to_unit(to_pixels(part))) for part in x.split(100)])
 
@@ -67,7 +67,7 @@ def test_a_set_is_at_no_distance_from_itself_in_any_order_and_batches(features):
     assert abs(frechet_distance(features, x.flip(0).split(64), x.split(100))) < 1e-5 * far
 
 
-def test_pictures_are_judged_as_the_pixels_that_a_file_holds(features):
+def test_images_are_evaluated_as_the_pixels_that_a_file_holds(features):
     x, y = to_unit(torch.randint(256, (200, 1, 8, 8)).to(torch.uint8)), torch.rand(200, 1, 8, 8) ** 2
     exact = frechet_distance(features, [x], [y])
     jittered = x + (torch.rand_like(x) - 0.5) * 0.9 / 255
@@ -77,7 +77,7 @@ def test_pictures_are_judged_as_the_pixels_that_a_file_holds(features):
     assert frechet_distance(features, [x + 1 / 255], [y]) != exact
 
 
-def test_what_cannot_be_judged_is_refused(features):
+def test_what_cannot_be_evaluated_is_refused(features):
     x = torch.rand(5, 1, 8, 8)
     with pytest.raises(ValueError, match="expected finite values"):
         frechet_distance(features, [x, x * torch.nan], [x])
@@ -138,13 +138,13 @@ def test_precision_and_recall_of_planted_sets():
     assert precision_recall(real, real) == (1, 1)
     one = torch.zeros(500, 4)
     precision, recall = precision_recall(one, real)
-    assert precision == 1  # a likely picture
+    assert precision == 1  # a likely image
     assert recall < 0.01
     away, _ = precision_recall(real + 20, real)
     assert away == 0
 
 
-def test_figures_leave_the_random_generator_alone():
+def test_metrics_leave_the_random_generator_alone():
     x = torch.randn(100, 4)
     state = torch.random.get_rng_state()
     first = kernel_distance(x, x + 1), classifier_score(x)
@@ -157,8 +157,8 @@ def test_of_real_digits_they_are_good_and_of_others_bad(real_data):
     data = MNIST(root=str(real_data), labels=True)
     data.setup()
     extractor = load_classifier(CHECKPOINTS / "features_mnist.safetensors")
-    pictures = torch.cat(list(real_images(data, "val", 1000)))
-    held_out = extract_all(extractor, pictures.split(100))
+    images = torch.cat(list(real_images(data, "val", 1000)))
+    held_out = extract_all(extractor, images.split(100))
     reference = extract_all(extractor, real_images(data, "train", 1000))
 
     def distance(x):
@@ -167,13 +167,13 @@ def test_of_real_digits_they_are_good_and_of_others_bad(real_data):
     floor = frechet(held_out.features, reference.features)
     assert floor == pytest.approx(by_square_root(held_out.features, reference.features), rel=1e-3)
     assert abs(frechet(reference.features, reference.features)) < 1e-3 * floor
-    assert distance(pictures + 0.1 * torch.randn_like(pictures)) > 2 * floor
-    assert distance(pictures.flip(-2)) > 20 * floor
-    assert distance(torch.rand_like(pictures)) > 1000 * floor
+    assert distance(images + 0.1 * torch.randn_like(images)) > 2 * floor
+    assert distance(images.flip(-2)) > 20 * floor
+    assert distance(torch.rand_like(images)) > 1000 * floor
 
-    mean, one = pictures.mean(0, keepdim=True), pictures[:1]
+    mean, one = images.mean(0, keepdim=True), images[:1]
     for x in (mean, one):  # over and over
-        found = extract_all(extractor, x.expand_as(pictures).split(100))
+        found = extract_all(extractor, x.expand_as(images).split(100))
         assert frechet(found.features, reference.features) > 100 * floor
         assert classifier_score(found.logits) < 1.01
         assert precision_recall(found.features, reference.features)[1] < 0.05

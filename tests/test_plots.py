@@ -1,4 +1,4 @@
-"""Pictures of what is not a picture itself."""
+"""Plots of points and of hidden units."""
 
 import pytest
 import torch
@@ -7,11 +7,11 @@ from ncsn.score.densities import Gaussian
 
 
 def tile(image, row, column, height, width):
-    """The picture in a place of a grid whose tiles are 2 apart: grey, in [0, 1]."""
+    """The image in a place of a grid whose tiles are 2 apart: grey, in [0, 1]."""
     top, left = 2 + row * (height + 2), 2 + column * (width + 2)
-    picture = torch.as_tensor(image)[top : top + height, left : left + width]
-    assert (picture == picture[..., :1]).all()  # grey
-    return picture[..., 0] / 255
+    part = torch.as_tensor(image)[top : top + height, left : left + width]
+    assert (part == part[..., :1]).all()  # grey
+    return part[..., 0] / 255
 
 
 def test_the_filters_are_the_weights_each_over_its_largest():

@@ -40,7 +40,7 @@ def curve(folder) -> dict[int, float]:
 
 
 def by_hand(module, count, levels, sampler) -> float:
-    """The distance of the first samples of seed 0 to the training pictures."""
+    """The distance of the first samples of seed 0 to the training images."""
     sigmas = module.schedule.sigmas()
     ladder = KarrasSchedule(sigmas.max().item(), sigmas.min().item(), levels).sigmas()
     data, extractor = Digits(), load_classifier(FEATURES)
