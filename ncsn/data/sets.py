@@ -65,18 +65,18 @@ class TorchvisionData(ImageData):
     """A torchvision data set in `root`, with its test split for validation."""
 
     source: type[Any]
+    image_shape = (1, 28, 28)
+    names: Sequence[str]
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
-        class_names: Sequence[str],
-        root: str,
-        batch_size: int,
-        labels: bool,
-        flip: bool,
-        dequantise: bool,
+        root: str = "data",
+        batch_size: int = 128,
+        labels: bool = False,
+        flip: bool = False,
+        dequantise: bool = False,
     ) -> None:
-        super().__init__(shape, class_names, batch_size, labels, flip, dequantise)
+        super().__init__(self.image_shape, self.names, batch_size, labels, flip, dequantise)
         self.root = Path(root)
 
     def prepare_data(self) -> None:
@@ -141,6 +141,7 @@ class MNIST(TorchvisionData):
     """MNIST: 60,000 + 10,000 handwritten digits, 28x28, grey."""
 
     source = torchvision.datasets.MNIST
+    names = source.classes
 
     def __init__(
         self,
@@ -149,33 +150,33 @@ class MNIST(TorchvisionData):
         labels: bool = False,
         dequantise: bool = False,
     ) -> None:
-        super().__init__(
-            (1, 28, 28), self.source.classes, root, batch_size, labels, False, dequantise
-        )
+        super().__init__(root, batch_size, labels, flip=False, dequantise=dequantise)
 
 
 class FashionMNIST(TorchvisionData):
     """Fashion-MNIST: 60,000 + 10,000 images of clothes, 28x28, grey."""
 
     source = torchvision.datasets.FashionMNIST
-
-    def __init__(
-        self,
-        root: str = "data",
-        batch_size: int = 128,
-        labels: bool = False,
-        flip: bool = False,
-        dequantise: bool = False,
-    ) -> None:
-        super().__init__(
-            (1, 28, 28), self.source.classes, root, batch_size, labels, flip, dequantise
-        )
+    names = source.classes
 
 
 class CIFAR10(TorchvisionData):
     """CIFAR-10: 50,000 + 10,000 photographs in ten classes, 32x32, colour."""
 
     source = torchvision.datasets.CIFAR10
+    image_shape = (3, 32, 32)
+    names = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
 
     def __init__(
         self,
@@ -185,16 +186,4 @@ class CIFAR10(TorchvisionData):
         flip: bool = True,
         dequantise: bool = False,
     ) -> None:
-        names = [
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
-        ]
-        super().__init__((3, 32, 32), names, root, batch_size, labels, flip, dequantise)
+        super().__init__(root, batch_size, labels, flip, dequantise)

@@ -90,8 +90,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
         distance = KernelInceptionDistance(Given(features.shape[1]), subset_size=size, **LOCAL)
         distance.update(reference.float(), real=True)
         distance.update(features.float(), real=False)
-        mean, _ = distance.compute()
-    return mean.item()
+        return distance.compute()[0].item()
 
 
 def classifier_score(logits: Tensor) -> float:
@@ -99,8 +98,7 @@ def classifier_score(logits: Tensor) -> float:
     with seeded():
         score = InceptionScore(Given(logits.shape[1]), **LOCAL)
         score.update(logits.double())
-        mean, _ = score.compute()
-    return mean.item()
+        return score.compute()[0].item()
 
 
 def precision_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
