@@ -115,7 +115,7 @@ def test_all_of_them_by_the_commands_from_a_file_beside_them(mine, tmp_path):
     (tmp_path / "mine.py").unlink()
     drawn = command("sample.py", "--out", "other.png", "--device", "cpu", *given)
     assert drawn.returncode == 2
-    assert re.search(r"mine\.\w+ is trusted, but Python finds no mine\.py; put it next to the command", drawn.stderr)
+    assert re.search(r"mine\.\w+ cannot be imported: No module named .mine.; put it next to the command", drawn.stderr)
     assert len(drawn.stderr.splitlines()) == 1
 
 

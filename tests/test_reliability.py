@@ -24,7 +24,7 @@ def measured(experiment: str, count: int) -> str:
 @pytest.mark.parametrize(
     ("experiment", "count"),
     [
-        ("kills", 15),
+        ("kills", 10),
         ("resume", 4),
         ("damage", 10),
         ("configurations", 8),
@@ -41,7 +41,7 @@ def measured(experiment: str, count: int) -> str:
         ("disk", 2),
         ("sampling", 3),
         ("writers", 1),
-        ("trust", 4),
+        ("trust", 8),
     ],
 )
 def test_in_short(experiment, count):
