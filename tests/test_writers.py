@@ -113,6 +113,15 @@ def test_a_name_that_is_not_given_is_none_that_another_is_writing(digits, here, 
     assert names(here) == ["samples-2.png", "samples-3.png", "samples.png"]
 
 
+def test_a_default_name_that_was_finished_just_before_the_lock_is_not_written_over(digits, here, monkeypatch, capsys):
+    Path("samples.png").write_text("another's")
+    names = iter([Path("samples.png"), Path("samples-2.png")])
+    monkeypatch.setattr("ncsn.cli.writers.free", lambda _: next(names))
+    cli.sample([digits, "--num-samples", "2"])
+    assert "Wrote samples-2.png" in capsys.readouterr().out
+    assert Path("samples.png").read_text() == "another's"
+
+
 def test_the_other_processes_of_a_command_leave_the_lock_to_the_first(monkeypatch):
     """Catches a command of several processes that refuses its own second one."""
     monkeypatch.setattr(rank_zero_only, "rank", 1)
