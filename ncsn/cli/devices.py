@@ -53,7 +53,7 @@ def device_of(name: str) -> torch.device:
 def shared_draws(
     fabric: Fabric, model: Model, request: Request, total: int
 ) -> Iterator[Iterator[tuple[Sequence[int], Tensor]]]:
-    """Yield this process's share of `draws`, and show a bar on standard error.
+    """Yield this process's share of `draws`, with a progress bar on standard error.
 
     The bar counts the samples of all processes, out of `total`; those that are not
     requested are done.

@@ -198,7 +198,7 @@ def add_setting(option: argparse._ActionsContainer, key: str, **others: Any) -> 
 
 
 def add_output_options(parser: ArgumentParser) -> None:
-    """Add the options of which samples are drawn, and of what is written."""
+    """Add the options of the output: its file, its samples and its layout."""
     option = parser.add_argument_group("output").add_argument
     option("--out", type=Path, metavar="FILE", help=OUT)
     option("--num-samples", type=int_at_least(1), metavar="N", help="(64 images, 4000 points)")

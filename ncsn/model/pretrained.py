@@ -76,7 +76,7 @@ def checksum(text: str, weights: dict[str, Tensor]) -> str:
 
 
 def read_safetensors(path: str | Path) -> dict[str, Any]:
-    """Return the content of a file of `save_safetensors`, as that of a checkpoint."""
+    """Return the content of a file of `save_safetensors`, in the form of a checkpoint."""
     path = local_file(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -130,7 +130,7 @@ def save_pretrained(
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
-    """Return the content of a folder of `save_pretrained`, as that of a checkpoint."""
+    """Return the content of a folder of `save_pretrained`, in the form of a checkpoint."""
     weights = read_safetensors(folder / WEIGHTS)["state_dict"]
     file = local_file(folder / SETTINGS)
     try:
