@@ -406,7 +406,12 @@ def test_without_fcntl_and_sighup_everything_imports_and_images_are_written(with
         importlib.import_module(name)
     monkeypatch.chdir(tmp_path)
     checkpoint = str(Path(__file__).parent.parent / "checkpoints" / "digits.safetensors")
-    for out in ("new/a.png", "a.npz", "folder"):
+    for out in ("a.png", "a.npz", "folder"):
         options = ["--num-samples", "2", "--steps", "2", "--out", out, "--device", "cpu"]
         sys.modules["ncsn.cli.main"].main(["sample", checkpoint, *options])
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["0.png", "1.png", "a.npz", "a.png"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        "000000.png",
+        "000001.png",
+        "a.npz",
+        "a.png",
+    ]

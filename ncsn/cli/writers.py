@@ -19,7 +19,15 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ncsn.data import to_pixels
-from ncsn.model.files import CLOEXEC, NOFOLLOW, atomic_write, exclusive_file, exclusive_folder, lock_of, temporary_file
+from ncsn.model.files import (
+    CLOEXEC,
+    NOFOLLOW,
+    atomic_write,
+    exclusive_file,
+    exclusive_folder,
+    lock_of,
+    temporary_file,
+)
 from ncsn.training.processes import exit_if_orphaned, gathered, hold_outputs
 
 __all__ = ["Collector", "FolderWriter", "NpzWriter", "Writer", "check_replaced", "held_output"]
