@@ -67,7 +67,9 @@ def known_pixels(file: Path, height: int, width: int) -> Tensor:
     known, grey_ones = mask <= 0.5, int(((mask > 0.1) & (mask < 0.9)).sum())
     low, high = (255 * mask).aminmax()
     with Image.open(file) as image:
-        opaque = not image.has_transparency_data or image.convert("RGBA").getextrema()[3][0] == 255
+        opaque = not image.has_transparency_data or image.convert("RGBA").getchannel(
+            "A"
+        ).getextrema() == (255, 255)
     if not opaque or known.all() or not known.any() or 2 * grey_ones > known.numel():
         found = f"values from {low:.0f} to {high:.0f}, {grey_ones} of them grey"
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 import torchvision
-from lightning.fabric.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
