@@ -262,6 +262,7 @@ def test_a_module_made_in_python_is_loaded_with_its_parts_given_again(tmp_path):
     trainer.save_checkpoint(tmp_path / "live.ckpt")
     checkpoint = torch.load(tmp_path / "live.ckpt", weights_only=True)
     plain = {"shape": (1, 8, 8), "warmup": 3, "cooldown": 0, "label_dropout": 0.1, "compile": False}
+    plain["class_names"] = ()
     assert checkpoint["hyper_parameters"] == plain
     parts = {name: getattr(small_module(), name) for name in ("denoiser", "schedule", "objective", "sampler")}
     loaded = ScoreModule.load_from_checkpoint(tmp_path / "live.ckpt", weights_only=True, **parts)

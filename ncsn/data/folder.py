@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from ncsn.data.module import ImageData
 __all__ = ["FileImages", "ImageFolder", "same_images", "upright"]
 
 STACKS = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose files may hold many images
+# Names of the parts of a data set.
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class ImageFolder(ImageData):
@@ -41,6 +44,8 @@ class ImageFolder(ImageData):
         channels: 3 for colour, 1 for grey.
         batch_size: images per batch, on each device.
         labels: use the top-level folder of an image as its class.
+        class_names: the class folders in the order of their labels; by default sorted,
+            numbers by their value.
         flip: mirror half of the training images, left to right.
         dequantise: add uniform noise of 1/256 of the range to each training pixel.
         held_out: the fraction of the images for validation, a fixed random subset.
@@ -66,6 +71,7 @@ class ImageFolder(ImageData):
         memory: float = 4.0,
         workers: int = 2,
         skip_broken: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         if channels not in (1, 3):
             raise ValueError(
@@ -87,7 +93,17 @@ class ImageFolder(ImageData):
                 f"ImageFolder: class labels are the names of folders, and {loose} is in no class "
                 f"folder; move it into {self.root}/CLASS"
             )
-        names = sorted(set(folders))
+        found = sorted(set(folders), key=by_number)
+        names = found if class_names is None else list(class_names)
+        if labels and sorted(names) != sorted(found):
+            raise ValueError(
+                f"ImageFolder: class_names: expected each of {found} once, got {names}"
+            )
+        if found and {name.lower() for name in found} <= SPLITS:
+            raise ValueError(
+                f"ImageFolder: labels is true, but the folders in {root} are parts of a data set, "
+                f"not classes: {', '.join(names)}; set root to {self.root / names[-1]}, or rename them"
+            )
         super().__init__(
             (channels, height, width), names, batch_size, labels, flip, dequantise, workers
         )
@@ -305,6 +321,12 @@ def kind_of(file: Path) -> str:
     if file.name.startswith("."):
         return "hidden"
     return file.suffix.lower() or "without an ending"
+
+
+def by_number(name: str) -> tuple[list[int | str], str]:
+    """Return a key that sorts names as text, but the numbers in them by their value."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if part.isdecimal() else part for part in parts], name
 
 
 def files_under(root: Path) -> Iterator[Path]:

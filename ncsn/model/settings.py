@@ -40,7 +40,7 @@ Module = TypeVar("Module", bound=nn.Module)
 MAX_NUMBERS = 2_000_000_000  # elements in the parameters of a network
 NOT_BUILT = ("_instantiator", "optimizer")  # settings that no loading needs
 # Settings of training alone, which a model does not have.
-OF_TRAINING = {"warmup": int, "cooldown": int, "label_dropout": float, "compile": bool}
+OF_TRAINING = {"warmup": int, "cooldown": int, "compile": bool}
 COSTS = ("memory", "workers")  # settings of data that only affect speed and memory
 
 

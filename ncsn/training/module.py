@@ -1,6 +1,6 @@
 """The training module: a denoiser, a noise schedule, an objective and a sampler."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -40,6 +40,7 @@ class ScoreModule(LightningModule):
         cooldown: steps over which it falls to 0 at the end of the run.
         label_dropout: the probability of training an example without its label.
         compile: compile the network; this takes minutes and pays on GPUs.
+        class_names: the names of the classes by their numbers.
 
     Raises:
         ValueError: if a number is out of range, or parts do not fit each other.
@@ -57,6 +58,7 @@ class ScoreModule(LightningModule):
         cooldown: int = 0,
         label_dropout: float = 0.1,
         compile: bool = False,  # noqa: A002 - torch's own word for it
+        class_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         steps = {"warmup": warmup, "cooldown": cooldown}
@@ -67,7 +69,8 @@ class ScoreModule(LightningModule):
         if compile and not isinstance(denoiser, Denoiser):
             rule = "an energy, which is differentiated, cannot be compiled"
             raise ValueError(f"ScoreModule: compile is true, but {rule}")
-        Model(denoiser, schedule, sampler, shape)  # checks these
+        # checks these
+        Model(denoiser, schedule, sampler, shape, class_names=class_names)
         # Checkpoints hold plain settings alone. The CLI adds those of the parts; for a
         # module made in Python the parts are passed to `load_from_checkpoint`.
         parts = ("denoiser", "schedule", "objective", "sampler", "optimizer")
@@ -81,6 +84,7 @@ class ScoreModule(LightningModule):
         self.warmup = warmup
         self.cooldown = cooldown
         self.label_dropout = label_dropout
+        self.class_names = class_names
         self.compiled = compile
         self.seed = 0
         self.skipped_steps = 0
@@ -109,8 +113,8 @@ class ScoreModule(LightningModule):
         """Return the model in training, which shares its weights."""
         known = without(dict(self.hparams), NOT_BUILT)
         settings = {"hyper_parameters": known} if "denoiser" in known else None
-        gaussian = self.objective.gaussian_noise
-        return Model(self.denoiser, self.schedule, self.sampler, self.shape, gaussian, settings)
+        about = self.objective.gaussian_noise, settings, self.class_names, self.label_dropout
+        return Model(self.denoiser, self.schedule, self.sampler, self.shape, *about)
 
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """Return losses (B,) of clean `x` (B, ...) at `sigma` (B, 1, ..., 1)."""
