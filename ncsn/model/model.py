@@ -37,7 +37,7 @@ class Model(nn.Module):
         gaussian_noise: the score is that of data with Gaussian noise, which Tweedie's
             formula assumes.
         settings: the plain values that the model can be built again from, as files hold
-            them; None if its parts were made in Python.
+            them; None if its parts were made in Python and describe themselves.
 
     Raises:
         ValueError: if the shape is invalid, or the sampler does not fit the model.
