@@ -35,6 +35,7 @@ def settings_of(model: Model) -> dict[str, Any]:
     """
     settings = model.settings or {}
     made = {"shape": list(model.shape), "gaussian_noise": model.gaussian_noise}
+    made |= {"class_names": model.class_names, "label_dropout": 0.1 * model.labels.dropped}
     known = dict(settings.get("hyper_parameters", made))
     for name in PARTS:
         part = getattr(model, name)

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
 from inspect import signature
@@ -49,6 +49,7 @@ class ScoreModule(LightningModule):
         cooldown: steps over which it falls to 0 at the end of the run.
         label_dropout: the probability of training an example without its label.
         compile: compile the network; this takes minutes and pays on GPUs.
+        class_names: the names of the classes by their numbers.
         weights: start from the weights of the model in this file, as far as they fit.
 
     Raises:
@@ -67,6 +68,7 @@ class ScoreModule(LightningModule):
         cooldown: int = 0,
         label_dropout: float = 0.1,
         compile: bool = False,  # noqa: A002 - torch's own word for it
+        class_names: Sequence[str] = (),
         weights: str | Path | None = None,
     ) -> None:
         super().__init__()
@@ -78,12 +80,11 @@ class ScoreModule(LightningModule):
         if compile and not isinstance(denoiser, Denoiser):
             rule = "an energy, which is differentiated, cannot be compiled"
             raise ValueError(f"ScoreModule: compile is true, but {rule}")
-        Model(denoiser, schedule, sampler, shape)  # checks these
+        Model(denoiser, schedule, sampler, shape, class_names=class_names)  # checks these
         # Plain settings alone: the CLI adds those of the parts, or else a checkpoint
         # describes the parts themselves.
-        self.save_hyperparameters(
-            ignore=[*PARTS, "objective", "optimizer", "weights"], logger=False
-        )
+        parts = (*PARTS, "objective", "optimizer", "weights")
+        self.save_hyperparameters(ignore=parts, logger=False)
         self.denoiser = denoiser
         self.schedule = schedule
         self.objective = objective
@@ -93,6 +94,7 @@ class ScoreModule(LightningModule):
         self.warmup = warmup
         self.cooldown = cooldown
         self.label_dropout = label_dropout
+        self.class_names = class_names
         self.compiled = compile
         self.seed = 0
         self.skipped_steps = 0
@@ -128,8 +130,8 @@ class ScoreModule(LightningModule):
         """Return the model in training, which shares its weights."""
         known = without(dict(self.hparams), NOT_BUILT)
         settings = {"hyper_parameters": known} if "denoiser" in known else None
-        gaussian = self.objective.gaussian_noise
-        return Model(self.denoiser, self.schedule, self.sampler, self.shape, gaussian, settings)
+        about = self.objective.gaussian_noise, settings, self.class_names, self.label_dropout
+        return Model(self.denoiser, self.schedule, self.sampler, self.shape, *about)
 
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """Return losses (B,) of clean `x` (B, ...) at `sigma` (B, 1, ..., 1)."""
