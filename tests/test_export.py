@@ -245,11 +245,6 @@ def test_a_wrong_setting_is_one_line(checkpoint, capsys, options, said):
     assert sorted(file.name for file in Path().iterdir()) == ["dict.json", "list.json", "there.md"]
 
 
-def test_a_model_that_was_made_in_python_is_not_published():
-    with pytest.raises(ValueError, match="no setting describes"):
-        save_pretrained(other_module(NCSNDenoiser(Choosing())), "model")
-
-
 def test_the_shipped_model_is_the_one_that_its_list_says():
     listed = (REPOSITORY / "checkpoints/README.md").read_text()
     assert SHIPPED.stat().st_size <= 3_000_000

@@ -40,7 +40,7 @@ class Model(nn.Module):
         gaussian_noise: the score is that of data with Gaussian noise, which Tweedie's
             formula assumes.
         settings: the plain values that the model can be built again from, as files hold
-            them; None if its parts were made in Python.
+            them; None if its parts were made in Python and describe themselves.
         class_names: the names of the classes by their numbers; by default the numbers.
         label_dropout: how often labels were dropped in training; after 0 the model needs
             a class.

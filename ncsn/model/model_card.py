@@ -16,6 +16,7 @@ import yaml
 
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.classes import dotted
+from ncsn.model.describe import settings_of
 from ncsn.model.model import DATA, Model
 
 __all__ = ["card", "spread"]
@@ -64,16 +65,17 @@ def card(
     """Return the text of a model card.
 
     Args:
-        model: the model, with settings.
+        model: the model.
         load: the Python code that loads it.
         name: its name.
         report: the content of a file of `ncsn evaluate --json`.
         image: the name of an image of samples next to the card; "" if there is none.
 
     Raises:
-        ValueError: if the report is of another kind, or of other weights.
+        ValueError: if the report is of another kind, or of other weights, or a part of
+            the model cannot be described.
     """
-    sections = json.loads(json.dumps(model.settings))  # YAML would mark tuples
+    sections = json.loads(json.dumps(settings_of(model)))  # YAML would mark tuples
     settings, data = sections["hyper_parameters"], sections.get(DATA)
     levels, denoiser = model.schedule.sigmas(), model.denoiser
     network = getattr(denoiser, "network", None) or getattr(denoiser, "energy", denoiser)
