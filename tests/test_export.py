@@ -161,7 +161,9 @@ def test_a_folder_is_whole_or_absent(checkpoint, monkeypatch):
 
 def test_a_program_is_the_denoiser(checkpoint, capsys):
     export(str(checkpoint), "--to", "program")
-    assert "Wrote small.pt2, which is within" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Wrote small.pt2, which is within" in said
+    assert "x (B, 1, 8, 8) and sigma (B, 1, 1, 1)" in said
     program, module = torch.export.load("small.pt2").module(), load(checkpoint)
     for count in (1, 3, 8):
         x, sigma, label = torch.rand(count, 1, 8, 8), torch.rand(count, 1, 1, 1) + 0.1, torch.randint(-1, 10, (count,))

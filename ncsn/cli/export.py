@@ -55,7 +55,10 @@ def write(model: Model, out: Path, form: str, report: Any) -> str:
         program, error = exported(model)
         with atomic_write(out) as partial:
             partial.write_bytes(program)
-        return f", which is within {error:.1g} of the denoiser"
+        shapes = [tuple(tensor.shape[1:]) for tensor in noisy_examples(model, 1)[:2]]
+        x, sigma = (f"(B, {', '.join(map(str, shape))})" for shape in shapes)
+        called = f"call it with x {x} and sigma {sigma}"
+        return f", which is within {error:.1g} of the denoiser; {called}"
     if form == "folder":
         save_pretrained(model, out, report)
         return ""
