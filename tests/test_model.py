@@ -203,11 +203,16 @@ def test_the_labels_of_a_batch_are_those_of_its_samples():
 
         def forward(self, x, c_noise, label=None):
             sigma = c_noise.exp()
+            label = -torch.ones(len(x)) if label is None else label
             return sigma * (label.view(-1, 1, 1, 1) - x) / (0.01**2 + sigma**2)
 
-    label = torch.tensor([3, 0, 2, 1, 1])
-    x = model(denoiser=NCSNDenoiser(Classes())).sample(5, label=label, batch_size=2)
+    label, one = torch.tensor([3, 0, 2, 1, 1]), model(denoiser=NCSNDenoiser(Classes()))
+    x = one.sample(5, label=label, batch_size=2)
     torch.testing.assert_close(x.mean((1, 2, 3)), label.float(), atol=0.1, rtol=0)
+    of_3 = one.sample(5, label=3, guidance=1.5, steps=20, batch_size=3)
+    torch.testing.assert_close(of_3.mean((1, 2, 3)), torch.full((5,), 3 + 0.5 * (3 + 1)), atol=0.2, rtol=0)
+    with pytest.raises(ValueError, match="guidance has no effect with guide"):
+        one.sample(1, guidance=2, guide=lambda score: score)
 
 
 @pytest.mark.parametrize("beyond", [{"sigma_max": 50}, {"sigma_min": 0.001}])

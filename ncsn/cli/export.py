@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ncsn.model.files import atomic_write, exclusive_file
+from ncsn.model.labels import numbered_names
 from ncsn.model.load import CHECKPOINTS, default_checkpoint, load
 from ncsn.model.model import Model
 from ncsn.model.model_card import card
@@ -57,8 +58,9 @@ def write(model: Model, out: Path, form: str, report: Any) -> str:
             partial.write_bytes(program)
         shapes = [tuple(tensor.shape[1:]) for tensor in noisy_examples(model, 1)[:2]]
         x, sigma = (f"(B, {', '.join(map(str, shape))})" for shape in shapes)
-        called = f"call it with x {x} and sigma {sigma}"
-        return f", which is within {error:.1g} of the denoiser; {called}"
+        labels = f", takes labels ({numbered_names(model.labels.names)}; -1 for none)"
+        about = f", which is within {error:.1g} of the denoiser{labels * (model.classes > 0)}"
+        return f"{about}; call it with x {x} and sigma {sigma}"
     if form == "folder":
         save_pretrained(model, out, report)
         return ""
