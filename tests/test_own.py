@@ -163,7 +163,8 @@ def test_the_guide_s_lines_of_python_train_and_sample(tmp_path, monkeypatch):
     content = torch.load("digits.ckpt", weights_only=True)
     averaged, raw = content["state_dict"], content["current_model_state"]
     assert any(not torch.equal(averaged[name], weight) for name, weight in raw.items())
-    assert all(torch.equal(load("digits.ckpt").state_dict()[name], weight) for name, weight in averaged.items())
+    loaded = load("digits.ckpt").state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in averaged.items())
 
 
 def test_the_schedule_falls_and_draws_within_its_ends(mine):
