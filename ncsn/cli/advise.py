@@ -43,10 +43,10 @@ def yaml_of(model: ScoreModule, advice: Advice, moments: dict[str, float]) -> st
         part = getattr(advice, name)
         parts += [(name, part, {} if part is model.sampler else asdict(part))]
     lines = ["model:"]
-    for name, part, settings in parts:
-        if settings:
+    for name, part, chosen in parts:
+        if chosen:
             lines += [f"  {name}:", f"    class_path: {class_path(part)}", "    init_args:"]
-        for key, value in settings.items():
+        for key, value in chosen.items():
             lines += [f"      # {advice.reasons[key]}"] if key in advice.reasons else []
             lines += [f"      {key}: {scalar(value)}"]
     return "\n".join(lines)
