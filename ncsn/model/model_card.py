@@ -120,7 +120,8 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
         if samples is None or samples["weights"] != weights:
             other = inline(report["judged"])
             raise ValueError(f"--metrics: the report is of other weights: {other}")
-        lines = ["| metric | value | held-out images |", "|---|---|---|"]
+        head = f"value, {counts['judged']:,} samples | {counts['floor']:,} held-out images"
+        lines = [f"| metric | {head} |", "|---|---|---|"]
         lines += [
             f"| {inline(name)} | {spread(values)} | {floor[name]:.4g} |"
             for name, values in report["figures"].items()
