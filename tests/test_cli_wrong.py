@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
+from ncsn.cli.errors import silence_libraries
 from ncsn.cli.main import sample
 
 from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
@@ -172,3 +174,10 @@ def test_help_needs_no_torch():
     ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert ran.returncode == 0
     assert "--sampler.NAME" in ran.stdout
+
+
+def test_a_warning_is_one_line(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    silence_libraries()
+    text = warnings.formatwarning(UserWarning("20 of 220\n files"), UserWarning, "folder.py", 3)
+    assert text == "warning: 20 of 220 files\n"
