@@ -363,7 +363,7 @@ def test_files_that_are_left_out_are_counted_by_their_ending(folder):
 )
 def test_a_folder_of_other_files_says_what_it_holds(tmp_path, name, counts):
     (tmp_path / name).write_bytes(b"?")
-    with pytest.raises(ValueError, match=rf"0 of 1 files are images; left out are {counts} \(convert"):
+    with pytest.raises(ValueError, match=rf"0 of 1 files are images; left out are {counts} \(an image needs"):
         ImageFolder(str(tmp_path), size=8)
 
 

@@ -304,7 +304,7 @@ def image_files(
     left_out = ", ".join(f"{count:,} {kind}" for kind, count in others)
     counts = (
         f"{name} is {root}, where {len(files):,} of {len(found):,} files are images; left out are "
-        f"{left_out} (convert images to .png, name them so, unpack archives)"
+        f"{left_out} (an image needs the ending of a format of Pillow, such as .png; unpack archives)"
     )
     for file in [] if skip_broken else files:
         if not file.is_file():
