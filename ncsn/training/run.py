@@ -286,7 +286,8 @@ def announce(run: Run) -> None:
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     examples = f"{len(run.datamodule.splits['train']):,} examples of {run.model.shape}"
     print(f"Training {run.config.name}: {parameters:,} parameters on {examples}")
-    if names := run.model.class_names:
+    if run.model.class_names:
+        names = run.model.model.labels.names
         print(f"{len(names)} classes: {numbered_names(names)}; samples are of each in turn")
     if run.resumed_from:
         print(f"Resuming from {run.resumed_from}")
