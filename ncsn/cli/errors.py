@@ -108,11 +108,18 @@ def reason(error: Exception) -> str:
     if kinds and given and (not reasons or _TENSOR in text):
         reasons = [f"expected {' or '.join(kinds)}, got {given[1]}"]
     found = ": ".join([*[".".join(keys)][: len(keys)], *reasons[:1]])
-    return re.sub(r"Expected a <class '([^']*)'>. Got value:", r"expected \1, got", found)
+    found = re.sub(r"Expected a <class '([^']*)'>. Got value:", r"expected \1, got", found)
+    return re.sub(r"(expected str, got [^\[{]*)$", r"\1; put it in quotes", found)
+
+
+def one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """Return a warning as one line, without the place in the code that raised it."""
+    return f"warning: {' '.join(str(message).split())}\n"
 
 
 def silence_libraries() -> None:
-    """Hide warnings of Lightning that a user of this package cannot act on."""
+    """Print warnings in one line, without those of Lightning that a user cannot act on."""
+    warnings.formatwarning = one_line
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -125,3 +132,4 @@ def silence_libraries() -> None:
         r".*callbacks used to create the checkpoint .*\[.(Best)?Checkpoint\{",  # of an earlier version
     ):
         warnings.filterwarnings("ignore", message)
+    warnings.formatwarning = lambda text, *_, **__: f"warning: {' '.join(str(text).split())}\n"

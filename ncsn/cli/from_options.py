@@ -44,11 +44,12 @@ def image_model(options: Namespace) -> tuple[Path, Model]:
     return checkpoint, loaded(checkpoint, options).to(device_of(options.device))
 
 
-def image_shape(model: Model) -> tuple[int, int]:
-    """Return the channels and the size of a model's images."""
+def image_shape(model: Model) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) of a model's images."""
     if len(model.shape) != 3:
         raise ValueError(f"checkpoint: expected a model of images, got shape {model.shape}")
-    return model.shape[0], model.shape[1]
+    channels, height, width = model.shape
+    return channels, height, width
 
 
 def sigmas_of(
@@ -58,13 +59,8 @@ def sigmas_of(
 
     What is not given is the model's own, but for `levels`, another default of --steps.
     """
-    sigmas, steps = model.schedule.sigmas(), options.steps or levels
-    if (steps, options.sigma_max, options.sigma_min) != (None, None, None):
-        if len(sigmas) == 1:
-            level = f"the single noise level {sigmas.item():g}"
-            raise ValueError(f"--steps {steps}: the model has {level}; give no others")
-        count = steps or len(sigmas)
-        sigmas = model.sigmas_for(sampler, count, options.sigma_max, options.sigma_min)
+    steps = options.steps or levels
+    sigmas = model.sigmas_for(sampler, steps, options.sigma_max, options.sigma_min)
     sampler.check(sigmas)
     sampler.of(model.denoiser)
     return sigmas

@@ -40,11 +40,8 @@ from ncsn.score import Score
 __all__ = ["Measurement", "run"]
 
 FRAMES = 61  # of a GIF, if --trajectory does not say
-FROM_DATA = (
-    "_instantiator",
-    "shape",
-    "class_names",
-)  # settings of a model that its data determines
+# Settings that a new run has of its own.
+NOT_SHOWN = ("_instantiator", "shape", "class_names", "weights")
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def refuse_images(model: Model, checkpoint: Path, options: Namespace) -> None:
 def data_shown(model: Model, checkpoint: Path, options: Namespace) -> DataModule | None:
     """Return the data that a model was trained on, if it is shown: for --nearest, and of points."""
     is_image = len(model.shape) == 3
-    if is_image and not options.nearest:
+    if not options.nearest and (is_image or (model.shape == (2,) and model.trained_on is None)):
         return None
     data = load_data(checkpoint, options.trust)
     is_shown = isinstance(data, ImageData) if is_image else isinstance(data, Points)
@@ -284,7 +281,7 @@ def settings_text(checkpoint: Path, trust: Sequence[str]) -> str:
     content = contents(checkpoint)
     settings, data = content["hyper_parameters"], content.get(DATA)
     check_settings(settings, data, checkpoint, trust)  # training will build what they name
-    model = {key: value for key, value in updated(settings).items() if key not in FROM_DATA}
+    model = {key: value for key, value in updated(settings).items() if key not in NOT_SHOWN}
     given = {name: each for name, each in (("data", data), ("model", model)) if each}
     text = yaml.safe_dump(json.loads(json.dumps(given)), sort_keys=False)
     number = content.get("global_step")

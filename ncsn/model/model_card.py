@@ -15,6 +15,7 @@ import yaml
 
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.classes import dotted
+from ncsn.model.describe import settings_of
 from ncsn.model.model import DATA, Model
 
 __all__ = ["card", "spread"]
@@ -55,15 +56,16 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
     """Return the text of a model card.
 
     Args:
-        model: the model, with settings.
+        model: the model.
         load: the Python code that loads it.
         name: its name.
         report: the content of a file of `ncsn evaluate --json`.
 
     Raises:
-        ValueError: if the report is of another kind, or of other weights.
+        ValueError: if the report is of another kind, or of other weights, or a part of
+            the model cannot be described.
     """
-    sections = json.loads(json.dumps(model.settings))  # YAML would mark tuples
+    sections = json.loads(json.dumps(settings_of(model)))  # YAML would mark tuples
     settings, data = sections["hyper_parameters"], sections.get(DATA)
     levels, denoiser = model.schedule.sigmas(), model.denoiser
     network = getattr(denoiser, "network", None) or getattr(denoiser, "energy", denoiser)

@@ -200,7 +200,8 @@ def resumable(path: Path) -> dict[str, Any]:
     run, complete = content.get("run"), all(content.get(entry) for entry in ENTRIES)
     if not (complete and isinstance(run, dict) and run.keys() >= OF_RUN):
         raise ValueError(
-            f"--ckpt_path: {path} was not made by the training command, and cannot be resumed"
+            f"--ckpt_path: {path} was not made by the training command, and cannot be resumed; "
+            "--model.weights FILE starts a new run from its weights"
         )
     return content
 

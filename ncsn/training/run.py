@@ -37,7 +37,7 @@ from ncsn.training.resume import (
     resumable,
 )
 
-__all__ = ["Run", "build", "check", "fit", "run"]
+__all__ = ["Run", "build", "build_parts", "check", "fit", "run"]
 
 MAX_PARAMETERS = 20_000  # tensors in a model
 USAGE = "%(prog)s [--config FILE] [--SECTION.SETTING VALUE ...]"
@@ -149,9 +149,26 @@ def build() -> Run:
     Raises:
         ArgumentError, ValueError, MisconfigurationException: if a setting is wrong.
     """
+    parser, config, settings, parts = build_parts()
+    stop, record = callbacks.GracefulStop(parts.checkpoint), Record(settings)
+    files = PatientCheckpointIO()
+    own: list[Callback] = [stop, record]
+    if not config.trainer.fast_dev_run:
+        own.append(SaveConfig(parser, config, overwrite=True))
+    trainer = make_trainer(config, parts, own, files)
+    return Run(config, parts, parts.model, parts.data, trainer, stop, record, files)
+
+
+def build_parts(
+    arguments: Sequence[str] | None = None,
+) -> tuple[LightningArgumentParser, Namespace, dict[str, Any], Namespace]:
+    """Return the parser, the settings twice, and what they describe but the trainer.
+
+    The arguments are those of the command line by default.
+    """
     parser = make_parser()
     try:
-        config = parser.parse_args()
+        config = parser.parse_args(arguments)
     except ArgumentError as error:
         raise ValueError(checks.with_hint(str(error), parser)) from error
     checks.check_settings(config)
@@ -160,18 +177,14 @@ def build() -> Run:
     settings = yaml.safe_load(text)
     for name, section in {"data": DataModule, **SECTIONS}.items():
         checks.check_nulls(settings[name], section, name)
+    if config.ckpt_path is not None:
+        config.model.weights = None  # a resumed run has its own
     try:
         parts = parser.instantiate(config)
     except (RuntimeError, OverflowError, MemoryError) as error:  # torch, out of memory
         raise ValueError(f"model: it cannot be made: {error}") from error
     add_settings(parts.model, parts.data, deepcopy(settings))
-    stop, record = callbacks.GracefulStop(parts.checkpoint), Record(settings)
-    files = PatientCheckpointIO()
-    own: list[Callback] = [stop, record]
-    if not config.trainer.fast_dev_run:
-        own.append(SaveConfig(parser, config, overwrite=True))
-    trainer = make_trainer(config, parts, own, files)
-    return Run(config, parts, parts.model, parts.data, trainer, stop, record, files)
+    return parser, config, settings, parts
 
 
 def add_settings(model: ScoreModule, data: DataModule, settings: dict[str, Any]) -> None:
