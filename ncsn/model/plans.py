@@ -28,7 +28,7 @@ __all__ = ["Names", "Plan", "build", "declared_argument", "fitted", "plan_argume
 
 # The base classes of the parts of a model.
 KINDS = (nn.Module, NoiseSchedule, Objective, Corruption, Density, Sampler)
-MAX_VALUES = 100_000  # values in the settings of a file, or in a list, as of class names
+MAX_VALUES = 10_000  # values in the settings of a file, or in a list of them
 MAX_TEXT = 4096  # characters
 VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 Names = Collection[str]
