@@ -66,8 +66,7 @@ def sigmas_of(
             raise ValueError(f"--steps {steps}: the model has {level}; give no others")
         count = steps or len(sigmas)
         sigmas = model.sigmas_for(sampler, count, options.sigma_max, options.sigma_min)
-    sampler.check(sigmas)
-    sampler.of(model.denoiser)
+    model.check(sampler, sigmas)
     return sigmas
 
 

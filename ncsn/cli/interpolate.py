@@ -20,6 +20,7 @@ def run(options: Namespace) -> None:
     """Write the images in a row."""
     with held_output(options):
         checkpoint, model = image_model(options)
+        model.expect_gaussian_noise("ncsn interpolate")
         sampler = Heun()
         sigmas = sigmas_of(model, options, sampler, LEVELS)
         ends = read_images(options.images, *image_shape(model)).to(model.device)

@@ -33,8 +33,7 @@ def measurement_of(model: Model, options: Namespace) -> Measurement:
     """Return the measurement that the options describe."""
     channels, size = image_shape(model)
     side = size // (options.factor or 1)
-    if not model.gaussian_noise:
-        raise ValueError("ncsn restore: expected a model that was trained on Gaussian noise")
+    model.expect_gaussian_noise("ncsn restore")
     if options.factor and size % options.factor:
         expected = f"a divisor of {size}, the size of the model's images"
         raise ValueError(f"--factor: expected {expected}, got {options.factor}")

@@ -108,10 +108,7 @@ class Model(nn.Module):
         Raises:
             ValueError: as `score`, and if the model was not trained on Gaussian noise.
         """
-        if not self.gaussian_noise:
-            raise ValueError(
-                "the model was trained on noise that is not Gaussian, which Tweedie's formula needs"
-            )
+        self.expect_gaussian_noise("Tweedie's formula")
         return tweedie(partial(self.score, label=label), x, self._level(x, sigma))
 
     def log_prob(
@@ -131,11 +128,13 @@ class Model(nn.Module):
             tolerance: absolute and relative error of the solver per step.
 
         Raises:
-            ValueError: if `x` has a wrong shape, or the schedule has a single level.
+            ValueError: if `x` has a wrong shape, the schedule has a single level, or the
+                model was not trained on Gaussian noise.
             RuntimeError: if the solver does not reach the highest level.
         """
         from ncsn.score.likelihood import log_prob  # needs torchdiffeq
 
+        self.expect_gaussian_noise("the probability flow")
         sigmas = self.schedule.sigmas()
         low, high = sigmas.min().item(), sigmas.max().item()
         self._level(x, low)
@@ -164,12 +163,12 @@ class Model(nn.Module):
                 `ncsn.score.guidance`.
 
         Raises:
-            ValueError: if the sampler does not support these noise levels.
+            ValueError: if the sampler does not support the model or these noise levels.
             FloatingPointError: if a state is not finite; the message gives the level.
         """
         sampler = self.sampler if sampler is None else sampler
         sigmas = self.schedule.sigmas() if sigmas is None else sigmas
-        sampler.check(sigmas)
+        self.check(sampler, sigmas)
         score = sampler.of(self.denoiser, label)
         if guide is not None:
             score = guide(score)
@@ -227,6 +226,29 @@ class Model(nn.Module):
         """
         *_, x = self.trajectories(range(count), seed, label, sampler, sigmas, guide)
         return x
+
+    def check(self, sampler: Sampler, sigmas: Tensor) -> None:
+        """Refuse a sampler that does not support this model, or these noise levels (L,).
+
+        Raises:
+            ValueError: with the setting to change.
+        """
+        sampler.check(sigmas)
+        sampler.of(self.denoiser)
+        if sampler.assumes_gaussian_noise:
+            self.expect_gaussian_noise(str(sampler))
+
+    def expect_gaussian_noise(self, method: str) -> None:
+        """Refuse a method that assumes Gaussian noise, for a model of other noise.
+
+        Raises:
+            ValueError: with the samplers that can be used.
+        """
+        if not self.gaussian_noise:
+            raise ValueError(
+                f"{method} assumes Gaussian noise, and the model was trained on other noise "
+                "(model.objective); sample with AnnealedLangevin and denoise: false"
+            )
 
     def sigmas_for(
         self,

@@ -40,6 +40,7 @@ class Langevin(Sampler):
 
     remedy = "lower epsilon"
     rho = NEARLY_GEOMETRIC
+    assumes_gaussian_noise = False
     epsilon: float
     steps: int
 
@@ -109,7 +110,7 @@ class AnnealedLangevin(Sampler):
             below 2 sigma_min^2.
         steps: Langevin steps at each level.
         denoise: return the posterior mean of the last state (Jolicoeur-Martineau et al., 2021),
-            at the cost of one more score.
+            at the cost of one more score. It assumes Gaussian noise; the steps do not.
     """
 
     remedy = "lower epsilon"
@@ -120,6 +121,10 @@ class AnnealedLangevin(Sampler):
 
     def __post_init__(self) -> None:
         check_numbers(self, 1.0 if self.epsilon == "auto" else self.epsilon, self.steps)
+
+    @property
+    def assumes_gaussian_noise(self) -> bool:
+        return self.denoise
 
     def step_size(self, sigmas: Tensor) -> float:
         """Return the step size at the lowest of the levels (L,).

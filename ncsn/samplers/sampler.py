@@ -25,6 +25,11 @@ class Sampler(ABC):
     remedy: ClassVar[str] = "take more steps"
     rho: ClassVar[float] = 7.0
 
+    @property
+    def assumes_gaussian_noise(self) -> bool:
+        """True if it samples only by the score of data with Gaussian noise."""
+        return True
+
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         """Yield the state (B, ...) after each of the levels `sigmas` (L,), from the start `x`."""
