@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncsn.noise import KarrasSchedule, NoiseSchedule
+from ncsn.noise import GeometricSchedule, KarrasSchedule, NoiseSchedule
 from ncsn.noise.streams import Streams, normal, uniform
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, Score, ScoreModel, tweedie
@@ -257,9 +257,9 @@ class Model(nn.Module):
         sigma_max: float | None = None,
         sigma_min: float | None = None,
     ) -> Tensor:
-        """Return a Karras schedule (levels,) with the spacing that suits a sampler.
+        """Return noise levels (levels,) with the spacing that suits a sampler.
 
-        Its limits are those of the model's own schedule by default.
+        They are geometric for Langevin samplers, and those of Karras for others. The limits are those of the model's own schedule by default.
 
         Raises:
             ValueError: if a number is out of range for `KarrasSchedule`.
@@ -267,6 +267,8 @@ class Model(nn.Module):
         own = self.schedule.sigmas()
         high = own.max().item() if sigma_max is None else sigma_max
         low = own.min().item() if sigma_min is None else sigma_min
+        if sampler.rho == math.inf:
+            return GeometricSchedule(high, low, levels).sigmas()
         return KarrasSchedule(high, low, levels, sampler.rho).sigmas()
 
     def start(self, count: int, sigma: Tensor | None = None) -> Tensor:

@@ -18,8 +18,6 @@ from ncsn.score import Score, tweedie
 
 __all__ = ["AnnealedLangevin", "ConsistentAnnealed", "Langevin", "MetropolisAdjustedLangevin"]
 
-NEARLY_GEOMETRIC = 100.0  # rho of a Karras schedule
-
 
 def langevin_step(x: Tensor, score: Tensor, alpha: Tensor, z: Tensor) -> Tensor:
     """Return the state after an Euler-Maruyama step on dX = grad log p(X) dt + sqrt(2) dW."""
@@ -39,7 +37,7 @@ class Langevin(Sampler):
     """
 
     remedy = "lower epsilon"
-    rho = NEARLY_GEOMETRIC
+    rho = math.inf
     assumes_gaussian_noise = False
     epsilon: float
     steps: int
@@ -114,7 +112,7 @@ class AnnealedLangevin(Sampler):
     """
 
     remedy = "lower epsilon"
-    rho = NEARLY_GEOMETRIC
+    rho = math.inf
     epsilon: float | Literal["auto"]
     steps: int
     denoise: bool = True
@@ -176,7 +174,7 @@ class ConsistentAnnealed(Sampler):
     """
 
     remedy = "lower epsilon"
-    rho = NEARLY_GEOMETRIC
+    rho = math.inf
     epsilon: float
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ class Sampler(ABC):
     """A way to follow the score to data. Subclass it to bring your own.
 
     `remedy` is what to try if the trajectory diverges. `rho` is the spacing of the default
-    Karras schedule when only a number of steps is given. The noise comes from
+    Karras schedule when only a number of steps is given; infinity is geometric. The noise comes from
     `ncsn.noise.streams`, so that a seed gives the same sample in any batch.
     """
 

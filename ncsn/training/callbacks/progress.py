@@ -19,6 +19,8 @@ __all__ = ["LossPerLevel", "RunProgress", "Throughput"]
 class LossPerLevel(Callback):
     """The training loss per noise level.
 
+    A discrete schedule of at most `bins` levels has one curve for each level.
+
     Args:
         bins: the number of bins, evenly spaced in log sigma over the schedule.
     """
@@ -42,7 +44,9 @@ class LossPerLevel(Callback):
         if len(middles) > 1:
             logs = middles.log()
             edges = torch.linspace(logs.min().item(), logs.max().item(), self.bins + 1)
-            middles = ((edges[1:] + edges[:-1]) / 2).exp()
+            centres = ((edges[1:] + edges[:-1]) / 2).exp()
+            if isinstance(pl_module.schedule, DiscreteSchedule):
+                # Levels of its own in a bin name it, so that no curve is of a level that is none.
         self.edges = edges[1:-1].to(pl_module.device)
         # Tags are zero-padded so that they sort by number.
         self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
