@@ -254,6 +254,37 @@ def test_impossible_folders_are_refused(folder, settings, field):
         ImageFolder(**{"root": str(folder), "size": 8} | settings)
 
 
+def classes(folder, *names):
+    for name in names:
+        write(folder / name / "a.png", 0)
+    return str(folder)
+
+
+def test_classes_with_numbers_are_in_the_order_of_their_values_or_in_that_given(tmp_path):
+    root = classes(tmp_path, "1", "2", "10", "b10", "b9", "01")
+    data = ImageFolder(root, size=8, labels=True)
+    assert data.class_names == ["01", "1", "2", "10", "b9", "b10"]
+    for file, label in zip(data.files, data.targets, strict=True):
+        assert data.class_names[label] == file.parent.name
+    given = ["b9", "1", "10", "2", "b10", "01"]
+    data = ImageFolder(root, size=8, labels=True, class_names=given)
+    assert [given[label] for label in data.targets] == [file.parent.name for file in data.files]
+    for wrong in (given[1:], [*given, "new"], [*given, "1"]):
+        with pytest.raises(
+            ValueError, match=r"class_names: expected each of \['01', '1', '2', '10', 'b9', 'b10'\] once"
+        ):
+            ImageFolder(root, size=8, labels=True, class_names=wrong)
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Train", "val", "test")])
+def test_the_parts_of_a_data_set_are_not_classes(tmp_path, names):
+    root = classes(tmp_path, *names)
+    with pytest.raises(ValueError, match=rf"parts of a data set, not classes: .*; set root to {root}/\w+, or rename"):
+        ImageFolder(root, size=8, labels=True)
+    ImageFolder(root, size=8)
+    assert ImageFolder(classes(tmp_path, "bus"), size=8, labels=True).class_names[-1] in ("bus", "val", "train")
+
+
 def test_a_folder_without_images_or_without_classes_is_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no images"):

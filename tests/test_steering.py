@@ -1,6 +1,7 @@
 """Steering from the command line: measurements of pictures, classes, and the way between two pictures."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from ncsn.cli.main import main
 from ncsn.data import Digits, pixel_grid, to_unit
 from ncsn.model.load import load
 from ncsn.samplers import Heun
-from ncsn.score.guidance import AveragePooling, GaussianBlur, Mask, classifier_free, posterior
+from ncsn.score.guidance import AveragePooling, GaussianBlur, Mask, classifier_free, encode, posterior
 from PIL import Image
 
 from test_cli import pixels, refusal, sample, train_small
@@ -100,6 +101,36 @@ def test_guidance_weighs_the_class(labelled, here):
     assert torch.equal(pixels("samples.png"), pixel_grid(x))
 
 
+def test_guidance_weighs_every_class_in_turn_and_not_none(labelled, here, capsys):
+    sample([str(labelled), "--guidance", "2.5", *FLOW])
+    model = load(labelled)
+    x = model.sample(3, sampler=Heun(), label=torch.arange(3), guide=model.guidance(2.5))
+    assert torch.equal(pixels("samples.png"), pixel_grid(x))
+    status, line = refusal(capsys, lambda: sample([str(labelled), "--guidance", "2", "--label", "none"]))
+    assert (status, line) == (2, "error: --guidance: 2 is the weight of a class; give one")
+
+
+@pytest.mark.parametrize(
+    ("options", "label", "words"), [([], -1, "of no class"), (["--label", "3"], 3, "of class 3 = 3")]
+)
+def test_a_given_image_is_of_no_class_unless_one_is_named(labelled, here, picture, capsys, options, label, words):
+    model, label = load(labelled), torch.tensor([label])
+    main(["denoise", "digit.png", "--sigma", "0.5", "--model", str(labelled), *options])
+    assert words in capsys.readouterr().out
+    assert torch.equal(pixels("denoised.png"), pixel_grid(torch.cat([picture, model.denoise(picture, 0.5, label)])))
+    main(["restore", "digit.png", "--blur", "1.5", "--model", str(labelled), *FLOW[:2], "--num-samples", "1", *options])
+    assert words in capsys.readouterr().out
+    guide = partial(posterior, operator=GaussianBlur(1.5), measurement=picture, noise=0.01)
+    restored = model.sample(1, label=label, sampler=Heun(), guide=guide)
+    assert torch.equal(pixels("samples.png"), pixel_grid(torch.cat([picture, restored])))
+    main(["interpolate", *["digit.png"] * 2, "--model", str(labelled), "--num-samples", "2", "--steps", "5", *options])
+    assert words in capsys.readouterr().out
+    sigmas = model.sigmas_for(Heun(), 5)
+    latent = encode(partial(model.denoiser.score, label=label), picture, sigmas)
+    *_, x = model.trajectory(latent.expand(2, -1, -1, -1), label.expand(2), Heun(), sigmas)
+    assert (pixels("interpolated.png").int() - pixel_grid(x, 2).int()).abs().max() <= 1
+
+
 def test_the_way_between_two_pictures_begins_and_ends_with_them(digits, here, picture):
     main(["interpolate", "digit.png", "other.png", "--model", str(digits), "--steps", "60", "--num-samples", "5"])
     grid = pixels("interpolated.png").float() / 255
@@ -122,7 +153,7 @@ def test_the_way_between_two_pictures_begins_and_ends_with_them(digits, here, pi
         (["restore", "digit.png", "--grey"], "--grey: the model's images are grey"),
         (["restore", "digit.png", "--mask", "mask.png", "--noise", "0"], "noise"),
         (["restore", "digit.png", "--mask", "mask.png", "--grey"], "not allowed with"),
-        (["sample", "--guidance", "2"], "--guidance: 2 is the weight of a class; give --label"),
+        (["sample", "--guidance", "2"], "--guidance: 2, but the model was trained without labels"),
         (["sample", "--label", "3", "--guidance", "2"], "--label: 3, but the model was trained without labels"),
         (["interpolate", "digit.png"], "IMAGE"),
         (["interpolate", "digit.png", "no.png"], r"cannot read no\.png"),

@@ -8,6 +8,7 @@ from ncsn.cli.from_options import image_shape
 from ncsn.cli.sample import Measurement
 from ncsn.cli.sample import run as sample
 from ncsn.data import enlarged
+from ncsn.model.labels import NONE
 from ncsn.model.model import Model
 from ncsn.score.guidance import (
     AveragePooling,
@@ -24,7 +25,8 @@ __all__ = ["run"]
 
 def run(options: Namespace) -> None:
     """Sample from the posterior of the image, and write the samples after the image."""
-    options.label = options.guidance = options.nearest = None
+    options.label = options.label or NONE  # the class of a given image is not known
+    options.guidance = options.nearest = None
     options.show_settings = False
     sample(options, measurement_of)
 

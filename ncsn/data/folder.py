@@ -1,6 +1,7 @@
 """Images from a folder of files."""
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,10 @@ from ncsn.data.module import ImageData
 __all__ = ["FileImages", "ImageFolder", "same_images"]
 
 
+# Names of the parts of a data set.
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
 class ImageFolder(ImageData):
     """Images from files: every file under `root`, at any depth, in a format of Pillow.
 
@@ -36,6 +41,8 @@ class ImageFolder(ImageData):
         channels: 3 for colour, 1 for grey.
         batch_size: images per batch, on each device.
         labels: use the top-level folder of an image as its class.
+        class_names: the class folders in the order of their labels; by default sorted,
+            numbers by their value.
         flip: mirror half of the training images, left to right.
         dequantise: add uniform noise of 1/256 of the range to each training pixel.
         held_out: the fraction of the images for validation, a fixed random subset.
@@ -61,6 +68,7 @@ class ImageFolder(ImageData):
         memory: float = 4.0,
         workers: int = 2,
         skip_broken: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         if channels not in (1, 3):
             raise ValueError(
@@ -73,9 +81,16 @@ class ImageFolder(ImageData):
         self.root = Path(root)
         self.files = image_files(self.root, skip_broken=skip_broken)
         folders = [file.relative_to(self.root).parts[0] for file in self.files] if labels else []
-        names = sorted(
-            set(folders) - {file.name for file in self.files if file.parent == self.root}
-        )
+        found = set(folders) - {file.name for file in self.files if file.parent == self.root}
+        names = sorted(found, key=by_number) if class_names is None else list(class_names)
+        if labels and sorted(names) != sorted(found):
+            expected = f"each of {sorted(found, key=by_number)} once"
+            raise ValueError(f"ImageFolder: class_names: expected {expected}, got {names}")
+        if found and {name.lower() for name in found} <= SPLITS:
+            raise ValueError(
+                f"ImageFolder: labels is true, but the folders in {root} are parts of a data set, "
+                f"not classes: {', '.join(names)}; set root to {self.root / names[-1]}, or rename them"
+            )
         super().__init__(
             (channels, size, size), names, batch_size, labels, flip, dequantise, workers
         )
@@ -254,6 +269,12 @@ def image_files(
     if not files:
         raise ValueError(f"{name} is {root}, which has no images in it")
     return files
+
+
+def by_number(name: str) -> tuple[list[int | str], str]:
+    """Return a key that sorts names as text, but the numbers in them by their value."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if part.isdecimal() else part for part in parts], name
 
 
 def files_under(root: Path) -> Iterator[Path]:

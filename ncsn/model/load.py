@@ -68,7 +68,7 @@ def load_data(path: str | Path, trust: Collection[str] = ()) -> "DataModule":
     """
     settings = contents(path).get(DATA)
     if settings is None:
-        raise ValueError(f"checkpoint: {path} does not say what it was trained on")
+        raise ValueError(f"checkpoint: {path} does not say what it was trained on; give --data")
     return rebuilt_data(settings, path, trust)
 
 

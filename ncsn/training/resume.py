@@ -5,6 +5,7 @@ a step from (seed, step, rank). A run resumes bit-exactly if the settings in `FI
 match. The learning rate, the length of the run, the sampler, and logging may change.
 """
 
+import json
 import math
 import sys
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Record(Callback):
     def describe(self, data: DataModule, devices: int) -> None:
         """Add the data and the number of devices."""
         self.run |= {"fingerprint": data.fingerprint(), "devices": devices}
+        self.run["classes"] = data.class_names[: data.classes]
 
     def on_save_checkpoint(self, _: Trainer, __: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.run
@@ -198,7 +200,8 @@ def resumable(path: Path) -> dict[str, Any]:
     run, complete = content.get("run"), all(content.get(entry) for entry in ENTRIES)
     if not (complete and isinstance(run, dict) and run.keys() >= OF_RUN):
         raise ValueError(
-            f"--ckpt_path: {path} was not made by the training command, and cannot be resumed"
+            f"--ckpt_path: {path} was not made by the training command, and cannot be resumed; "
+            "--model.weights FILE starts a new run from its weights"
         )
     return content
 
@@ -219,6 +222,16 @@ def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) ->
         path: of the checkpoint, for the message.
     """
     ours, theirs = fixed(run), fixed(checkpoint["run"])
+    as_text = sorted(run["classes"])
+    if (
+        "classes" not in checkpoint["run"]
+        and as_text != run["classes"]
+        and "data.class_names" in ours  # of `ImageFolder`
+    ):
+        raise ValueError(
+            f"data.class_names: {path} is of an earlier version, which numbered the classes in the "
+            f"order of text; give --data.class_names {json.dumps(as_text)}"
+        )
     for key in ours:
         # A missing setting is new in this version, or of a class that differs too.
         if key in theirs and ours[key] != theirs[key]:
@@ -234,6 +247,8 @@ def fixed(run: dict[str, Any]) -> dict[str, Any]:
     for key in list(settings):
         if key in FREE or not any(f"{key}.".startswith(f"{one}.") for one in FIXED):
             del settings[key]
+    if "classes" in run:
+        settings["the classes of data"] = run["classes"]
     return settings | {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
 
 

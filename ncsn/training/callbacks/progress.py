@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
+from ncsn.noise import DiscreteSchedule
 from ncsn.noise.checks import expect
 from ncsn.training.module import ScoreModule
 
@@ -19,10 +20,9 @@ __all__ = ["LossPerLevel", "RunProgress", "Throughput"]
 class LossPerLevel(Callback):
     """The training loss per noise level.
 
-    A discrete schedule of at most `bins` levels has one curve for each level.
-
     Args:
-        bins: the number of bins, evenly spaced in log sigma over the schedule.
+        bins: the number of curves, evenly spaced in log sigma over the schedule. In a discrete
+            schedule each is of the levels nearest to one of its own, and named by that.
     """
 
     def __init__(self, bins: int = 10) -> None:
@@ -40,14 +40,15 @@ class LossPerLevel(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
-        middles, edges = pl_module.schedule.sigmas(), torch.zeros(0)
-        if len(middles) > 1:
-            logs = middles.log()
+        middles = sigmas = pl_module.schedule.sigmas()
+        if len(sigmas) > 1:
+            logs = sigmas.log()
             edges = torch.linspace(logs.min().item(), logs.max().item(), self.bins + 1)
-            centres = ((edges[1:] + edges[:-1]) / 2).exp()
+            middles = ((edges[1:] + edges[:-1]) / 2).exp()
             if isinstance(pl_module.schedule, DiscreteSchedule):
-                # Levels of its own in a bin name it, so that no curve is of a level that is none.
-        self.edges = edges[1:-1].to(pl_module.device)
+                middles = sigmas[(middles.log()[:, None] - logs).abs().argmin(1)].unique()
+        logs = middles.log()
+        self.edges = ((logs[1:] + logs[:-1]) / 2).to(pl_module.device)
         # Tags are zero-padded so that they sort by number.
         self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
         # Totals of steps before a resume count in the next logged mean.
