@@ -292,7 +292,8 @@ class Model(nn.Module):
     ) -> Tensor:
         """Return noise levels (levels,) with the spacing that suits a sampler.
 
-        They are geometric for Langevin samplers, and those of Karras for others. The limits are those of the model's own schedule by default.
+        They are geometric for Langevin samplers, and those of Karras for others. The limits
+        are those of the model's own schedule by default.
 
         Raises:
             ValueError: if a number is out of range for `KarrasSchedule`.
