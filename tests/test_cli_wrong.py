@@ -79,6 +79,7 @@ def test_a_wrong_setting_is_answered_in_one_line_and_leaves_nothing(tmp_path, mo
         (SMALL + "modle: {warmup: 3}", "modle"),
         (SMALL.replace("max_steps", "max_setps"), "trainer.*max_setps"),
         (SMALL.replace("batch_size: 64", "batch_size: null"), "data.batch_size: null, and must have a value"),
+        (SMALL.replace("name: small", "name: 2024"), "name: expected str, got 2024; put it in quotes"),
         ("model: {", "line 1"),
     ],
 )

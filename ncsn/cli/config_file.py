@@ -31,7 +31,8 @@ def check_config(path: str | Path, option: str = "--config") -> None:
             if count == MAX_VALUES:
                 raise ValueError(f"{where}: more than {MAX_VALUES:,} values")
             if node.tag not in PLAIN:
-                raise ValueError(f"{where}: a value of the kind {node.tag} is not read")
+                kind = f"a value of the kind {node.tag} is not read"
+                raise ValueError(f"{where}: {kind}; put it in quotes if it is text")
             names: set[str] = set()
             for key, _ in node.value if isinstance(node, MappingNode) else ():
                 if key.value in names:

@@ -44,11 +44,12 @@ def image_model(options: Namespace) -> tuple[Path, Model]:
     return checkpoint, loaded(checkpoint, options).to(device_of(options.device))
 
 
-def image_shape(model: Model) -> tuple[int, int]:
-    """Return the channels and the size of a model's images."""
+def image_shape(model: Model) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) of a model's images."""
     if len(model.shape) != 3:
         raise ValueError(f"checkpoint: expected a model of images, got shape {model.shape}")
-    return model.shape[0], model.shape[1]
+    channels, height, width = model.shape
+    return channels, height, width
 
 
 def sigmas_of(

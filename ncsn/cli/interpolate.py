@@ -26,7 +26,7 @@ def run(options: Namespace) -> None:
         label = label_of(model, options.label or NONE)  # the class of a given image is not known
         sampler = Heun()
         sigmas = sigmas_of(model, options, sampler, LEVELS)
-        ends = read_images(options.images, *image_shape(model)).to(model.device)
+        ends = read_images(options.images, image_shape(model), convert=True).to(model.device)
         a, b = torch.split(encode(partial(model.score, label=label), ends, sigmas), 1)
         count = options.num_samples
         t = torch.linspace(0, 1, count, device=model.device).view(-1, 1, 1, 1)
