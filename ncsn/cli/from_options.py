@@ -59,13 +59,8 @@ def sigmas_of(
 
     What is not given is the model's own, but for `levels`, another default of --steps.
     """
-    sigmas, steps = model.schedule.sigmas(), options.steps or levels
-    if (steps, options.sigma_max, options.sigma_min) != (None, None, None):
-        if len(sigmas) == 1:
-            level = f"the single noise level {sigmas.item():g}"
-            raise ValueError(f"--steps {steps}: the model has {level}; give no others")
-        count = steps or len(sigmas)
-        sigmas = model.sigmas_for(sampler, count, options.sigma_max, options.sigma_min)
+    steps = options.steps or levels
+    sigmas = model.sigmas_for(sampler, steps, options.sigma_max, options.sigma_min)
     model.check(sampler, sigmas)
     return sigmas
 
