@@ -18,6 +18,7 @@ from ncsn.model.load import CHECKPOINTS, default_checkpoint, load
 from ncsn.model.model import Model
 from ncsn.samplers import Sampler
 from ncsn.training.checks import with_hint
+from ncsn.training.hints import did_you_mean
 
 __all__ = [
     "chosen_data",
@@ -84,6 +85,7 @@ def sampler_of(model: Model, arguments: Sequence[str]) -> Sampler:
         known = ", ".join(each for each in ncsn.samplers.__all__ if each != "Sampler")
         raise ValueError(
             f"--sampler: expected one of {known}, or the import path of yours, got {name}"
+            f"{did_you_mean(name, ncsn.samplers.__all__)}"
         )
     if name is None:
         if not is_dataclass(own):

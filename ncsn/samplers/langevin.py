@@ -113,8 +113,8 @@ class AnnealedLangevin(Sampler):
 
     remedy = "lower epsilon"
     rho = math.inf
-    epsilon: float | Literal["auto"]
-    steps: int
+    epsilon: float | Literal["auto"] = "auto"
+    steps: int = 5
     denoise: bool = True
 
     def __post_init__(self) -> None:
