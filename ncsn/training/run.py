@@ -252,6 +252,7 @@ def check(run: Run) -> None:
         data.setup()
         data.check_share(trainer.world_size)
         checks.check_loss(model, data)
+        model.model.check(model.sampler, model.schedule.sigmas())
         run.parts.quality.check(model.model, data)
         run.record.describe(data, trainer.world_size)
         if checkpoint is not None:
