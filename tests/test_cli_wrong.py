@@ -27,6 +27,10 @@ WRONG_TRAINING = [
     (["--model.denoiser.init_args.network.init_args.widht", "3"], "model.denoiser.network: .*widht"),
     (["--model.schedule.init_args.sigma_min", "5"], r"got sigma_min=5.0, sigma_max=2.0"),
     (["--model.schedule.init_args.levels", "0"], "levels=0"),
+    (
+        ["--model.objective", "CorruptionScoreMatching", "--model.objective.corruption", "LaplaceNoise"],
+        r"AnnealedLangevin\(.*denoise=True\) assumes Gaussian noise, .* AnnealedLangevin and denoise: false",
+    ),
     (["--model.schedule", "ncsn.noise.NoSuch"], "model.schedule: .*NoSuch"),
     (["--model.schedule", "torch.nn.Linear"], "model.schedule: .*NoiseSchedule"),
     (["--model.sampler.init_args.epsilon", "0.5"], "diverges; .* got epsilon=0.5"),

@@ -39,8 +39,7 @@ def measurement_of(model: Model, options: Namespace) -> Measurement:
     """Return the measurement that the options describe."""
     channels, height, width = image_shape(model)
     factor = options.factor or 1
-    if not model.gaussian_noise:
-        raise ValueError("ncsn restore: expected a model that was trained on Gaussian noise")
+    model.expect_gaussian_noise("ncsn restore")
     if height % factor or width % factor:
         expected = f"a divisor of {height} and {width}, the height and width of the model's images"
         raise ValueError(f"--factor: expected {expected}, got {factor}")
