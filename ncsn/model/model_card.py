@@ -86,7 +86,7 @@ def card(
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     named = isinstance(data, dict) and dotted(data.get("class_path"))
     trained_on = data["class_path"] if named else None
-    classes = ", ".join(f"{number} = {name}" for number, name in enumerate(model.class_names))
+    classes = ", ".join(f"{number} = {name}" for number, name in enumerate(model.labels.names))
     classes = f"\nIts labels are {inline(classes, 10_000)}.\n" if classes else ""
     metadata = "pipeline_tag: unconditional-image-generation\n" * (len(model.shape) == 3)
     if trained_on in HUB:
