@@ -198,7 +198,8 @@ def test_draw_yields_a_state_a_level_and_takes_another_sampler():
 
 @pytest.mark.parametrize(
     ("settings", "field"),
-    [({"warmup": -1}, "warmup"), ({"cooldown": -1}, "cooldown"), ({"label_dropout": 1.5}, "label_dropout")],
+    [({"warmup": -1}, "warmup"), ({"cooldown": -1}, "cooldown")]
+    + [({"label_dropout": dropout}, "label_dropout") for dropout in (-0.1, 1.0, 1.5)],
 )
 def test_impossible_settings_are_refused(settings, field):
     with pytest.raises(ValueError, match=field):

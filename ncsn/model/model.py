@@ -79,7 +79,8 @@ class Model(nn.Module):
             found = f"{len(class_names)} class_names"
             raise ValueError(f"expected a name for each of {classes} classes, got {found}")
         self.class_names = list(class_names)
-        self.labels = Labels(self.class_names or [*map(str, range(classes))], label_dropout > 0)
+        names = [name if name.isprintable() else ascii(name)[1:-1] for name in class_names]
+        self.labels = Labels(names or [*map(str, range(classes))], label_dropout > 0)
         self.denoiser = denoiser
         self.schedule = schedule
         self.sampler = sampler
@@ -327,12 +328,9 @@ class Model(nn.Module):
         Raises:
             ValueError: if the model has no labels, or does not know "no class".
         """
-        if not self.classes:
-            reason = "the model was trained without labels (--data.labels true)"
-            raise ValueError(f"guidance: {weight:g}, but {reason}")
-        if not self.labels.dropped:
-            reason = "the model was trained with label_dropout 0; leave guidance out"
-            raise ValueError(f"guidance: {weight:g}, but {reason}")
+        if not (self.classes and self.labels.dropped):
+            how = "with label_dropout 0" if self.classes else "without labels (--data.labels true)"
+            raise ValueError(f"guidance: {weight:g}, but the model was trained {how}")
         unconditional = partial(self.denoiser.score, label=None)
         return lambda score: classifier_free(score, unconditional, weight)
 
