@@ -117,10 +117,10 @@ def test_an_untrained_network_has_a_loss_of_a_half_a_dimension(tmp_path):
 class Takes(Logger):
     """A logger of images, such as that of Weights & Biases."""
 
-    name = version = save_dir = ""  # attributes where the base class has properties
+    name, version = "takes", 0
 
-    def __init__(self, folder):
-        self.images, self.settings, self.scalars, self.save_dir = [], {}, set(), folder
+    def __init__(self):
+        self.images, self.settings, self.scalars = [], {}, set()
 
     def log_metrics(self, metrics, step=None):
         self.scalars |= metrics.keys()
@@ -132,15 +132,16 @@ class Takes(Logger):
         self.images.append((key, images[0].size, step))
 
 
-def test_every_logger_gets_the_images_and_the_settings_that_it_takes(tmp_path):
-    logger, levels = Takes(str(tmp_path)), LossPerLevel(4)
+def test_every_logger_gets_the_images_and_the_settings_that_it_takes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    logger, levels = Takes(), LossPerLevel(4)
     settings = {"check_val_every_n_epoch": None, "val_check_interval": 3, "log_every_n_steps": 1, "logger": logger}
     fit(tmp_path, SampleGrid(2), levels, Dashboard(levels), DenoisingStrips(1), steps=3, **settings)
     assert [name for name, _, _ in logger.images] == ["training images", "denoising", "samples", "trajectory"]
     assert [step for _, _, step in logger.images] == [0, 3, 3, 3]
     assert logger.settings["max_steps"] == 3
     assert "train/loss" in logger.scalars
-    assert [file.name for file in (tmp_path / "samples").iterdir()] == ["step=0000003.png"]
+    assert [file.name for file in (tmp_path / "logs/takes/samples").iterdir()] == ["step=0000003.png"]
 
 
 def test_settings_stand_beside_the_last_figures(tmp_path):

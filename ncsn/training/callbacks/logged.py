@@ -1,4 +1,4 @@
-"""What a run shows, in the logger that the user has chosen."""
+"""Output of a run in the logger that the user has chosen."""
 
 from pathlib import Path
 
@@ -25,4 +25,4 @@ def show_image(trainer: Trainer, name: str, image: Tensor) -> None:
 
 def log_folder(logger: Logger) -> Path:
     """Return the folder of a logger's files on this machine."""
-    return Path(logger.log_dir or logger.save_dir or ".")
+    return Path(logger.log_dir or Path("logs", str(logger.name or "")))
