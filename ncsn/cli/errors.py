@@ -108,7 +108,8 @@ def reason(error: Exception) -> str:
     if kinds and given and (not reasons or _TENSOR in text):
         reasons = [f"expected {' or '.join(kinds)}, got {given[1]}"]
     found = ": ".join([*[".".join(keys)][: len(keys)], *reasons[:1]])
-    return re.sub(r"Expected a <class '([^']*)'>. Got value:", r"expected \1, got", found)
+    found = re.sub(r"Expected a <class '([^']*)'>. Got value:", r"expected \1, got", found)
+    return f"{found}; put it in quotes" if "expected str, got" in found else found
 
 
 def silence_libraries() -> None:

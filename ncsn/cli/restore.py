@@ -25,6 +25,7 @@ __all__ = ["run"]
 def run(options: Namespace) -> None:
     """Sample from the posterior of the image, and write the samples after the image."""
     options.label = options.guidance = options.nearest = None
+    options.data = []
     options.show_settings = False
     sample(options, measurement_of)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from ncsn.cli.config_file import check_config
+from ncsn.cli.config_file import check_config, check_number
 from ncsn.cli.errors import silence_libraries
 from ncsn.model.renamed import updated
 from ncsn.model.shipped import config_file
@@ -30,7 +30,9 @@ def run(arguments: Sequence[str]) -> None:
     options = {argument.split("=")[0] for argument in arguments}
     if not options & {"--config", "-h", "--help"}:
         arguments = ["--config", config_file(DEFAULT_CONFIG), *arguments]
-    words = pairwise(["", *arguments])
+    words = list(pairwise(["", *arguments]))
+    for option, word in words:
+        check_number(*(word.partition("=")[::2] if "=" in word else (option, word)))
     sys.argv[1:] = [current(word) if option == "--config" else word for option, word in words]
 
     from ncsn.training.run import run  # takes seconds to import
