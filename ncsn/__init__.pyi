@@ -6,6 +6,7 @@ from . import noise as noise
 from . import objectives as objectives
 from . import samplers as samplers
 from . import score as score
+from .cli.train import from_config as from_config
 from .data import CIFAR10 as CIFAR10
 from .data import MNIST as MNIST
 from .data import BinaryDigits as BinaryDigits

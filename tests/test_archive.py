@@ -1,5 +1,7 @@
 """A checkpoint's file: what is written is read back to the bit, and what is not that is refused."""
 
+import random
+import warnings
 from collections import OrderedDict
 
 import pytest
@@ -7,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ncsn.model.checkpoint_file import SEAL, DamagedError, check_seal, digest, read, write
+
+from runs import same
 
 CONTENT = {"state_dict": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([True])}, "step": 3, "text": "x" * 5000}
 
@@ -53,6 +57,35 @@ def test_a_file_without_a_checksum_says_how_to_write_one(tmp_path):
     torch.save(CONTENT, tmp_path / "plain.ckpt")
     with pytest.raises(DamagedError, match=r"has no checksum .* Trainer\(plugins=\[ncsn.DurableCheckpointIO\(\)\]\)"):
         read(tmp_path / "plain.ckpt")
+
+
+def test_a_file_that_lightning_wrote_is_read_with_a_warning_and_any_damage_of_its_parts_is_noticed(tmp_path):
+    """Its zip has a checksum of each part; what is between the parts holds nothing."""
+    path, content = tmp_path / "plain.ckpt", CONTENT | {"pytorch-lightning_version": "2.6.6"}
+    torch.save(content, path)
+    whole, dice = path.read_bytes(), random.Random(0)
+    with pytest.warns(
+        UserWarning, match=r"plain\.ckpt has no checksum at its end, as Lightning wrote it; Trainer\(plu"
+    ):
+        assert same(read(path), content)
+    refusals = []
+    for _ in range(100):
+        damaged, place = bytearray(whole), dice.randrange(len(whole))
+        damaged[place] ^= 1 << dice.randrange(8)
+        path.write_bytes(damaged if dice.random() < 0.8 else damaged[:place])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                assert same(read(path), content)
+            except ValueError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 50
+    assert not any("\n" in line for line in refusals)
+    content["text"] += "y"
+    write(content, path)
+    path.write_bytes(path.read_bytes()[: -len(SEAL) - 64])  # the seal is lost
+    with pytest.raises(DamagedError, match="has no checksum at its end: it is damaged"):
+        read(path)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ FILES = {
     "a list": ("- 1\n- 2\n", "has no sections"),
     "text": ("hello", "has no sections"),
     "code": ("name: !!python/object/apply:os.system ['touch marker']", "line 1: .* is not read"),
+    "a date": (SMALL.replace("small", "2024-01-01"), "line 2: .*timestamp is not read; put it in quotes if it is text"),
     "a mark of one's own": ("name: !mine 3", "line 1: .* is not read"),
     "laughs": (
         "\n".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" if i else "a0: &a0 [1]" for i in range(40)),

@@ -165,7 +165,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
     [
         (lambda content: content.pop("hyper_parameters"), "not a training checkpoint"),
         (lambda content: content.pop("state_dict"), "not a training checkpoint"),
-        (lambda content: content["hyper_parameters"].pop("denoiser"), "missing a required argument: 'denoiser'"),
+        (lambda content: content["hyper_parameters"].pop("denoiser"), "they do not describe its denoiser; give"),
         (
             lambda content: content["hyper_parameters"]["schedule"]["init_args"].update(levels=0),
             "are invalid: .*levels=0",

@@ -91,7 +91,7 @@ def test_a_wrong_setting_is_answered_in_one_line_and_leaves_nothing(tmp_path, mo
         (SMALL.replace("batch_size: 64", "batch_size: null"), "data.batch_size: null, and must have a value"),
         (SMALL.replace("levels: 6", "levels: 010"), "line 10: 010, but YAML reads it as another number; write that"),
         (SMALL.replace("max_steps: 7", "max_steps: 12:30:00"), "line 13: 12:30:00, but YAML reads it as another"),
-        (SMALL.replace("name: small", "name: 123"), "name: expected str, got 123; put it in quotes"),
+        (SMALL.replace("name: small", "name: 2024"), "name: expected str, got 2024; put it in quotes"),
         ("model: {", "line 1"),
     ],
 )

@@ -1,6 +1,7 @@
 """Folders of images of any kind, and what is wrong with some."""
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -254,12 +255,43 @@ def test_impossible_folders_are_refused(folder, settings, field):
         ImageFolder(**{"root": str(folder), "size": 8} | settings)
 
 
+def classes(folder, *names):
+    for name in names:
+        write(folder / name / "a.png", 0)
+    return str(folder)
+
+
+def test_classes_with_numbers_are_in_the_order_of_their_values_or_in_that_given(tmp_path):
+    root = classes(tmp_path, "1", "2", "10", "b10", "b9", "01")
+    data = ImageFolder(root, size=8, labels=True)
+    assert data.class_names == ["01", "1", "2", "10", "b9", "b10"]
+    for file, label in zip(data.files, data.targets, strict=True):
+        assert data.class_names[label] == file.parent.name
+    given = ["b9", "1", "10", "2", "b10", "01"]
+    data = ImageFolder(root, size=8, labels=True, class_names=given)
+    assert [given[label] for label in data.targets] == [file.parent.name for file in data.files]
+    for wrong in (given[1:], [*given, "new"], [*given, "1"]):
+        with pytest.raises(
+            ValueError, match=r"class_names: expected each of \['01', '1', '2', '10', 'b9', 'b10'\] once"
+        ):
+            ImageFolder(root, size=8, labels=True, class_names=wrong)
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Train", "val", "test")])
+def test_the_parts_of_a_data_set_are_not_classes(tmp_path, names):
+    root = classes(tmp_path, *names)
+    with pytest.raises(ValueError, match=rf"parts of a data set, not classes: .*; set root to {root}/\w+, or rename"):
+        ImageFolder(root, size=8, labels=True)
+    ImageFolder(root, size=8)
+    assert ImageFolder(classes(tmp_path, "bus"), size=8, labels=True).class_names[-1] in ("bus", "val", "train")
+
+
 def test_a_folder_without_images_or_without_classes_is_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no images"):
         ImageFolder(str(tmp_path / "empty"), size=8)
     write(folder / "loose.png", 0)
-    with pytest.raises(ValueError, match="no class folder"):
+    with pytest.raises(ValueError, match=r"loose\.png is in no class folder; move it into .*/CLASS"):
         ImageFolder(str(folder), size=8, labels=True)
 
 
@@ -292,3 +324,72 @@ def test_a_fingerprint_of_files_is_of_their_names_and_lengths(tmp_path):
     files[0].write_bytes(bytes(9))
     others.add(FileImages(files, torch.zeros(3), 1, 8).fingerprint())
     assert len({one, *others}) == 6
+
+
+def test_a_size_may_be_a_height_and_a_width(tmp_path):
+    write(tmp_path / "a.png", GREEN, (40, 20))
+    half("RGB", RED, GREEN).resize((40, 20), Image.Resampling.NEAREST).save(tmp_path / "b.png")
+    data = ImageFolder(str(tmp_path), size=(4, 8), batch_size=1)
+    data.setup()
+    assert data.shape == (3, 4, 8)
+    assert {tuple(split[[0]][0].shape) for split in data.splits.values()} == {(1, 3, 4, 8)}
+    files, labels = [tmp_path / "b.png"], torch.zeros(1)
+    pixels = FileImages(files, labels, 3, (4, 8)).held().values[0]
+    assert (pixels[0, :2, :] > 200).all()
+    assert (pixels[1, 2:, :] > 200).all()
+    sizes = [8, (8, 8), (4, 8), (8, 4)]
+    known = [FileImages(files, labels, 3, size).fingerprint() for size in sizes]
+    assert (known[0] == known[1], len(set(known))) == (True, 3)
+    images = same_images(tmp_path, (3, 20, 40))
+    assert images[[0, 1]][0].shape == (2, 3, 20, 40)
+    with pytest.raises(ValueError, match=r"must be of 20x40, as the data"):
+        same_images(tmp_path, (3, 40, 20))
+
+
+def test_files_that_are_left_out_are_counted_by_their_ending(folder):
+    for name in ("a.HEIC", "b.heic", "red/c.heic", "no_ending", "z.zip", ".DS_Store", ".thumbnails/t.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"?")
+    with pytest.warns(UserWarning, match="6 of 14 files") as caught:
+        ImageFolder(str(folder), size=8)
+    counts = "3 .heic, 2 hidden, 1 without an ending, 1 .zip, 1 .txt"
+    said = {str(warning.message) for warning in caught}
+    assert len(said) == 1
+    assert sorted(re.search(r"left out are (.*) \(", said.pop())[1].split(", ")) == sorted(counts.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"), [("a.zip", "1 .zip"), ("a", "1 without an ending"), (".a.png", "1 hidden")]
+)
+def test_a_folder_of_other_files_says_what_it_holds(tmp_path, name, counts):
+    (tmp_path / name).write_bytes(b"?")
+    with pytest.raises(ValueError, match=rf"0 of 1 files are images; left out are {counts} \(convert"):
+        ImageFolder(str(tmp_path), size=8)
+
+
+def test_a_folder_of_one_image_is_refused_and_of_two_is_split(tmp_path):
+    write(tmp_path / "a.png", 0)
+    with pytest.raises(ValueError, match="expected at least 2 images, one to hold out, in"):
+        ImageFolder(str(tmp_path), size=8)
+    write(tmp_path / "b.png", 255)
+    for held_out in (0.01, 0.99):
+        data = ImageFolder(str(tmp_path), size=8, batch_size=1, held_out=held_out)
+        data.setup()
+        assert {name: len(split) for name, split in data.splits.items()} == {"train": 1, "val": 1}
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"1 image can be read; cannot read .*b\.png"):
+        ImageFolder(str(tmp_path), size=8, batch_size=1, skip_broken=True).setup()
+
+
+def test_exact_copies_are_counted(tmp_path):
+    for i, grey in enumerate((0, 0, 9, 9, 9, 20)):
+        write(tmp_path / f"{i}.png", grey, mode="L")
+    with pytest.warns(UserWarning, match="3 of 6 images are exact copies of another"):
+        ImageFolder(str(tmp_path), size=8, batch_size=1).setup()
+
+
+def test_of_a_file_of_several_images_the_first_is_used_and_it_is_said(tmp_path):
+    file = tmp_path / "stack.tiff"
+    Image.new("L", (4, 4), 30).save(file, save_all=True, append_images=[Image.new("L", (4, 4), 90)])
+    with pytest.warns(UserWarning, match="of a TIFF file of several images the first is used"):
+        assert colours(file, channels=1) == ([30], [30])

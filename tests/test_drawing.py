@@ -165,9 +165,23 @@ def test_all_labels_are_rows_of_a_class_each_from_the_first(labelled, options):
     assert torch.equal(pixels("samples.png"), expected)
 
 
-def test_without_a_label_a_labelled_model_draws_of_no_class(labelled):
-    sample([labelled, "--num-samples", "4", "--sampler", "test_drawing.Classes"])
+def test_a_model_with_labels_is_sampled_in_every_class_in_turn(labelled, capsys):
+    sample([labelled, "--num-samples", "12", "--sampler", "test_drawing.Classes", "--batch-size", "5"])
+    greys = (torch.arange(12) % 10 + 1) / 10
+    assert torch.equal(pixels("samples.png"), pixel_grid(greys.view(-1, 1, 1, 1).expand(-1, 1, 8, 8)))
+    assert "of each of 10 classes in turn" in capsys.readouterr().out
+
+
+def test_no_class_is_a_choice_of_its_own(labelled, capsys):
+    sample([labelled, "--num-samples", "4", "--label", "none", "--sampler", "test_drawing.Classes"])
     assert not pixels("samples.png").any()
+    assert "levels, of no class\n" in capsys.readouterr().out
+
+
+def test_a_folder_of_samples_is_not_completed_with_other_classes(labelled, capsys):
+    sample([labelled, "--num-samples", "2", "--out", "folder", "--label", "none"])
+    status, line = refusal(capsys, lambda: sample([labelled, "--num-samples", "4", "--out", "folder"]))
+    assert (status, "--out: folder/000000.png exists" in line) == (2, True), line
 
 
 @pytest.mark.parametrize(
@@ -175,7 +189,11 @@ def test_without_a_label_a_labelled_model_draws_of_no_class(labelled):
     [
         ("digits", ["--label", "3"], r"--label: 3, but the model was trained without labels \(--data.labels true\)"),
         ("digits", ["--label", "all"], "--label: all, but the model was trained without labels"),
-        ("labelled", ["--label", "10"], "--label: expected `all` or a class from 0 to 9, got 10"),
+        (
+            "labelled",
+            ["--label", "10"],
+            r"--label: expected `all`, `none` or a class \(0 = 0, 1 = 1, .* 9 = 9\), got 10$",
+        ),
         ("labelled", ["--label", "-1"], "--label: expected"),
         ("labelled", ["--label", "cat"], "--label: expected .* got cat"),
         (

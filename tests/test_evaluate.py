@@ -15,12 +15,17 @@ from ncsn.data import Digits, to_pixels
 from ncsn.evaluation.classifier import load_classifier
 from ncsn.evaluation.copies import are_copies, nearest
 from ncsn.evaluation.extractors import extract_all, real_images
+from ncsn.evaluation.measure import held_out_bits
 from ncsn.evaluation.metrics import classifier_score, kernel_distance, precision_recall
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.load import load
+from ncsn.model.model import Model
+from ncsn.model.pretrained import save_safetensors
 from ncsn.model.shipped import SHIPPED_MODEL as SHIPPED
+from ncsn.networks import UNet
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import Ancestral, EulerMaruyama
+from ncsn.score import EDMDenoiser
 from PIL import Image
 
 from test_cli import REPOSITORY, refusal, run_train, train_small
@@ -250,6 +255,48 @@ def test_the_likelihood_is_a_row_of_the_same_table(checkpoint, capsys):
     assert count == 6
     assert 0 < error < abs(mean)
     assert re.search(rf"\| bits/dim +\| +\| {mean:.3f} \+- {error:.3f} \(of 6\)", capsys.readouterr().out)
+
+
+def with_labels(checkpoint, names="0123456789") -> Model:
+    """A model of ten classes that differ, with random weights."""
+    like, denoiser = load(checkpoint), EDMDenoiser(UNet(1, width=8, multipliers=(1, 2), blocks=1, classes=10))
+    for weight in denoiser.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    torch.nn.init.normal_(denoiser.network.conditioning.label.weight, std=10)
+    like.settings["hyper_parameters"]["class_names"] = list(names)
+    like.settings["hyper_parameters"]["denoiser"]["init_args"]["network"]["init_args"]["classes"] = 10
+    return Model(denoiser, like.schedule, like.sampler, (1, 8, 8), True, like.settings, names)
+
+
+def test_a_model_with_labels_is_evaluated_in_every_class_in_turn(checkpoint, capsys):
+    save_safetensors(with_labels(checkpoint), "labelled.safetensors")
+    options = ["labelled.safetensors", "--num-samples", "70", "--sampler", "Euler"]
+    asked, every, none = (reported(*options, *label) for label in ([], ["--label", "all"], ["--label", "none"]))
+    assert asked["figures"] == every["figures"]
+    for name in ("Frechet distance", "kernel distance"):
+        assert asked["figures"][name] != pytest.approx(none["figures"][name], rel=1e-3)
+    assert (asked["samples"]["label"], none["samples"]["label"]) == ("each of 10 classes in turn", "no class")
+    out = capsys.readouterr().out
+    assert out.count("levels from 2 to 0.1, of each of 10 classes in turn\n") == 2
+    assert out.count("levels from 2 to 0.1, of no class\n") == 1
+
+
+def test_likelihoods_are_given_the_class_of_each_image_if_the_model_knows_it(checkpoint, data, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "ncsn.evaluation.measure.bits_per_dim",
+        lambda score, x, *_, **__: given.append(score.keywords["label"]) or x.flatten(1).sum(1),
+    )
+    order = torch.randperm(180, generator=torch.Generator().manual_seed(0))[:70].tolist()
+    classes, none = data.splits["val"][order][1].tolist(), [-1] * 70
+    for names, label, expected in (
+        ("0123456789", None, classes),
+        ("0123456789", "none", none),
+        ("abcdefghij", None, none),
+    ):
+        given.clear()
+        held_out_bits(with_labels(checkpoint, names), data, 70, label)
+        assert torch.cat(given).tolist() == expected
 
 
 def test_walks_that_diverge_end_in_one_line(checkpoint, here, capsys):

@@ -1,19 +1,25 @@
 import math
+import re
+import warnings
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from ncsn.data import BinaryDigits, Digits
-from ncsn.networks import AutoencoderEnergy, UNet
+from ncsn.model.load import load, load_data
+from ncsn.model.pretrained import save_pretrained, save_safetensors
+from ncsn.networks import MLP, AutoencoderEnergy, UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule, NoNoise
 from ncsn.objectives import DenoisingScoreMatching, PseudoLikelihood, RatioMatching, Weighted
 from ncsn.samplers import AnnealedLangevin, DPMSolver, EulerMaruyama, Gibbs, Sampler
-from ncsn.score import EnergyScore, NCSNDenoiser, ScoreModel
+from ncsn.score import EDMDenoiser, EnergyScore, NCSNDenoiser, ScoreModel
 from ncsn.training.checkpoint_io import DurableCheckpointIO
 from ncsn.training.module import ScoreModule, gradient_norm, mixed_seed
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from test_networks import shaken
 
@@ -279,19 +285,141 @@ def test_a_sampler_that_cannot_walk_the_ladder_is_refused_before_training():
         )
 
 
-def test_a_module_made_in_python_is_loaded_with_its_parts_given_again(tmp_path):
+class Unkept(nn.Module):
+    """A network of one's own that does not keep its argument."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, width, 1)
+
+    def forward(self, x, c_noise, label=None):
+        return self.convolution(x).mean(1, keepdim=True)
+
+
+def saved(module, folder, data=None, **settings):
+    """A checkpoint of a module after two steps, as Lightning writes it."""
+    trainer = small_trainer(folder, max_steps=2, limit_val_batches=0, **settings)
+    trainer.fit(module, Digits() if data is None else data)
+    trainer.save_checkpoint(folder / "live.ckpt")
+    return folder / "live.ckpt"
+
+
+def is_same(module, loaded):
+    """Whether all weights are equal."""
+    pairs = zip(module.state_dict().items(), loaded.state_dict().items(), strict=True)
+    return all(name == other and torch.equal(one, two) for (name, one), (other, two) in pairs)
+
+
+def test_a_module_made_in_python_is_loaded_from_its_checkpoint(tmp_path):
     module = small_module(warmup=3)
-    trainer = small_trainer(tmp_path, max_steps=2, plugins=[DurableCheckpointIO()])
-    trainer.fit(module, Digits())
-    trainer.save_checkpoint(tmp_path / "live.ckpt")
-    checkpoint = torch.load(tmp_path / "live.ckpt", weights_only=True)
-    plain = {"shape": (1, 8, 8), "warmup": 3, "cooldown": 0, "label_dropout": 0.1, "compile": False}
-    assert checkpoint["hyper_parameters"] == plain
-    parts = {name: getattr(small_module(), name) for name in ("denoiser", "schedule", "objective", "sampler")}
-    loaded = ScoreModule.load_from_checkpoint(tmp_path / "live.ckpt", weights_only=True, **parts)
+    file = saved(module, tmp_path, plugins=[DurableCheckpointIO()])
+    loaded = ScoreModule.load_from_checkpoint(file, weights_only=True)
     assert loaded.warmup == 3
-    for one, other in zip(module.parameters(), loaded.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert (loaded.schedule, loaded.objective, loaded.sampler) == (module.schedule, module.objective, module.sampler)
+    assert is_same(module, loaded)
+    model = load(file)
+    assert torch.equal(model.sample(2), module.eval().model.sample(2))
+    assert type(load_data(file)) is Digits
+    assert ScoreModule.load_from_checkpoint(file, sampler=DPMSolver()).sampler == DPMSolver()
+
+
+def test_what_lightning_writes_of_a_module_is_loaded_with_a_warning(tmp_path):
+    module = small_module()
+    loader = DataLoader(TensorDataset(torch.rand(20, 1, 8, 8)), batch_size=10)
+    checkpoints = ModelCheckpoint(tmp_path / "own", every_n_train_steps=1)
+    trainer = small_trainer(tmp_path, max_steps=2, enable_checkpointing=True, callbacks=[checkpoints])
+    trainer.fit(module, loader)
+    with pytest.warns(UserWarning, match=r"\.ckpt has no checksum at its end, as Lightning wrote it; Trainer\(plugins"):
+        model = load(checkpoints.best_model_path)
+    assert is_same(module, model)
+    assert model.trained_on is None
+
+
+def test_a_part_that_does_not_describe_itself_is_told_when_training_starts_and_given_when_it_is_loaded(tmp_path):
+    module = small_module()
+    module.denoiser = NCSNDenoiser(Unkept(2))
+    with pytest.warns(
+        UserWarning, match=r"^model\.denoiser\.network: Unkept does not keep its argument width; set self"
+    ):
+        file = saved(module, tmp_path, plugins=[DurableCheckpointIO()])
+    given = r"ncsn\.ScoreModule\.load_from_checkpoint\(FILE, denoiser=\.\.\.\)\.model$"
+    for read in (load, ScoreModule.load_from_checkpoint):
+        with pytest.raises(ValueError, match=f"they do not describe its denoiser; give what was trained: {given}"):
+            read(file)
+    loaded = ScoreModule.load_from_checkpoint(file, denoiser=NCSNDenoiser(Unkept(2)))
+    assert is_same(module, loaded)
+    with pytest.raises(ValueError, match="is of another network"):
+        ScoreModule.load_from_checkpoint(file, denoiser=NCSNDenoiser(Unkept(3)))
+
+
+class Scaled(ScoreModule):
+    """A subclass with arguments of its own, of which a file can hold one."""
+
+    def __init__(self, *parts, scale: float = 1.0, after=None, **settings):
+        super().__init__(*parts, **settings)
+        self.scale, self.after = scale, after
+
+
+def test_a_subclass_keeps_its_own_arguments_and_its_model_is_loaded(tmp_path):
+    module = small_module(kind=Scaled, scale=0.5, after=nn.Linear)
+    file = saved(module, tmp_path, plugins=[DurableCheckpointIO()])
+    assert is_same(module, load(file))
+    loaded = Scaled.load_from_checkpoint(file)
+    assert (loaded.scale, loaded.after) == (0.5, None)
+    assert Scaled.load_from_checkpoint(file, scale=2.0).scale == 2.0
+
+
+@pytest.mark.parametrize("batch", [lambda x, y: x, lambda x, y: (x,), lambda x, y: [x, y], lambda x, y: (x, None)])
+def test_batches_of_a_loader_of_ones_own_train_a_model_without_labels(tmp_path, batch):
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    module, warned = small_module(kind=Noted), "the batches have labels, which the model does not take"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        small_trainer(tmp_path, max_steps=1).fit(module, DataLoader([batch(x, y)], batch_size=None))
+    assert torch.equal(module.noted[0][0], x)
+    assert module.noted[0][2] is None
+    assert (warned in {str(each.message) for each in told}) == isinstance(batch(x, y), list)
+
+
+def test_labels_of_a_loader_of_ones_own_reach_a_network_that_takes_them(tmp_path):
+    batch = torch.rand(4, 1, 8, 8), torch.arange(4)
+    unsaid = small_module(kind=Noted, label_dropout=0.0)
+    unsaid.denoiser = NCSNDenoiser(Unkept(2))  # which has no attribute `classes`
+    for module in (small_module(classes=5, kind=Noted, label_dropout=0.0), unsaid):
+        small_trainer(tmp_path, max_steps=1).fit(module, DataLoader([batch], batch_size=None))
+        assert torch.equal(module.noted[0][2], batch[1])
+
+
+@pytest.mark.parametrize("x", [torch.rand(4, 3, 8, 8), torch.rand(4, 8, 8), torch.zeros(4, 1, 8, 8).byte()], ids=str)
+def test_batches_of_another_shape_or_of_bytes_are_refused(x):
+    with pytest.raises(ValueError, match=r"^expected batches of floats \(B, 1, 8, 8\), got torch\.\w+ of shape \(4, "):
+        small_module().training_step((x,), 0)
+
+
+def test_a_new_run_starts_from_the_weights_of_a_file_as_far_as_they_fit(tmp_path, capsys):
+    old = shaken(small_module(classes=3))
+    save_safetensors(old.model, tmp_path / "a.safetensors")
+    save_pretrained(old.model, tmp_path / "folder")
+    for file in ("a.safetensors", "folder"):
+        assert is_same(small_module(classes=3, weights=tmp_path / file), old)
+        count = len(old.state_dict())
+        assert capsys.readouterr().err == f"Starting from {count} of {count} weights in {tmp_path / file}\n"
+    new, fresh = small_module(classes=5, weights=tmp_path / "a.safetensors"), small_module(classes=5)
+    name = "denoiser.network.conditioning.label.weight"
+    line = (
+        rf"Starting from {count - 1} of {count} weights in \S+; not taken: '{name}' is \(4, 32\), here it is \(6, 32\)"
+    )
+    assert re.fullmatch(line, capsys.readouterr().err.strip())
+    for key, weight in new.state_dict().items():
+        assert weight.shape == fresh.state_dict()[key].shape
+        assert key == name or torch.equal(weight, old.state_dict()[key])
+    other = EDMDenoiser(MLP(3)), KarrasSchedule(5, 0.1, 10), DenoisingScoreMatching(), DPMSolver()
+    with pytest.raises(
+        ValueError, match=r"^model\.weights: \S+ is of another network, \d of \d+ weights fit: 'denoiser"
+    ):
+        ScoreModule(*other, (3,), weights=tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"^model\.weights: there is no file gone\.ckpt$"):
+        ScoreModule(*other, (3,), weights="gone.ckpt")
 
 
 class Ising(ScoreModel):

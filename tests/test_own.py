@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from ncsn.cli.main import main
 from ncsn.model.load import load, load_data, save_safetensors
 from ncsn.noise import NoiseSchedule
 from ncsn.objectives import DenoisingScoreMatching
@@ -21,6 +23,7 @@ from test_cli import SMALL, pixels, refusal, run_train, sample
 REPOSITORY = Path(__file__).parent.parent
 TEXT = (REPOSITORY / "docs" / "own.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+SCRIPT = re.search(r"```py\n(.*?)```", TEXT[TEXT.index("## A script") :], re.DOTALL)[1]
 CONFIG = re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[1]
 SHORT = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--samples.count", "0"]
 SHORT += ["--trainer.accelerator", "cpu"]
@@ -117,6 +120,37 @@ def test_all_of_them_by_the_commands_from_a_file_beside_them(mine, tmp_path):
     assert drawn.returncode == 2
     assert re.search(r"mine\.\w+ cannot be imported: No module named .mine.; put it next to the command", drawn.stderr)
     assert len(drawn.stderr.splitlines()) == 1
+
+
+def test_a_script_trains_saves_and_is_sampled_evaluated_exported_and_fine_tuned(tmp_path, monkeypatch, capsys):
+    """By the commands that the page shows, of a network that is defined in the script that is run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    small = {"max_steps=1000": "max_steps=2, accelerator='cpu', logger=False, enable_checkpointing=False"}
+    text = SCRIPT.replace(*small.popitem()).replace("Net(512)", "Net(16)")
+    Path("script.py").write_text(text)
+    runpy.run_path("script.py", run_name="__main__")
+    lines = re.search(r"```bash\npython script.py\n(.*?)```", TEXT, re.DOTALL)[1].splitlines()
+    more = {
+        "sample": "--steps 3 --num-samples 2 --device cpu",
+        "evaluate": "--steps 3 --num-samples 100 --device cpu",
+        "train": "--trainer.max_steps 1 --samples.count 0 --trainer.accelerator cpu --trainer.limit_val_batches 1",
+    }
+    for line in lines:
+        words = line.replace("width 512", "width 16").replace("checkpoints/", f"{REPOSITORY}/checkpoints/").split()
+        command = "train" if words[1] == "train.py" else words[3]
+        given = words[2 if command == "train" else 4 :]
+        main([command, *given, *more.get(command, "").split()])
+    shown, err = capsys.readouterr()
+    assert "| Frechet distance" in shown
+    assert "Starting from 4 of 4 weights in script.safetensors" in err
+    assert pixels("samples.png").shape[1] > 8
+    for file in ("script.ckpt", "script.safetensors", "checkpoints/tuned/step=1.ckpt"):
+        network = load(file, trust=["script.Net"]).denoiser.network
+        assert (type(network).__module__, network.width) == ("script", 16)
+    first, published = (load(file, trust="script.Net") for file in ("script.ckpt", "script.safetensors"))
+    assert torch.equal(first.sample(2), published.sample(2))
+    sys.modules.pop("script", None)
 
 
 def test_the_schedule_falls_and_draws_within_its_ends(mine):

@@ -15,7 +15,7 @@ from ncsn.evaluation.extractors import extract_all, real_images
 from ncsn.model.load import load, newest_checkpoint
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver, EulerMaruyama
-from ncsn.training.callbacks import EMA, BestCheckpoint, SampleQuality
+from ncsn.training.callbacks import EMA, BestCheckpoint, SampleGrid, SampleQuality
 
 from test_callbacks import Copies, averaged, events
 from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
@@ -116,6 +116,21 @@ def test_the_best_has_the_averaged_weights_that_were_scored(tmp_path):
     assert all(torch.equal(value, best.state_dict()[name]) for name, value in one.state_dict().items())
     value = curve(tmp_path / "logs/small/version_0")[4]
     assert value == pytest.approx(by_hand(best, 70, 4, DPMSolver(eta=1.0)), rel=1e-3)
+
+
+def test_a_model_with_labels_is_scored_and_shown_in_every_class_in_turn():
+    model, quality = small_module(classes=10).model, SampleQuality(FEATURES, count=70, levels=4, batch_size=25)
+    for weight in model.parameters():  # the last layer begins as zero
+        torch.nn.init.normal_(weight, std=0.1)
+    seen, turn = quality.seen(model, range(3, 70, 2)), torch.arange(70) % 10
+    sigmas = KarrasSchedule(2.0, 0.05, 4).sigmas()
+    x = model.sample(70, label=turn, sampler=DPMSolver(eta=1.0), sigmas=sigmas)[3::2]
+    torch.testing.assert_close(seen, extract_all(load_classifier(FEATURES), [x]).features, rtol=1e-3, atol=1e-3)
+    grid = SampleGrid(count=12)
+    shown, _ = grid.sampled(model, [10])
+    torch.manual_seed(grid.seed)
+    *_, x = model.trajectory(model.start(12), turn[:12])
+    assert torch.equal(shown, x)
 
 
 def test_without_features_it_is_off(tmp_path):

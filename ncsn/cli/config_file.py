@@ -45,7 +45,8 @@ def check_config(path: str | Path, option: str = "--config") -> None:
                 reason = "YAML reads it as another number; write that, or put it in quotes"
                 raise ValueError(f"{where}: {node.value}, but {reason}")
             if node.tag not in PLAIN:
-                raise ValueError(f"{where}: a value of the kind {node.tag} is not read")
+                kind = f"a value of the kind {node.tag} is not read"
+                raise ValueError(f"{where}: {kind}; put it in quotes if it is text")
             names: set[str] = set()
             for key, _ in node.value if isinstance(node, MappingNode) else ():
                 if key.value in names:

@@ -109,7 +109,7 @@ def reason(error: Exception) -> str:
         reasons = [f"expected {' or '.join(kinds)}, got {given[1]}"]
     found = ": ".join([*[".".join(keys)][: len(keys)], *reasons[:1]])
     found = re.sub(r"Expected a <class '([^']*)'>. Got value:", r"expected \1, got", found)
-    return f"{found}; put it in quotes" if "expected str, got" in found else found
+    return re.sub(r"(expected str, got [^\[{]*)$", r"\1; put it in quotes", found)
 
 
 def silence_libraries() -> None:
@@ -126,3 +126,4 @@ def silence_libraries() -> None:
         r".*callbacks used to create the checkpoint .*\[.(Best)?Checkpoint\{",  # of an earlier version
     ):
         warnings.filterwarnings("ignore", message)
+    warnings.formatwarning = lambda text, *_, **__: f"warning: {' '.join(str(text).split())}\n"

@@ -26,7 +26,13 @@ from ncsn.evaluation.extractors import (
     real_images,
     reference_features,
 )
-from ncsn.evaluation.measure import all_rows, chosen_extractor, held_out_bits, rows
+from ncsn.evaluation.measure import (
+    all_rows,
+    chosen_extractor,
+    held_out_bits,
+    knows_classes,
+    rows,
+)
 from ncsn.evaluation.metrics import frechet
 from ncsn.evaluation.report import (
     Cost,
@@ -140,7 +146,7 @@ def report_of_checkpoint(
     model = model.to(fabric.device)
     bits = None
     if options.likelihood and fabric.is_global_zero:
-        bits = held_out_bits(model, data, options.likelihood)
+        bits = held_out_bits(model, data, options.likelihood, label)
     seeds = list(range(options.seed, options.seed + (options.seeds or 1)))
     measure = partial(rows, extractor, data.splits["train"])
     each = [measured(fabric, model, replace(request, seed=seed), measure) for seed in seeds]
@@ -149,12 +155,17 @@ def report_of_checkpoint(
     cost = sum((cost for _, cost in each), Cost(0, 0.0, 0))
     ends = sigmas[0].item(), sigmas[-1].item()
     weights, checkpoint = weights_fingerprint(model.denoiser), options.checkpoint
-    samples = Samples(str(checkpoint), weights, seeds, str(sampler), len(sigmas), *ends, cost)
+    how = str(sampler), len(sigmas), *ends, cost, model.labels.described(label)
+    samples = Samples(str(checkpoint), weights, seeds, *how)
     of = f"seed {seeds[0]}" if len(seeds) == 1 else f"each of the seeds {seeds[0]} to {seeds[-1]}"
     words = (
         f"{counts.judged:,} samples of {of}, from {checkpoint} by {sampler} over "
-        f"{len(sigmas)} levels from {ends[0]:g} to {ends[1]:g}"
+        f"{len(sigmas)} levels from {ends[0]:g} to {ends[1]:g}{model.labels.described(label, ', of ')}"
     )
+    if bits and model.classes:
+        words += (
+            f"; bits/dim given {'each class' if knows_classes(model, data, label) else 'no class'}"
+        )
     return report_of(words, counts, data, extractor, [seen for seen, _ in each], samples, bits)
 
 
@@ -192,6 +203,7 @@ def compare(
     if fabric.is_global_zero:
         print(markdown(lines))
         words = f"{counts.judged:,} samples of each, seed {options.seed}, from {options.checkpoint}"
+        words += model.labels.described(None, ", of ")
         print("\n" + notes(words, type(data).__name__, extractor.source, counts))
     if fabric.is_global_zero and options.likelihood:
         mean, error, count = held_out_bits(model, data, options.likelihood)

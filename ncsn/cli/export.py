@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ncsn.model.files import atomic_write, exclusive_file
+from ncsn.model.labels import numbered_names
 from ncsn.model.load import CHECKPOINTS, default_checkpoint, load
 from ncsn.model.model import Model
 from ncsn.model.model_card import card
@@ -55,7 +56,8 @@ def write(model: Model, out: Path, form: str, report: Any) -> str:
         program, error = exported(model)
         with atomic_write(out) as partial:
             partial.write_bytes(program)
-        return f", which is within {error:.1g} of the denoiser"
+        labels = f", takes labels ({numbered_names(model.labels.names)}; -1 for none)"
+        return f", which is within {error:.1g} of the denoiser{labels * (model.classes > 0)}"
     if form == "folder":
         save_pretrained(model, out, report)
         return ""

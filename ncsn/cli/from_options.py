@@ -2,12 +2,11 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentError, ArgumentParser, get_loader
 from torch import Tensor
 
@@ -46,11 +45,12 @@ def image_model(options: Namespace) -> tuple[Path, Model]:
     return checkpoint, loaded(checkpoint, options).to(device_of(options.device))
 
 
-def image_shape(model: Model) -> tuple[int, int]:
-    """Return the channels and the size of a model's images."""
+def image_shape(model: Model) -> tuple[int, int, int]:
+    """Return the shape (C, H, W) of a model's images."""
     if len(model.shape) != 3:
         raise ValueError(f"checkpoint: expected a model of images, got shape {model.shape}")
-    return model.shape[0], model.shape[1]
+    channels, height, width = model.shape
+    return channels, height, width
 
 
 def sigmas_of(
@@ -72,19 +72,13 @@ def sigmas_of(
     return sigmas
 
 
-def label_of(model: Model, label: str | None) -> Callable[[Tensor], Tensor | None] | None:
-    """Return a function from indices (B,) to the classes (B,) of --label, or None."""
-    if label is None:
-        return None
-    if not model.classes:
-        reason = "the model was trained without labels (--data.labels true)"
-        raise ValueError(f"--label: {label}, but {reason}")
-    if label == "all":
-        return lambda indices: indices % model.classes
-    if not label.isdecimal() or int(label) >= model.classes:
-        expected = f"`all` or a class from 0 to {model.classes - 1}"
-        raise ValueError(f"--label: expected {expected}, got {label}")
-    return lambda indices: torch.full_like(indices, int(label))
+def label_of(model: Model, label: str | None) -> str | None:
+    """Return --label, which must be a class of the model, `none`, `all`, or None for `all`."""
+    try:
+        model.labels.of(label, range(1))
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
+    return label
 
 
 def sampler_of(model: Model, arguments: Sequence[str]) -> Sampler:

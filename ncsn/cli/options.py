@@ -103,7 +103,7 @@ def add_sample_options(parser: ArgumentParser) -> None:
     add_output_options(parser)
     add_sampling_options(parser)
     option = parser.add_argument
-    option("--label", metavar="CLASS", help="a class number, or `all` for each in turn")
+    add_label(option, "default: every class in turn, `all`; with `all`, a row for each")
     option("--guidance", type=float, metavar="W", help="weight of the class; 1 is no guidance")
     option("--nearest", type=int_at_least(1), metavar="N", help="show N nearest training images")
     add_data_options(parser, "a configuration, for its data; default: the model's")
@@ -129,6 +129,7 @@ def add_restore_options(parser: ArgumentParser) -> None:
     task("--blur", type=float, metavar="PIXELS", help="undo a Gaussian blur of this width")
     task("--grey", action="store_true", help="give it colour")
     option("--noise", type=float, default=0.01, metavar="SIGMA", help="its noise level (0.01)")
+    add_label(option)
     add_output_options(parser)
     add_sampling_options(parser)
     option("--model", dest="checkpoints", nargs=1, type=Path, metavar="FILE", help=MODEL)
@@ -148,7 +149,7 @@ def add_evaluate_options(parser: ArgumentParser) -> None:
     option = parser.add_argument
     option("checkpoint", nargs="?", type=Path, help=MODEL)
     add_sampling_options(parser)
-    option("--label", metavar="CLASS", help="a class number, or `all` for each in turn")
+    add_label(option, "default: every class in turn, `all`")
     option("--num-samples", type=int_at_least(1), metavar="N", help="samples of a seed (10000)")
     option("--seeds", type=int_at_least(1), metavar="N", help="repeat for N seeds (1)")
     add_data_options(parser, "a configuration, for its data; default: the model's")
@@ -231,6 +232,11 @@ def add_sampling_options(parser: ArgumentParser) -> None:
     option("--compile", action="store_true", help="compile the network: minutes, for many samples")
 
 
+def add_label(option: Callable[..., Any], default: str = "default: none") -> None:
+    """Add the option of the class."""
+    option("--label", metavar="CLASS", help=f"name or number of a class, or `none`; {default}")
+
+
 def add_levels(option: Callable[..., Any]) -> None:
     """Add the options of the noise levels."""
     option("--steps", type=int_at_least(2), metavar="N", help="noise levels; default: the model's")
@@ -244,6 +250,7 @@ def add_image_options(parser: ArgumentParser, default: str) -> None:
     option("--out", type=Path, metavar="FILE", help=f"a .png file ({default}, or a free name)")
     option("--upscale", type=int_at_least(1), metavar="N", help="enlarge each image N times")
     parser.set_defaults(default_out=Path(default), kinds={".png": "grid"})
+    add_label(option)
     option("--device", default="auto", help=DEVICE)
     option("--model", type=Path, metavar="FILE", help=MODEL)
     add_weights_options(option)

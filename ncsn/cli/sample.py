@@ -4,7 +4,6 @@ import json
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,17 +30,18 @@ from ncsn.evaluation.grids import (
 from ncsn.evaluation.plots import plot, save_figure
 from ncsn.model.checkpoint_file import digest
 from ncsn.model.draws import Request, batches, default_batch_size
-from ncsn.model.load import CHECKPOINTS, contents, default_checkpoint, load_data
+from ncsn.model.labels import ALL, NONE
+from ncsn.model.load import CHECKPOINTS, contents, default_checkpoint
 from ncsn.model.model import DATA, Model
 from ncsn.model.renamed import updated
 from ncsn.model.settings import check_settings
 from ncsn.score import Score
-from ncsn.score.guidance import classifier_free
 
 __all__ = ["Measurement", "run"]
 
 FRAMES = 61  # of a GIF, if --trajectory does not say
-FROM_DATA = ("_instantiator", "shape")  # settings of a model that its data determines
+# Settings that a new run has of its own.
+NOT_SHOWN = ("_instantiator", "shape", "class_names", "weights")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def job_of(checkpoint: Path, options: Namespace, measure: Measure | None) -> Job
     sampler = sampler_of(model, options.sampler)
     sigmas = sigmas_of(model, options, sampler)
     label = label_of(model, options.label)
-    classes = model.classes if options.label == "all" else 1  # that have a row each
+    classes = model.classes if options.label == ALL else 1  # that have a row each
     count = options.num_samples or (8 * classes if classes > 1 else default_count(model, options))
     if count % classes:
         expected = f"a multiple of the {classes} classes with --label all"
@@ -126,10 +126,12 @@ def guide_of(model: Model, options: Namespace) -> Callable[[Score], Score] | Non
     """Return classifier-free guidance by --guidance, if it is given."""
     if options.guidance is None:
         return None
-    if options.label is None:
-        raise ValueError(f"--guidance: {options.guidance:g} is the weight of a class; give --label")
-    unconditional = partial(model.denoiser.score, label=None)
-    return lambda score: classifier_free(score, unconditional, options.guidance)
+    if options.label == NONE:
+        raise ValueError(f"--guidance: {options.guidance:g} is the weight of a class; give one")
+    try:
+        return model.guidance(options.guidance)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
 
 
 def default_count(model: Model, options: Namespace) -> int:
@@ -154,7 +156,7 @@ def refuse_images(model: Model, checkpoint: Path, options: Namespace) -> None:
 def data_shown(model: Model, checkpoint: Path, options: Namespace) -> DataModule | None:
     """Return the data that a model was trained on, if it is shown: for --nearest, and of points."""
     is_image = len(model.shape) == 3
-    if is_image and not options.nearest:
+    if not options.nearest and (is_image or (model.shape == (2,) and model.trained_on is None)):
         if options.data:
             raise ValueError("--data has no effect without --nearest; remove it")
         return None
@@ -186,6 +188,8 @@ def drawn_with(job: Job, options: Namespace) -> str:
     names = ("seed", "steps", "sigma_max", "sigma_min", "label", "raw", "guidance", *steered)
     values = {name: vars(options).get(name) for name in (*names, "precision", "compile")}
     given = {name: str(value) for name, value in values.items() if value is not None}
+    if job.model.classes:
+        given["label"] = str(job.request.label or ALL)
     weights = digest(job.checkpoint)
     return json.dumps({"weights": weights, "sampler": str(job.request.sampler), **given})
 
@@ -195,6 +199,7 @@ def write(fabric: Fabric, job: Job, writer: Writer) -> None:
     request, total = job.request, len(job.order)
     if fabric.is_global_zero:
         how = f"{request.sampler} over {len(request.sigmas)} levels"
+        how += job.model.labels.described(request.label, ", of ")
         print(f"Sampling {total:,} from {job.checkpoint} by {how}")
     left = [batch for batch in request.batches if not writer.is_written(batch)]
     model, rest = job.model.to(fabric.device), replace(request, batches=left)
@@ -246,7 +251,7 @@ def frames_of(job: Job, samples: Tensor, options: Namespace) -> list[Tensor]:
         states = zip(enlarged(samples, scale).unbind(1), names, strict=True)
         return [titled(tiled(state, job.columns), name) for state, name in states]
     if options.captions:
-        words = [*([] if job.measured is None else ["given"]), *captions(job, options.trust)]
+        words = [*([] if job.measured is None else ["given"]), *captions(job)]
         return [captioned_grid(to_pixels(samples), words, job.columns, scale)]
     return [pixel_grid(samples, job.columns, scale)]
 
@@ -265,17 +270,11 @@ def nearest_images(job: Job, samples: Tensor, options: Namespace) -> Tensor:
     return nearest_grid(to_pixels(samples), others, words, options.nrow, options.upscale)
 
 
-def captions(job: Job, trust: Sequence[str]) -> list[str]:
+def captions(job: Job) -> list[str]:
     """Return the index of each sample, with the name of its class if it has one."""
-    labels = job.request.labels(job.order)
-    if labels is None:
+    labels, names = job.model.labels.of(job.request.label, job.order), job.model.labels.names
+    if labels is None or labels.min() < 0:
         return [str(index) for index in job.order]
-    try:
-        names = load_data(job.checkpoint, trust).class_names
-    except ValueError:  # the data is not here
-        names = []
-    if len(names) != job.model.classes:
-        names = [str(label) for label in range(job.model.classes)]
     return [f"{i}: {names[label]}" for i, label in zip(job.order, labels.tolist(), strict=True)]
 
 
@@ -284,7 +283,7 @@ def settings_text(checkpoint: Path, trust: Sequence[str]) -> str:
     content = contents(checkpoint)
     settings, data = content["hyper_parameters"], content.get(DATA)
     check_settings(settings, data, checkpoint, trust)  # training will build what they name
-    model = {key: value for key, value in updated(settings).items() if key not in FROM_DATA}
+    model = {key: value for key, value in updated(settings).items() if key not in NOT_SHOWN}
     given = {name: each for name, each in (("data", data), ("model", model)) if each}
     text = yaml.safe_dump(json.loads(json.dumps(given)), sort_keys=False)
     number = content.get("global_step")

@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from ncsn.cli.config_file import check_config, check_number
-from ncsn.cli.errors import silence_libraries
+from ncsn.cli.errors import reason, silence_libraries
 from ncsn.model.renamed import updated
 from ncsn.model.shipped import config_file
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from ncsn.data import DataModule
+    from ncsn.training.module import ScoreModule
+
+__all__ = ["from_config", "run"]
 
 DEFAULT_CONFIG = "digits"
 # What only configurations of earlier versions contain.
@@ -39,6 +44,30 @@ def run(arguments: Sequence[str]) -> None:
 
     silence_libraries()  # Lightning, once it is imported
     run()
+
+
+def from_config(config: str | Path, *options: str) -> tuple["ScoreModule", "DataModule"]:
+    """Return the training module and the data of a configuration, for a Lightning trainer.
+
+    The weights and all later random numbers follow from its seed. Its trainer and its
+    callbacks, such as the moving average, are left out. It may name any class: read it
+    as you would read a script.
+
+    Args:
+        config: a file, or the name of a shipped configuration, as `mnist`.
+        options: as on the command line: "--data.batch_size=64".
+
+    Raises:
+        ValueError: if a setting is wrong.
+    """
+    from ncsn.training.run import build_parts
+
+    file = current(config_file(str(config)))
+    try:
+        parts = build_parts(["--config", file, *options])[-1]
+    except ValueError as error:
+        raise ValueError(reason(error)) from error
+    return parts.model, parts.data
 
 
 def with_config_files(arguments: Sequence[str]) -> list[str]:

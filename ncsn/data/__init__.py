@@ -6,7 +6,7 @@ The order of the training examples depends on (seed, epoch) alone.
 """
 
 from ncsn.data.examples import Examples
-from ncsn.data.folder import FileImages, ImageFolder, same_images
+from ncsn.data.folder import FileImages, ImageFolder, same_images, upright
 from ncsn.data.module import DataModule, ImageData
 from ncsn.data.pixels import enlarged, pixel_grid, tiled, to_pixels, to_unit
 from ncsn.data.points import Points
@@ -30,4 +30,5 @@ __all__ = [
     "tiled",
     "to_pixels",
     "to_unit",
+    "upright",
 ]

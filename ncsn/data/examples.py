@@ -86,5 +86,5 @@ class Batches(DistributedSampler[Any]):
 def held_out_last(count: int, fraction: float) -> dict[str, list[int]]:
     """Return the indices of "train" and "val", of which val is the given fraction."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
-    cut = count - max(1, round(count * fraction))
+    cut = count - min(max(1, round(count * fraction)), count - 1)  # at least one in each
     return {"train": order[:cut], "val": order[cut:]}

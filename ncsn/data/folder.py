@@ -1,7 +1,10 @@
 """Images from a folder of files."""
 
+import math
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +15,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 import torchvision
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image, ImageOps
 from rich.progress import track
 from torch import Tensor
@@ -19,7 +23,11 @@ from torch import Tensor
 from ncsn.data.examples import Examples, HeldExamples, held_out_last
 from ncsn.data.module import ImageData
 
-__all__ = ["BrokenImageError", "FileImages", "ImageFolder", "same_images"]
+__all__ = ["BrokenImageError", "FileImages", "ImageFolder", "same_images", "upright"]
+
+STACKS = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose files may hold many images
+# Names of the parts of a data set.
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class BrokenImageError(OSError):
@@ -29,17 +37,19 @@ class BrokenImageError(OSError):
 class ImageFolder(ImageData):
     """Images from files: every file under `root`, at any depth, in a format of Pillow.
 
-    The images are turned upright, resized and centre-cropped to size x size.
+    The images are turned upright, resized and centre-cropped to the size.
     Transparent images are composited on white, and 16-bit grey is scaled to 8 bits.
     Links are followed. A broken file is reported before training or, if images are
     streamed, when it is read.
 
     Args:
         root: the folder.
-        size: height and width of an image, in pixels.
+        size: the side of square images, or [height, width], in pixels.
         channels: 3 for colour, 1 for grey.
         batch_size: images per batch, on each device.
         labels: use the top-level folder of an image as its class.
+        class_names: the class folders in the order of their labels; by default sorted,
+            numbers by their value.
         flip: mirror half of the training images, left to right.
         dequantise: add uniform noise of 1/256 of the range to each training pixel.
         held_out: the fraction of the images for validation, a fixed random subset.
@@ -55,7 +65,7 @@ class ImageFolder(ImageData):
     def __init__(
         self,
         root: str,
-        size: int,
+        size: int | tuple[int, int],
         channels: int = 3,
         batch_size: int = 128,
         labels: bool = False,
@@ -65,28 +75,42 @@ class ImageFolder(ImageData):
         memory: float = 4.0,
         workers: int = 2,
         skip_broken: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         if channels not in (1, 3):
             raise ValueError(
                 f"ImageFolder: channels is {channels}, and must be 3 (colour) or 1 (grey)"
             )
-        if size < 1:
+        height, width = sides(size)
+        if min(height, width) < 1:
             raise ValueError(f"ImageFolder: size is {size}, and must be at least 1")
         if not 0 < held_out < 1:
             raise ValueError(f"ImageFolder: held_out is {held_out}, and must be between 0 and 1")
         self.root = Path(root)
         self.files = image_files(self.root, skip_broken=skip_broken)
+        if len(self.files) < 2:
+            raise ValueError(f"ImageFolder: expected at least 2 images, one to hold out, in {root}")
         folders = [file.relative_to(self.root).parts[0] for file in self.files] if labels else []
-        names = sorted(
-            set(folders) - {file.name for file in self.files if file.parent == self.root}
-        )
-        super().__init__(
-            (channels, size, size), names, batch_size, labels, flip, dequantise, workers
-        )
-        if labels and len(names) < len(set(folders)):
+        loose = next((file for file in self.files if file.parent == self.root), None)
+        if labels and loose is not None:
             raise ValueError(
-                f"ImageFolder: labels is true, but some images in {root} are in no class folder"
+                f"ImageFolder: class labels are the names of folders, and {loose} is in no class "
+                f"folder; move it into {self.root}/CLASS"
             )
+        found = sorted(set(folders), key=by_number)
+        names = found if class_names is None else list(class_names)
+        if labels and sorted(names) != sorted(found):
+            raise ValueError(
+                f"ImageFolder: class_names: expected each of {found} once, got {names}"
+            )
+        if found and {name.lower() for name in found} <= SPLITS:
+            raise ValueError(
+                f"ImageFolder: labels is true, but the folders in {root} are parts of a data set, "
+                f"not classes: {', '.join(names)}; set root to {self.root / names[-1]}, or rename them"
+            )
+        super().__init__(
+            (channels, height, width), names, batch_size, labels, flip, dequantise, workers
+        )
         self.held_out = held_out
         self.memory = memory
         self.skip_broken = skip_broken
@@ -95,7 +119,7 @@ class ImageFolder(ImageData):
         )
 
     def load(self) -> dict[str, Examples]:
-        channels, size, _ = self.shape
+        channels, *size = self.shape
         if self.skip_broken:
             self._drop_broken()
         order = held_out_last(len(self.files), self.held_out)
@@ -104,32 +128,40 @@ class ImageFolder(ImageData):
             images = FileImages(
                 [self.files[i] for i in indices], self.targets[indices], channels, size
             )
-            small = len(self.files) * channels * size**2 <= self.memory * 2**30
+            small = len(self.files) * math.prod(self.shape) <= self.memory * 2**30
             splits[name] = images.held() if small else images
+        held = [split.values for split in splits.values() if isinstance(split, HeldExamples)]
+        distinct = {hash(image.tobytes()) for values in held for image in values.numpy()}
+        copies = sum(map(len, held)) - len(distinct)
+        if copies:
+            share = f"{copies:,} of {len(self.files):,} images are exact copies of another"
+            rank_zero_warn(
+                f"{share} ({self.root}); some held-out images may be known from training"
+            )
         return splits
 
     def _drop_broken(self) -> None:
         """Try to read all images, and drop the broken ones."""
-        channels, size, _ = self.shape
+        channels, *size = self.shape
         wrong = FileImages(self.files, self.targets, channels, size).wrong()
         good = [i for i in range(len(self.files)) if i not in wrong]
-        if not good:
-            raise ValueError(
-                f"ImageFolder: root is {self.root}, where no image can be read; {wrong[0]}"
-            )
+        first = next(iter(wrong.values()), "")
+        if len(good) < 2:
+            found = f"{len(good) or 'no'} image can be read"
+            raise ValueError(f"ImageFolder: root is {self.root}, where {found}; {first}")
         if wrong:
-            first = next(iter(wrong.values()))
-            warnings.warn(
-                f"{len(wrong)} of {len(self.files)} images are left out: {first}", stacklevel=2
-            )
+            rank_zero_warn(f"{len(wrong)} of {len(self.files)} images are left out: {first}")
         self.files, self.targets = [self.files[i] for i in good], self.targets[good]
 
 
 class FileImages(Examples):
-    """Images read from files on demand, resized and cropped to size x size."""
+    """Images read from files on demand, resized and cropped to a side or to [height, width]."""
 
-    def __init__(self, files: Sequence[Path], labels: Tensor, channels: int, size: int) -> None:
-        self.files, self.labels, self.channels, self.size = files, labels, channels, size
+    def __init__(
+        self, files: Sequence[Path], labels: Tensor, channels: int, size: int | Sequence[int]
+    ) -> None:
+        self.files, self.labels, self.channels = files, labels, channels
+        self.height, self.width = sides(size)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -143,21 +175,20 @@ class FileImages(Examples):
     def fingerprint(self) -> str:
         """Return the sha256 of file names and sizes, labels and image shape."""
         files = [(file.name, file.stat().st_size) for file in self.files]
-        known = repr((files, self.labels.tolist(), self.channels, self.size))
+        size = self.height if self.height == self.width else (self.height, self.width)
+        known = repr((files, self.labels.tolist(), self.channels, size))
         return sha256(known.encode()).hexdigest()
 
     def read(self, file: Path) -> Tensor:
-        """Return the image in `file`, uint8 (C, size, size).
+        """Return the image in `file`, uint8 (C, H, W).
 
         Raises:
             ValueError: if it cannot be read as an image.
         """
-        with opened(file) as image:
-            upright = on_white(eight_bits(ImageOps.exif_transpose(image)))
-            upright = upright.convert("L" if self.channels == 1 else "RGB")
-        if upright.size != (self.size, self.size):
-            upright = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.LANCZOS)
-        pixels: Tensor = torchvision.transforms.functional.pil_to_tensor(upright)
+        image = upright(file, "L" if self.channels == 1 else "RGB")
+        if image.size != (self.width, self.height):
+            image = ImageOps.fit(image, (self.width, self.height), Image.Resampling.LANCZOS)
+        pixels: Tensor = torchvision.transforms.functional.pil_to_tensor(image)
         return pixels
 
     def wrong(self) -> dict[int, str]:
@@ -187,7 +218,7 @@ class FileImages(Examples):
 
     def held(self) -> HeldExamples:
         """Read all images into memory."""
-        pixels = torch.empty(len(self), self.channels, self.size, self.size, dtype=torch.uint8)
+        pixels = torch.empty(len(self), self.channels, self.height, self.width, dtype=torch.uint8)
         with ThreadPoolExecutor() as threads:
             images = threads.map(self.read, self.files, chunksize=64)
             try:
@@ -213,6 +244,26 @@ def opened(file: Path) -> Iterator[Image.Image]:
         raise ValueError(f"cannot read {file} as an image ({what}); repair or remove it") from error
 
 
+def upright(file: Path, mode: str = "RGB") -> Image.Image:
+    """Return the image in `file` at its own size, upright and opaque, as "RGB" or grey ("L").
+
+    Raises:
+        ValueError: if it cannot be read as an image.
+    """
+    with opened(file) as image:
+        if image.format in STACKS and getattr(image, "is_animated", False):
+            warnings.warn(
+                f"of a {image.format} file of several images the first is used", stacklevel=2
+            )
+        return on_white(eight_bits(ImageOps.exif_transpose(image))).convert(mode)
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return the height and width of a size, which may be the side of a square."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
 def eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits (Pillow would clip it); return other images as is."""
     if image.mode == "F":
@@ -235,7 +286,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def same_images(root: Path, shape: tuple[int, ...]) -> FileImages:
-    """Return the images under `root`, which must have the `shape` (C, H, W) with H = W.
+    """Return the images under `root`, which must have the `shape` (C, H, W).
 
     Raises:
         ValueError: if there are none, or one is unreadable or has another size.
@@ -250,31 +301,56 @@ def same_images(root: Path, shape: tuple[int, ...]) -> FileImages:
                 f"{file} is of {size[0]}x{size[1]} pixels, and must be of {width}x{height}, "
                 "as the data"
             )
-    return FileImages(files, torch.zeros(len(files)), channels, height)
+    return FileImages(files, torch.zeros(len(files)), channels, (height, width))
 
 
 def image_files(
     root: Path, name: str = "ImageFolder: root", skip_broken: bool = False
 ) -> list[Path]:
-    """Return the image files under `root`, sorted, without hidden ones."""
+    """Return the image files under `root`, sorted, and warn of the files that are left out."""
     if not root.is_dir():
         raise ValueError(f"{name} is {root}, which is not a folder")
     Image.init()
     endings = {
         ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN
     }
-    files = sorted(file for file in files_under(root) if file.suffix.lower() in endings)
+    found = sorted(files_under(root))
+    files = [file for file in found if kind_of(file) in endings]
+    others = Counter(kind_of(file) for file in found if kind_of(file) not in endings).most_common()
+    left_out = ", ".join(f"{count:,} {kind}" for kind, count in others)
+    counts = (
+        f"{name} is {root}, where {len(files):,} of {len(found):,} files are images; left out are "
+        f"{left_out} (convert images to .png, name them so, unpack archives)"
+    )
     for file in [] if skip_broken else files:
         if not file.is_file():
             what = "a link to nothing" if file.is_symlink() and not file.exists() else "not a file"
             raise ValueError(f"{file} has the name of an image, and is {what}; remove it")
     if not files:
-        raise ValueError(f"{name} is {root}, which has no images in it")
+        raise ValueError(counts if found else f"{name} is {root}, which has no images in it")
+    if others:
+        rank_zero_warn(counts)
     return files
 
 
+def kind_of(file: Path) -> str:
+    """Return the ending of a file as it is counted, in lower case."""
+    if file.name.startswith("."):
+        return "hidden"
+    return file.suffix.lower() or "without an ending"
+
+
+def by_number(name: str) -> tuple[list[int | str], str]:
+    """Return a key that sorts names as text, but the numbers in them by their value."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if part.isdecimal() else part for part in parts], name
+
+
 def files_under(root: Path) -> Iterator[Path]:
-    """Yield the files that are not hidden, also in linked folders, and refuse cycles."""
+    """Yield files and hidden folders, also in linked folders, and refuse cycles.
+
+    Hidden files without an ending are those of the system, such as .DS_Store.
+    """
 
     def refuse(error: OSError) -> NoReturn:
         raise error
@@ -285,5 +361,6 @@ def files_under(root: Path) -> Iterator[Path]:
             parent.resolve() for parent in folder.parents
         ]:
             raise ValueError(f"{folder} is a link to a folder that it is in; remove it")
+        yield from (folder / below for below in folders if below.startswith("."))
         folders[:] = [below for below in folders if not below.startswith(".")]
-        yield from (folder / file for file in files if not file.startswith("."))
+        yield from (folder / file for file in files if file[0] != "." or Path(file).suffix)

@@ -53,7 +53,7 @@ class DataModule(LightningDataModule, ABC):
         if workers < 0:
             raise ValueError(f"{name}: workers is {workers}, and must be at least 0")
         if labels and not class_names:
-            raise ValueError(f"{name}: labels is true, but the data has no classes")
+            raise ValueError(f"{name}: class labels were asked for, and the data has no classes")
         self.shape = shape
         self.class_names = list(class_names)
         self.batch_size = batch_size

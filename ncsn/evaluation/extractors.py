@@ -34,6 +34,7 @@ __all__ = [
     "cache_folder",
     "extract",
     "extract_all",
+    "real_examples",
     "real_images",
     "reference_features",
 ]
@@ -100,7 +101,18 @@ def extract_all(extractor: FeatureExtractor, images: Iterable[Tensor]) -> Featur
 def real_images(
     data: ImageData, split: str = "train", count: int | None = None, batch_size: int = 100
 ) -> Iterator[Tensor]:
-    """Yield the images of a split in batches in [0, 1], without flips and dequantisation.
+    """Yield the images of `real_examples` alone.
+
+    Raises:
+        ValueError: as `real_examples`.
+    """
+    return (x for x, _ in real_examples(data, split, count, batch_size))
+
+
+def real_examples(
+    data: ImageData, split: str = "train", count: int | None = None, batch_size: int = 100
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images (B, C, H, W) in [0, 1], without flips and dequantisation, and labels (B,).
 
     Args:
         data: images, prepared and set up.
@@ -121,8 +133,8 @@ def real_images(
         :count
     ].tolist()
     for start in range(0, count, batch_size):
-        pixels, _ = examples[order[start : start + batch_size]]
-        yield to_unit(pixels)
+        pixels, label = examples[order[start : start + batch_size]]
+        yield to_unit(pixels), label
 
 
 def reference_features(extractor: FeatureExtractor, data: ImageData) -> Features:

@@ -6,6 +6,7 @@ of all rows, and of the features of the training images.
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,13 +15,14 @@ from torch import Tensor
 from ncsn.data import Examples, ImageData
 from ncsn.evaluation.classifier import default_file, load_classifier, weights_file
 from ncsn.evaluation.copies import COPIES, are_copies, nearest
-from ncsn.evaluation.extractors import FeatureExtractor, Features, extract, real_images
+from ncsn.evaluation.extractors import FeatureExtractor, Features, extract, real_examples
 from ncsn.evaluation.inception import load_inception
 from ncsn.evaluation.metrics import classifier_score, frechet, kernel_distance, precision_recall
+from ncsn.model.labels import NONE
 from ncsn.model.model import Model
 from ncsn.score.likelihood import bits_per_dim
 
-__all__ = ["all_rows", "chosen_extractor", "held_out_bits", "metrics_of", "rows"]
+__all__ = ["all_rows", "chosen_extractor", "held_out_bits", "knows_classes", "metrics_of", "rows"]
 
 INCEPTION = "inception"  # instead of the name of a file
 
@@ -84,8 +86,24 @@ def metrics_of(extractor: FeatureExtractor, seen: Tensor, reference: Features) -
     }
 
 
-def held_out_bits(module: Model, data: ImageData, count: int) -> tuple[float, float, int]:
+def knows_classes(module: Model, data: ImageData, label: str | None = None) -> bool:
+    """Return True if likelihoods are given each image's class, which is one of the model's.
+
+    They are not if `label` is "none".
+    """
+    return label != NONE and module.class_names == data.class_names != []
+
+
+def held_out_bits(
+    module: Model, data: ImageData, count: int, label: str | None = None
+) -> tuple[float, float, int]:
     """Return the bits per dimension of `count` held-out images, at the lowest noise level.
+
+    Args:
+        module: the model.
+        data: images, prepared and set up.
+        count: the number of images.
+        label: "none" for the likelihood without classes (`knows_classes`).
 
     Returns:
         The mean, its standard error, and the number of images.
@@ -94,23 +112,21 @@ def held_out_bits(module: Model, data: ImageData, count: int) -> tuple[float, fl
         ValueError: if there are fewer images, or the model's noise levels give no likelihood.
         RuntimeError: if the probability flow does not converge.
     """
-    (x,) = real_images(data, "val", count, batch_size=count)
+    ((x, classes),) = real_examples(data, "val", count, batch_size=count)
+    given = classes.long() if knows_classes(module, data, label) else NONE
+    chosen = module.labels.of(given, range(count))
     sigmas = module.schedule.sigmas()
     low, high = sigmas.min().item(), sigmas.max().item()
     prior = x.mean().item(), x.std().item()
+
+    def bits(indices: Tensor) -> Tensor:
+        classes = None if chosen is None else chosen[indices].to(module.device)
+        score = partial(module.denoiser.score, label=classes)
+        return bits_per_dim(
+            score, x[indices].to(module.device), low, high, prior, rtol=1e-3, atol=1e-3
+        )
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = [
-            bits_per_dim(
-                module.denoiser.score,
-                part.to(module.device),
-                low,
-                high,
-                prior,
-                rtol=1e-3,
-                atol=1e-3,
-            )
-            for part in torch.split(x, 64)
-        ]
-    each = torch.cat(parts)
+        each = torch.cat([bits(indices) for indices in torch.split(torch.arange(count), 64)])
     return each.mean().item(), each.std().item() / math.sqrt(count), count

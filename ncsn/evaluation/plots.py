@@ -29,39 +29,41 @@ def plot(samples: Tensor, module: Model, data: DataModule | None) -> Figure | No
     Args:
         samples: the samples.
         module: the model.
-        data: the data that it was trained on, set up.
+        data: the data that it was trained on, set up, if it is known.
     """
     hidden = module.denoiser.energy if isinstance(module.denoiser, EnergyScore) else None
     if len(module.shape) == 3 and isinstance(hidden, TiedUnits):
         return plot_units(hidden.weight, samples)
-    if module.shape == (2,) and isinstance(data, Points):
-        x = torch.cat([x for x, _ in data.val_dataloader()])[: len(samples)]
+    if module.shape == (2,):
+        x = exact = None
+        if isinstance(data, Points):
+            x = torch.cat([x for x, _ in data.val_dataloader()])[: len(samples)]
+            exact = data.density if module.gaussian_noise else None
         sigmas = module.schedule.sigmas()
         shown = sigmas[[len(sigmas) // 2, -1]] if len(sigmas) > 1 else sigmas
 
         def score(x: Tensor, sigma: Tensor) -> Tensor:
             return module.denoiser.score(x.to(module.device), sigma.to(module.device)).cpu()
 
-        return plot_points(
-            x, samples, score, data.density if module.gaussian_noise else None, shown
-        )
+        return plot_points(x, samples, score, exact, shown)
     return None
 
 
 def plot_points(
-    data: Tensor, samples: Tensor, score: Score, exact: Density | None, sigmas: Tensor
+    data: Tensor | None, samples: Tensor, score: Score, exact: Density | None, sigmas: Tensor
 ) -> Figure:
     """Plot data and samples (N, 2), and the learned score over the exact one, at `sigmas` (L,).
 
-    The exact score is None if the noise is not Gaussian.
+    The data is None if it is not known, and the exact score if the noise is not Gaussian.
     """
-    reach = 1.1 * data.abs().max().item()
-    figure = Figure(figsize=(3.6 * (2 + len(sigmas)), 3.8), layout="constrained")
-    axes = figure.subplots(1, 2 + len(sigmas), squeeze=False)[0]
-    for ax, title, points in zip(axes, ("data", "samples"), (data, samples), strict=False):
+    shown = {"samples": samples} if data is None else {"data": data, "samples": samples}
+    reach = 1.1 * next(iter(shown.values())).abs().max().item()
+    figure = Figure(figsize=(3.6 * (len(shown) + len(sigmas)), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(shown) + len(sigmas), squeeze=False)[0]
+    for ax, (title, points) in zip(axes, shown.items(), strict=False):
         ax.plot(*points.cpu().T, ".", color=POINT, markersize=2, alpha=0.5, markeredgewidth=0)
         ax.set_title(f"{len(points):,} {title}", fontsize=9)
-    for ax, sigma in zip(axes[2:], sigmas, strict=True):
+    for ax, sigma in zip(axes[len(shown) :], sigmas, strict=True):
         if exact is not None:
             plot_field(ax, exact.score, sigma, reach, EXACT, width=0.01)
         plot_field(ax, score, sigma, reach, LEARNED, width=0.003)

@@ -75,7 +75,8 @@ class Counts:
 class Samples:
     """The samples of an evaluation, and their cost.
 
-    `weights` is the fingerprint of the weights, which identifies them in any file.
+    `weights` is the fingerprint of the weights, which identifies them in any file. `label`
+    says of which classes the samples are, if the model has labels.
     """
 
     checkpoint: str
@@ -86,6 +87,7 @@ class Samples:
     sigma_max: float
     sigma_min: float
     cost: Cost
+    label: str = ""
 
 
 @dataclass(frozen=True)

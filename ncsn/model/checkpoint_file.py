@@ -2,12 +2,14 @@
 
 torch can read them. `read` trusts nothing in a file: it must be local, intact, of a
 known version, made of tensors and plain values alone, no larger in memory than on disk,
-and finite. The checksum and the absence of code are verified before unpickling.
+and finite. The checksum and the absence of code are verified before unpickling. Files
+that Lightning wrote have no checksum, but those of their parts, and are read as well.
 """
 
 import hashlib
 import pickletools
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 FORMAT = 1  # the version of the file format; no other is read
+LIGHTNING = "pytorch-lightning_version"  # an entry of all files that Lightning writes
 SEAL = b"\nncsn sha256 "  # between the zip and its checksum
 SEAL_SIZE = len(SEAL) + 64  # bytes, with the checksum in hexadecimal
 STORAGES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
@@ -74,7 +77,7 @@ def write(content: dict[str, Any], path: Path) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Return the content that `write` wrote to `path`, with tensors on the CPU.
+    """Return the content that `write`, or Lightning, wrote to `path`, on the CPU.
 
     Raises:
         DamagedError: if the file is not intact.
@@ -83,12 +86,7 @@ def read(path: str | Path) -> dict[str, Any]:
     path = local_file(path)
     sealed = check_seal(path)
     try:
-        check_zip(path)
-        if not sealed:
-            raise DamagedError(
-                f"checkpoint: {path} has no checksum at its end: it is damaged, or was not "
-                "written with Trainer(plugins=[ncsn.DurableCheckpointIO()])"
-            )
+        check_zip(path, sealed)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except DamagedError:
         raise
@@ -101,7 +99,15 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
     version = content.get("format")
-    if type(version) is not int or version != FORMAT:
+    if not sealed:
+        lost = "has no checksum at its end"
+        remedy = "Trainer(plugins=[ncsn.DurableCheckpointIO()])"
+        if "format" in content or LIGHTNING not in content:
+            raise DamagedError(
+                f"checkpoint: {path} {lost}: it is damaged, or was not written with {remedy}"
+            )
+        warnings.warn(f"{path} {lost}, as Lightning wrote it; {remedy} adds it", stacklevel=4)
+    elif type(version) is not int or version != FORMAT:
         found = ascii(version)[:20]
         raise ValueError(f"checkpoint: {path} is of format {found}, this version reads {FORMAT}")
     check_tensors(content, path)
@@ -175,8 +181,11 @@ def check_seal(path: Path) -> bool:
     return True
 
 
-def check_zip(path: Path) -> None:
-    """Check, without unpickling, that a file is a zip of its size that calls only `KNOWN`."""
+def check_zip(path: Path, sealed: bool) -> None:
+    """Check, without unpickling, that a file is a zip of its size that calls only `KNOWN`.
+
+    Without a seal, the zip's own checksums of its parts must be right.
+    """
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
         size = sum(part.file_size for part in parts)
@@ -189,6 +198,8 @@ def check_zip(path: Path) -> None:
             if part.filename.endswith("/data.pkl"):
                 with archive.open(part) as pickled:
                     check_globals(pickled, path)
+        if not sealed and archive.testzip() is not None:
+            raise DamagedError(f"checkpoint: {path} is damaged: a part has another checksum")
 
 
 def check_globals(pickled: IO[bytes], path: Path) -> None:

@@ -8,15 +8,18 @@ from collections.abc import Collection
 from functools import cache
 from importlib import import_module
 from inspect import isabstract
+from pathlib import Path
 from typing import Any
 
 __all__ = [
     "ALL_ROOMS",
     "UnknownClassError",
     "class_named",
+    "class_paths",
     "classes",
     "dotted",
     "is_class",
+    "name_of",
     "shown",
     "trust_hint",
 ]
@@ -83,11 +86,30 @@ def class_named(path: str, kinds: tuple[type, ...], key: str, trust: Collection[
 
 def trust_hint(settings: object, trust: Collection[str]) -> str:
     """Return the option that allows the unknown classes in settings that JSON can hold."""
-    named = dict.fromkeys(re.findall('"class_path": "([^"]+)"', json.dumps(settings)))
+    named = class_paths(settings)
     unknown = [path for path in named if may_be_trusted(path) and not is_trusted(path, trust)]
     names = [path for path in unknown if path not in classes(ALL_ROOMS)][:MOST_NAMED]
     option = f"--trust {','.join(names)} (in Python, trust={json.dumps(names)})"
     return f"; if it is yours and you trust it: {option}"
+
+
+def class_paths(settings: object) -> list[str]:
+    """Return the names of the classes in settings that JSON can hold, each once."""
+    return list(dict.fromkeys(re.findall('"class_path": "([^"]+)"', json.dumps(settings))))
+
+
+def name_of(made: type) -> str:
+    """Return the dotted name of a class, by which `class_named` finds it."""
+    public = [path for path, found in classes().items() if found is made]
+    module = main_module() if made.__module__ == "__main__" else made.__module__
+    return public[1] if public else f"{module}.{made.__qualname__}"
+
+
+def main_module() -> str:
+    """Return the name by which other programs import the script that is run."""
+    main: Any = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    return main.__spec__.name if main.__spec__ else Path(file).stem if file else "__main__"
 
 
 def is_trusted(path: str, trust: Collection[str]) -> bool:
@@ -103,6 +125,8 @@ def may_be_trusted(path: str) -> bool:
 def imported(path: str, key: str) -> type:
     """Import the object with a trusted name; the caller checks that it is a class."""
     module, _, name = path.rpartition(".")
+    if module == main_module() and hasattr(sys.modules["__main__"], name):
+        module = "__main__"  # it would run twice
     try:
         found: type = getattr(import_module(module), name)
     except Exception as error:  # the user's module may raise anything

@@ -23,7 +23,8 @@ class Request:
         sampler: the sampler.
         sigmas: the noise levels (L,), from high to low.
         seed: the seed; a sample follows from it and from its index.
-        label: a function from indices (B,) to classes (B,) or None.
+        label: the number or name of a class, "none", or "all" for each in its turn, the
+            default.
         guide: a function from the model's score to the score to follow.
         finish: a function of the samples (B, ...), applied at the end.
         shown: levels after which the states are kept, counted from 1; 0 is the start.
@@ -33,14 +34,10 @@ class Request:
     sampler: Sampler
     sigmas: Tensor
     seed: int = 0
-    label: Callable[[Tensor], Tensor | None] | None = None
+    label: int | str | None = None
     guide: Callable[[Score], Score] | None = None
     finish: Callable[[Tensor], Tensor] | None = None
     shown: Sequence[int] = ()
-
-    def labels(self, indices: Sequence[int]) -> Tensor | None:
-        """Return the classes (B,) of samples, or None."""
-        return self.label(torch.tensor(indices)) if self.label else None
 
 
 def draws(
@@ -59,9 +56,7 @@ def draws(
         ValueError, FloatingPointError: as `Model.trajectory` does.
     """
     for indices in request.batches:
-        label = request.labels(indices)
-        label = None if label is None else label.to(model.device)
-        how = label, request.sampler, request.sigmas, request.guide
+        how = request.label, request.sampler, request.sigmas, request.guide
         states: list[Tensor] = []
         if 0 in request.shown:
             with Streams(request.seed, indices, model.device):

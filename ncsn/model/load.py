@@ -69,7 +69,7 @@ def load_data(path: str | Path, trust: Collection[str] = (), **changes: Any) -> 
     """
     settings = contents(path).get(DATA)
     if settings is None:
-        raise ValueError(f"checkpoint: {path} does not say what it was trained on")
+        raise ValueError(f"checkpoint: {path} does not say what it was trained on; give --data")
     if changes and isinstance(settings, dict):
         settings = {**settings, "init_args": {**settings.get("init_args", {}), **changes}}
     return rebuilt_data(settings, path, trust)

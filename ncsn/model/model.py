@@ -3,7 +3,8 @@
 `ncsn.load` returns a model, and `ncsn.training.module` trains one.
 
 Shapes: x (B, *shape) on the model's device, sigma a number or (B, 1, ..., 1), label
-(B,) integers, -1 for no class.
+(B,) integers, -1 for no class. A label may also be the number or the name of one class,
+"none", or "all" for every class in its turn.
 """
 
 import math
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ncsn.model.labels import NONE, Label, Labels
 from ncsn.noise import KarrasSchedule, NoiseSchedule
 from ncsn.noise.streams import Streams, normal, uniform
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, Score, ScoreModel, tweedie
+from ncsn.score.guidance import classifier_free
 
 __all__ = ["DATA", "Model"]
 
@@ -37,10 +40,14 @@ class Model(nn.Module):
         gaussian_noise: the score is that of data with Gaussian noise, which Tweedie's
             formula assumes.
         settings: the plain values that the model can be built again from, as files hold
-            them; None if its parts were made in Python.
+            them; None if its parts were made in Python and describe themselves.
+        class_names: the names of the classes by their numbers; by default the numbers.
+        label_dropout: how often labels were dropped in training; after 0 the model needs
+            a class.
 
     Raises:
-        ValueError: if the shape is invalid, or the sampler does not fit the model.
+        ValueError: if the shape is invalid, or the sampler or the names do not fit the
+            model.
     """
 
     def __init__(
@@ -51,6 +58,8 @@ class Model(nn.Module):
         shape: tuple[int, ...],
         gaussian_noise: bool = True,
         settings: dict[str, Any] | None = None,
+        class_names: Sequence[str] = (),
+        label_dropout: float = 0.1,
     ) -> None:
         super().__init__()
         if min(shape, default=1) < 1 or not 0 < math.prod(shape) <= MOST_NUMBERS:
@@ -59,6 +68,12 @@ class Model(nn.Module):
             )
         sampler.check(schedule.sigmas())
         sampler.of(denoiser)
+        classes = getattr(getattr(denoiser, "network", None), "classes", len(class_names))
+        if class_names and len(class_names) != classes:
+            found = f"{len(class_names)} class_names"
+            raise ValueError(f"expected a name for each of {classes} classes, got {found}")
+        self.class_names = list(class_names)
+        self.labels = Labels(self.class_names or [*map(str, range(classes))], label_dropout > 0)
         self.denoiser = denoiser
         self.schedule = schedule
         self.sampler = sampler
@@ -74,15 +89,14 @@ class Model(nn.Module):
     @property
     def classes(self) -> int:
         """Return the number of classes of labels; 0 if the network takes no labels."""
-        classes: int = getattr(getattr(self.denoiser, "network", None), "classes", 0)
-        return classes
+        return len(self.labels.names)
 
     @property
     def trained_on(self) -> dict[str, Any] | None:
         """Return the settings of the training data, if they are known."""
         return (self.settings or {}).get(DATA)
 
-    def score(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+    def score(self, x: Tensor, sigma: float | Tensor, label: Label = None) -> Tensor:
         """Return grad_x log p_sigma(x), of the shape of `x`.
 
         The result has a graph if `x` requires a gradient. The weights get no gradient:
@@ -91,16 +105,17 @@ class Model(nn.Module):
         Args:
             x: noisy examples (B, *shape).
             sigma: their noise level, above 0; the model is trained on its schedule.
-            label: classes (B,), for a model that takes them.
+            label: the classes, for a model that takes them; "none" by default.
 
         Raises:
-            ValueError: if a shape is wrong, or the model takes no labels.
+            ValueError: if a shape or a class is wrong.
         """
         sigma = self._level(x, sigma)
+        label = self._label(label, x)
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return self.denoiser.score(x, sigma, label)
 
-    def denoise(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, sigma: float | Tensor, label: Label = None) -> Tensor:
         """Return E[clean | x], of the shape of `x` (Efron, 2011, eq. 1.4).
 
         The arguments are those of `score`.
@@ -115,7 +130,7 @@ class Model(nn.Module):
         return tweedie(partial(self.score, label=label), x, self._level(x, sigma))
 
     def log_prob(
-        self, x: Tensor, label: Tensor | None = None, probes: int = 0, tolerance: float = 1e-3
+        self, x: Tensor, label: Label = None, probes: int = 0, tolerance: float = 1e-3
     ) -> Tensor:
         """Return log p(x) (B,) in nats by the probability flow (Song et al., 2021).
 
@@ -125,7 +140,7 @@ class Model(nn.Module):
 
         Args:
             x: clean examples (B, *shape), float32 or float64.
-            label: classes (B,), for a model that takes them.
+            label: the classes, for a model that takes them; "none" by default.
             probes: random directions of Hutchinson's estimate of the divergence; 0
                 computes it exactly, with one backward pass per dimension.
             tolerance: absolute and relative error of the solver per step.
@@ -141,14 +156,14 @@ class Model(nn.Module):
         self._level(x, low)
         if not x.isfinite().all():
             raise ValueError("expected finite x, got NaN or infinite values")
-        score = partial(self.denoiser.score, label=label)
+        score = partial(self.denoiser.score, label=self._label(label, x))
         return log_prob(score, x, low, high, UNIFORM, probes, tolerance, tolerance)
 
     @torch.no_grad()
     def trajectory(
         self,
         start: Tensor,
-        label: Tensor | None = None,
+        label: Label = None,
         sampler: Sampler | None = None,
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
@@ -157,20 +172,22 @@ class Model(nn.Module):
 
         Args:
             start: states at the highest noise level, from `start()`.
-            label: classes (B,), for a model that takes them.
+            label: the classes, for a model that takes them; "all" by default.
             sampler: the model's own by default.
             sigmas: noise levels (L,), from high to low; the schedule's by default.
             guide: a function from the model's score to the score to follow, as in
                 `ncsn.score.guidance`.
 
         Raises:
-            ValueError: if the sampler does not support these noise levels.
+            ValueError: if the sampler does not support these noise levels, or a class is
+                wrong.
             FloatingPointError: if a state is not finite; the message gives the level.
         """
         sampler = self.sampler if sampler is None else sampler
         sigmas = self.schedule.sigmas() if sigmas is None else sigmas
         sampler.check(sigmas)
-        score = sampler.of(self.denoiser, label)
+        chosen = self.labels.of(label, range(len(start)))
+        score = sampler.of(self.denoiser, None if chosen is None else chosen.to(start.device))
         if guide is not None:
             score = guide(score)
         unseen: list[Tensor] = []
@@ -191,7 +208,7 @@ class Model(nn.Module):
         self,
         indices: Sequence[int],
         seed: int = 0,
-        label: Tensor | None = None,
+        label: Label = None,
         sampler: Sampler | None = None,
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
@@ -200,6 +217,7 @@ class Model(nn.Module):
 
         A sample depends on (seed, index) alone, not on the rest of its batch.
         """
+        label = self.labels.of(label, indices)
         sigmas = self.schedule.sigmas() if sigmas is None else sigmas
         streams = Streams(seed, indices, self.device)
         with streams:
@@ -216,7 +234,7 @@ class Model(nn.Module):
         self,
         count: int,
         seed: int = 0,
-        label: Tensor | None = None,
+        label: Label = None,
         sampler: Sampler | None = None,
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
@@ -227,6 +245,21 @@ class Model(nn.Module):
         """
         *_, x = self.trajectories(range(count), seed, label, sampler, sigmas, guide)
         return x
+
+    def guidance(self, weight: float) -> Callable[[Score], Score]:
+        """Return classifier-free guidance by a weight, as the argument `guide`.
+
+        Raises:
+            ValueError: if the model has no labels, or does not know "no class".
+        """
+        if not self.classes:
+            reason = "the model was trained without labels (--data.labels true)"
+            raise ValueError(f"guidance: {weight:g}, but {reason}")
+        if not self.labels.dropped:
+            reason = "the model was trained with label_dropout 0; leave guidance out"
+            raise ValueError(f"guidance: {weight:g}, but {reason}")
+        unconditional = partial(self.denoiser.score, label=None)
+        return lambda score: classifier_free(score, unconditional, weight)
 
     def sigmas_for(
         self,
@@ -267,6 +300,11 @@ class Model(nn.Module):
                 "an energy is differentiated and cannot be compiled; leave compile out"
             )
         self.denoiser.network.compile(mode=mode, dynamic=False)
+
+    def _label(self, label: Label, x: Tensor) -> Tensor | None:
+        """Return the classes of given `x`; the default is "none"."""
+        chosen = self.labels.of(NONE if label is None else label, range(len(x)))
+        return None if chosen is None else chosen.to(x.device)
 
     def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return `sigma` as a tensor like `x`, after checking both shapes."""

@@ -15,6 +15,7 @@ import yaml
 
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.classes import dotted
+from ncsn.model.describe import settings_of
 from ncsn.model.model import DATA, Model
 
 __all__ = ["card", "spread"]
@@ -29,6 +30,7 @@ tags:
 
 A score model of examples of shape {shape}{data}: {denoiser} around {network}, {parameters:,}
 parameters, for noise levels from {high:g} to {low:g}. Its sampler is `{sampler}`, over {levels} levels.
+{classes}
 
 ```python
 import ncsn
@@ -54,15 +56,16 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
     """Return the text of a model card.
 
     Args:
-        model: the model, with settings.
+        model: the model.
         load: the Python code that loads it.
         name: its name.
         report: the content of a file of `ncsn evaluate --json`.
 
     Raises:
-        ValueError: if the report is of another kind, or of other weights.
+        ValueError: if the report is of another kind, or of other weights, or a part of
+            the model cannot be described.
     """
-    sections = json.loads(json.dumps(model.settings))  # YAML would mark tuples
+    sections = json.loads(json.dumps(settings_of(model)))  # YAML would mark tuples
     settings, data = sections["hyper_parameters"], sections.get(DATA)
     levels, denoiser = model.schedule.sigmas(), model.denoiser
     network = getattr(denoiser, "network", None) or getattr(denoiser, "energy", denoiser)
@@ -73,6 +76,8 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     named = isinstance(data, dict) and dotted(data.get("class_path"))
     trained_on = data["class_path"] if named else None
+    classes = ", ".join(f"{number} = {name}" for number, name in enumerate(model.class_names))
+    classes = f"\nIts labels are {inline(classes, 10_000)}.\n" if classes else ""
     return CARD.format(
         name=name,
         shape=model.shape,
@@ -83,6 +88,7 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
         high=levels.max().item(),
         low=levels.min().item(),
         levels=len(levels),
+        classes=classes,
         sampler=str(model.sampler).replace("`", "'"),
         load=load,
         dimensions=", ".join(map(str, model.shape)),
@@ -110,7 +116,8 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
         seeds = [index(seed) for seed in samples["seeds"]]
         sampler, data = inline(samples["sampler"]), inline(report["data"])
         features = inline(re.sub(r"[^ ]*/", "", report["features"]))
-        of = f"{counts['judged']:,} samples, by `{sampler}` over {index(samples['levels'])} levels "
+        classes = f" of {inline(samples['label'])}" if samples.get("label") else ""
+        of = f"{counts['judged']:,} samples{classes}, by `{sampler}` over {index(samples['levels'])} levels "
         of += f"from {samples['sigma_max']:g} to {samples['sigma_min']:g}, in "
         of += f"{samples['cost']['NFE']:g} NFE each; seeds: {seeds}. "
         of += f"Held out are {counts['floor']:,} images of the validation split of {data}. Both are compared "
@@ -121,10 +128,10 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
     return "\n".join([*lines, "", fill(of, 120)])
 
 
-def inline(text: str) -> str:
-    """Return text from a file on one printable line, without Markdown."""
+def inline(text: str, most: int = 300) -> str:
+    """Return text from a file on one printable line of `most` characters, without Markdown."""
     line = "".join(character if character.isprintable() else " " for character in str(text))
-    return " ".join(re.sub(r"[`|\[\]<>]", "'", line).split())[:300]
+    return " ".join(re.sub(r"[`|\[\]<>]", "'", line).split())[:most]
 
 
 def spread(values: list[float]) -> str:

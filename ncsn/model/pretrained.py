@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ncsn.model.checkpoint_file import DTYPES, DamagedError, local_file
+from ncsn.model.describe import settings_of
 from ncsn.model.files import atomic_write
 from ncsn.model.model import DATA, Model
 from ncsn.model.model_card import card
@@ -27,7 +28,6 @@ __all__ = [
     "read_safetensors",
     "save_pretrained",
     "save_safetensors",
-    "settings_of",
 ]
 
 PUBLISHED = ("hyper_parameters", DATA)
@@ -39,11 +39,11 @@ def save_safetensors(model: Model, file: str | Path) -> None:
     """Write the weights and the settings of a model to one file atomically.
 
     Args:
-        model: a model that was loaded, or trained by the training command.
+        model: the model; it may be loaded, or made in Python.
         file: a name that ends in .safetensors.
 
     Raises:
-        ValueError: if the model has no settings, or the name ends otherwise.
+        ValueError: if a part cannot be described, or the name ends otherwise.
     """
     if Path(file).suffix != ".safetensors":
         raise ValueError(f"file: {file} does not end in .safetensors")
@@ -54,16 +54,6 @@ def save_safetensors(model: Model, file: str | Path) -> None:
     about = {"format": "pt", "ncsn": text, "sha256": checksum(text, weights)}
     with atomic_write(Path(file)) as partial:
         partial.write_bytes(save(weights, metadata=about))
-
-
-def settings_of(model: Model) -> dict[str, Any]:
-    """Return the plain settings that a model can be rebuilt from."""
-    if model.settings is None:
-        raise ValueError(
-            "model: its parts were made in Python, and no setting describes them; "
-            "it cannot be built again from a file"
-        )
-    return model.settings
 
 
 def checksum(text: str, weights: dict[str, Tensor]) -> str:
@@ -109,8 +99,8 @@ def save_pretrained(
         report: the content of a file of `ncsn evaluate --json`, for the card.
 
     Raises:
-        ValueError: if the folder is not empty, the model has no settings, or the report
-            is of other weights.
+        ValueError: if the folder is not empty, a part cannot be described, or the
+            report is of other weights.
     """
     folder = Path(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

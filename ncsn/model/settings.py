@@ -16,6 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.optim import Optimizer
 
 from ncsn.model.classes import UnknownClassError, shown, trust_hint
+from ncsn.model.describe import PARTS
 from ncsn.model.model import DATA, Model
 from ncsn.model.plans import MAX_VALUES, Names, Plan, build, fitted, plan_arguments, plan_class
 from ncsn.model.renamed import updated
@@ -31,6 +32,7 @@ __all__ = [
     "rebuilt_data",
     "rebuilt_model",
     "rebuilt_module",
+    "take_weights",
     "without",
 ]
 
@@ -38,9 +40,11 @@ Values = dict[str, Any]  # settings, plans or weights by name
 Module = TypeVar("Module", bound=nn.Module)
 
 MAX_NUMBERS = 2_000_000_000  # elements in the parameters of a network
-NOT_BUILT = ("_instantiator", "optimizer")  # settings that no loading needs
+NOT_BUILT = ("_instantiator", "optimizer", "weights")  # settings that no loading needs
+OF_SUBCLASS = "subclass_parameters"  # entry of a checkpoint: what a subclass adds
 # Settings of training alone, which a model does not have.
-OF_TRAINING = {"warmup": int, "cooldown": int, "label_dropout": float, "compile": bool}
+OF_TRAINING = {"warmup": int, "cooldown": int, "compile": bool}
+MOST_SHOWN = 6  # weights in one message
 COSTS = ("memory", "workers")  # settings of data that only affect speed and memory
 
 
@@ -51,8 +55,9 @@ def rebuilt_model(content: Values, path: str | Path, trust: Names = ()) -> Model
         settings, data = plain(settings), plain(content.get(DATA))
         objective, plans = model_plans(settings, trust)
         known = {"hyper_parameters": settings} | ({DATA: data} if data else {})
-        given = {"gaussian_noise": build(objective).gaussian_noise, "settings": known}
-    return built(Model, plans, content["state_dict"], path, **given)
+        if objective is not None:
+            plans["gaussian_noise"] = build(objective).gaussian_noise
+    return built(Model, plans, content["state_dict"], path, settings=known)
 
 
 def rebuilt_module(
@@ -65,6 +70,8 @@ def rebuilt_module(
     """
     settings = without(content["hyper_parameters"], (*NOT_BUILT, *parts))
     with settings_errors(path, settings, trust):
+        settings |= without(content.get(OF_SUBCLASS, {}), parts)
+        check_parts({**settings, **parts})
         plans = plan_arguments(kind, plain(settings), "", trust, parts)
     return built(kind, plans, content["state_dict"], path, **parts)
 
@@ -132,14 +139,29 @@ def plain(settings: object) -> Any:
     return updated(json.loads(text))
 
 
-def model_plans(settings: Values, trust: Names) -> tuple[Plan, Values]:
-    """Plan the objective of a model, and the arguments of `Model`."""
-    objective = plan_class(settings.get("objective"), (Objective,), "objective", trust)
+def model_plans(settings: Values, trust: Names) -> tuple[Plan | None, Values]:
+    """Plan the objective of a model, if it was trained, and the arguments of `Model`."""
+    check_parts({"objective": None, **settings} if "gaussian_noise" in settings else settings)
+    objective, given = None, ["settings"]
+    if "objective" in settings or "gaussian_noise" not in settings:
+        objective = plan_class(settings.get("objective"), (Objective,), "objective", trust)
+        given.append("gaussian_noise")
     for name, declared in OF_TRAINING.items():
         if name in settings:
             fitted(settings[name], declared, name, trust)
     arguments = without(settings, ("objective", *OF_TRAINING))
-    return objective, plan_arguments(Model, arguments, "", trust, ("gaussian_noise", "settings"))
+    return objective, plan_arguments(Model, arguments, "", trust, given)
+
+
+def check_parts(settings: Values) -> None:
+    """Check that settings have all parts of a model; some made in Python have no settings."""
+    missing = [name for name in (*PARTS, "objective") if name not in settings]
+    if missing:
+        given = ", ".join(f"{name}=..." for name in missing)
+        raise ValueError(
+            f"they do not describe its {' and '.join(missing)}; give what was trained: "
+            f"ncsn.ScoreModule.load_from_checkpoint(FILE, {given}).model"
+        )
 
 
 def data_plan(settings: object, trust: Names) -> Plan:
@@ -198,15 +220,41 @@ def check_weights(module: nn.Module, weights: Values, path: str | Path) -> None:
     Raises:
         ValueError: if one is missing, unknown, or of another shape or dtype.
     """
-    expected = module.state_dict()
-    for name in [*expected, *weights]:
-        theirs, ours = described(weights.get(name)), described(expected.get(name))
-        if theirs != ours:
-            found = f"its {shown(name)} is {theirs}, here it is {ours}"
-            raise ValueError(f"checkpoint: {path} is of another network: {found}")
+    for found in misfits(module, weights).values():
+        raise ValueError(f"checkpoint: {path} is of another network: its {found}")
 
 
-def described(weight: object) -> object:
+def take_weights(module: nn.Module, weights: Values, path: str | Path) -> str:
+    """Load the weights that fit a module, and return a line that names the others.
+
+    Raises:
+        ValueError: if less than half of the module's weights are there.
+    """
+    wrong, own = misfits(module, weights), module.state_dict()
+    fitting = {name: weight for name, weight in weights.items() if name not in wrong}
+    said = "; ".join([*wrong.values()][:MOST_SHOWN])
+    more = f" (and {len(wrong) - MOST_SHOWN} others)" if len(wrong) > MOST_SHOWN else ""
+    taken = f"{len(fitting)} of {len(own)} weights"
+    if 2 * len(fitting) < len(own):
+        raise ValueError(f"{path} is of another network, {taken} fit: {said}{more}")
+    module.load_state_dict(fitting, strict=False)
+    return f"Starting from {taken} in {path}" + (f"; not taken: {said}{more}" if wrong else "")
+
+
+def misfits(module: nn.Module, weights: Values) -> dict[str, str]:
+    """Return the shapes of weights that are not those of the module, by name."""
+    own = module.state_dict()
+    shapes = {
+        name: (shape_of(weights.get(name)), shape_of(own.get(name))) for name in own | weights
+    }
+    return {
+        name: f"{shown(name)} is {theirs}, here it is {ours}"
+        for name, (theirs, ours) in shapes.items()
+        if theirs != ours
+    }
+
+
+def shape_of(weight: object) -> object:
     """Return the shape of a weight, and its dtype if it is not of floating point."""
     if not isinstance(weight, Tensor):
         return "missing" if weight is None else "no tensor"

@@ -27,7 +27,7 @@ class AutoencoderEnergy(TiedUnits):
         """Return the energy (B,) of `x` (B, ...) at `sigma` () or (B, 1, ..., 1)."""
         flat = x.flatten(1)
         quadratic = flat @ self.visible_bias - flat.square().sum(1) / 2
-        inside = quadratic + functional.softplus(self.hidden(x)).sum(1)
+        inside = quadratic + functional.softplus(self.inputs(x)).sum(1)
         return -inside / torch.as_tensor(sigma).to(x).reshape(-1) ** 2
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -37,4 +37,4 @@ class AutoencoderEnergy(TiedUnits):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return W^T sigmoid(W x + b) + c, of the shape of `x` (B, ...)."""
-        return (self.hidden(x).sigmoid() @ self.weight + self.visible_bias).view_as(x)
+        return (self.inputs(x).sigmoid() @ self.weight + self.visible_bias).view_as(x)

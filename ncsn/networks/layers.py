@@ -120,11 +120,12 @@ class TiedUnits(nn.Module):
         super().__init__()
         expect("features >= 1", features >= 1, self, features=features)
         expect("hidden >= 1", hidden >= 1, self, hidden=hidden)
+        self.features, self.hidden = features, hidden
         self.weight = nn.Parameter(0.1 * torch.randn(hidden, features) / math.sqrt(features))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         self.visible_bias = nn.Parameter(torch.zeros(features))
 
-    def hidden(self, x: Tensor) -> Tensor:
+    def inputs(self, x: Tensor) -> Tensor:
         """Return the input W x + b (B, hidden) of the hidden units for `x` (B, ...)."""
         return functional.linear(x.flatten(1), self.weight, self.hidden_bias)
 

@@ -33,7 +33,7 @@ class MLP(nn.Module):
         expect("depth >= 1", depth >= 1, self, depth=depth)
         expect("an even width >= 2", width >= 2 and width % 2 == 0, self, width=width)
         expect("classes >= 0", classes >= 0, self, classes=classes)
-        self.classes = classes
+        self.features, self.width, self.depth, self.classes = features, width, depth, classes
         self.conditioning = Conditioning(width, classes)
         # Checkpoints hold buffers. The angles have a standard deviation of 3.
         self.register_buffer(

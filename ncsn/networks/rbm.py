@@ -20,4 +20,4 @@ class RBM(TiedUnits):
 
     def forward(self, x: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Return the energy (B,) of binary `x` (B, ...), the same at every `sigma`."""
-        return -(x.flatten(1) @ self.visible_bias + functional.softplus(self.hidden(x)).sum(1))
+        return -(x.flatten(1) @ self.visible_bias + functional.softplus(self.inputs(x)).sum(1))

@@ -55,8 +55,9 @@ class UNet(nn.Module):
         expect("0 <= dropout < 1", 0 <= dropout < 1, self, dropout=dropout)
         widths = [width * multiplier for multiplier in multipliers]
         embedding = 4 * width
-        self.patch = patch
-        self.classes = classes
+        self.channels, self.width, self.multipliers = channels, width, multipliers
+        self.blocks, self.attention, self.dropout = blocks, attention, dropout
+        self.classes, self.patch = classes, patch
         self.conditioning = Conditioning(embedding, classes)
         self.stem = nn.Conv2d(channels * patch**2, width * multipliers[0], 3, padding=1)
         self.resolutions = Resolution(

@@ -27,6 +27,7 @@ class Toy(GaussianMixture):
         expect("std > 0", 0 < std < math.inf, self, std=std)
         weights = torch.ones(len(centres)) if weights is None else weights
         super().__init__(weights, centres, torch.tensor(std))
+        self.std = std
 
 
 class EightGaussians(Toy):

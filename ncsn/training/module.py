@@ -1,19 +1,28 @@
 """The training module: a denoiser, a noise schedule, an objective and a sampler."""
 
 import math
-from collections.abc import Collection, Iterable
+import sys
+import warnings
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import is_dataclass
+from inspect import signature
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from ncsn.data import DataModule
+from ncsn.model.describe import PARTS, described, plain_value
 from ncsn.model.load import contents
-from ncsn.model.model import Model
-from ncsn.model.settings import NOT_BUILT, rebuilt_module, without
+from ncsn.model.model import DATA, Model
+from ncsn.model.settings import NOT_BUILT, OF_SUBCLASS, rebuilt_module, take_weights, without
 from ncsn.noise import NoiseSchedule
 from ncsn.noise.checks import expect
 from ncsn.noise.streams import mixed_seed
@@ -23,7 +32,7 @@ from ncsn.score import Denoiser, ScoreModel
 
 __all__ = ["ScoreModule"]
 
-Batch: TypeAlias = tuple[Tensor, Tensor | None]  # examples and their labels
+Batch: TypeAlias = Any  # x, (x,) or (x, label)
 
 MOST_SKIPPED = 20  # steps in a row without a finite gradient before training ends
 
@@ -43,6 +52,8 @@ class ScoreModule(LightningModule):
             shortened, with a warning, in a run of fewer steps than they have.
         label_dropout: the probability of training an example without its label.
         compile: compile the network; this takes minutes and pays on GPUs.
+        class_names: the names of the classes by their numbers.
+        weights: start from the weights of the model in this file, as far as they fit.
 
     Raises:
         ValueError: if a number is out of range, or parts do not fit each other.
@@ -60,6 +71,8 @@ class ScoreModule(LightningModule):
         cooldown: int = 0,
         label_dropout: float = 0.1,
         compile: bool = False,  # noqa: A002 - torch's own word for it
+        class_names: Sequence[str] = (),
+        weights: str | Path | None = None,
     ) -> None:
         super().__init__()
         steps = {"warmup": warmup, "cooldown": cooldown}
@@ -70,10 +83,10 @@ class ScoreModule(LightningModule):
         if compile and not isinstance(denoiser, Denoiser):
             rule = "an energy, which is differentiated, cannot be compiled"
             raise ValueError(f"ScoreModule: compile is true, but {rule}")
-        Model(denoiser, schedule, sampler, shape)  # checks these
-        # Checkpoints hold plain settings alone. The CLI adds those of the parts; for a
-        # module made in Python the parts are passed to `load_from_checkpoint`.
-        parts = ("denoiser", "schedule", "objective", "sampler", "optimizer")
+        Model(denoiser, schedule, sampler, shape, class_names=class_names)  # checks these
+        # Plain settings alone: the CLI adds those of the parts, or else a checkpoint
+        # describes the parts themselves.
+        parts = (*PARTS, "objective", "optimizer", "weights")
         self.save_hyperparameters(ignore=parts, logger=False)
         self.denoiser = denoiser
         self.schedule = schedule
@@ -84,10 +97,18 @@ class ScoreModule(LightningModule):
         self.warmup = warmup
         self.cooldown = cooldown
         self.label_dropout = label_dropout
+        self.class_names = class_names
         self.compiled = compile
         self.seed = 0
         self.skipped_steps = 0
         self.skipped_in_a_row = 0
+        if weights is not None:
+            try:
+                said = take_weights(self, contents(weights)["state_dict"], weights)
+            except ValueError as error:
+                reason = str(error).removeprefix("checkpoint: ")
+                raise ValueError(f"model.weights: {reason}") from error
+            rank_zero_only(print)(said, file=sys.stderr)
 
     @classmethod
     def load_from_checkpoint(
@@ -95,7 +116,7 @@ class ScoreModule(LightningModule):
     ) -> "ScoreModule":
         """Return the module of a training checkpoint, on the CPU, as `ncsn.load` does.
 
-        `parts` are the arguments that the file lacks, for a module made in Python.
+        `parts` replace those of the file, or those that it could not describe.
 
         Raises:
             ValueError: if the file is no such checkpoint, or does not fit its settings.
@@ -112,14 +133,18 @@ class ScoreModule(LightningModule):
         """Return the model in training, which shares its weights."""
         known = without(dict(self.hparams), NOT_BUILT)
         settings = {"hyper_parameters": known} if "denoiser" in known else None
-        gaussian = self.objective.gaussian_noise
-        return Model(self.denoiser, self.schedule, self.sampler, self.shape, gaussian, settings)
+        about = self.objective.gaussian_noise, settings, self.class_names, self.label_dropout
+        return Model(self.denoiser, self.schedule, self.sampler, self.shape, *about)
 
     def losses(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """Return losses (B,) of clean `x` (B, ...) at `sigma` (B, 1, ..., 1)."""
         return self.objective(self.objective.of(self.denoiser, label), x, sigma)
 
     def on_fit_start(self) -> None:
+        if wrong := self.described_parts()[1]:
+            remedy = "ScoreModule.load_from_checkpoint(FILE, denoiser=...)"
+            message = f"{wrong}. Until then, a checkpoint is loaded with the part given: {remedy}"
+            rank_zero_only(warnings.warn)(message, stacklevel=2)
         self.seed = torch.initial_seed()
         if self.compiled:
             self.model.compile_network()
@@ -139,8 +164,26 @@ class ScoreModule(LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and (self.global_step + 1) % every == 0
 
+    def examples(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the examples (B, *shape) of a batch, and the labels that the model takes.
+
+        Raises:
+            ValueError: if they are of another shape, or are no floating-point numbers.
+        """
+        x, label = (batch, None) if isinstance(batch, Tensor) else (*batch, None)[:2]
+        network = getattr(self.denoiser, "network", None)
+        if x.shape[1:] != self.shape or not x.is_floating_point():
+            shape = ", ".join(map(str, self.shape))
+            found = f"{x.dtype} of shape {tuple(x.shape)}"
+            raise ValueError(f"expected batches of floats (B, {shape}), got {found}")
+        # A network of one's own may take labels without telling their number.
+        if label is not None and not getattr(network, "classes", network is not None):
+            warnings.warn("the batches have labels, which the model does not take", stacklevel=2)
+            label = None
+        return x, label
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        x, label = batch
+        x, label = self.examples(batch)
         if label is not None:
             label = torch.where(torch.rand(len(x), device=x.device) < self.label_dropout, -1, label)
         sigma = self.schedule.sample(x)
@@ -159,7 +202,7 @@ class ScoreModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Every validation uses the same noise and levels, for comparable losses.
-        x, label = batch
+        x, label = self.examples(batch)
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
             torch.manual_seed(mixed_seed(self.seed, batch_idx, self.global_rank))
             losses = self.losses(x, self.schedule.sample(x), label)
@@ -184,7 +227,30 @@ class ScoreModule(LightningModule):
             self.log("train/skipped_steps", float(self.skipped_steps))
             self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
+    def described_parts(self) -> tuple[dict[str, Any], str]:
+        """Return the settings of the parts that were made in Python, and the last error."""
+        known, wrong = {}, ""
+        for name in (*PARTS, "objective"):
+            part, is_known = getattr(self, name), name in self.hparams
+            if not is_known or is_dataclass(part):  # it may have been replaced
+                try:
+                    known[name] = described(part, f"model.{name}")
+                except ValueError as error:
+                    wrong = wrong if is_known else str(error)
+        return known, wrong
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        known = {**checkpoint.get("hyper_parameters", {}), **self.described_parts()[0]}
+        ours = {"_instantiator", *signature(ScoreModule).parameters}
+        checkpoint["hyper_parameters"] = {name: known[name] for name in known if name in ours}
+        checkpoint[OF_SUBCLASS] = {}
+        for name in known.keys() - ours:
+            with suppress(ValueError):
+                checkpoint[OF_SUBCLASS][name] = plain_value(known[name], name, described)
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, DataModule) and DATA not in checkpoint:
+            with suppress(ValueError):
+                checkpoint[DATA] = described(data, "data")
         checkpoint["skipped_steps"] = [self.skipped_steps, self.skipped_in_a_row]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ a step from (seed, step, rank). A run resumes bit-exactly if the settings in `EX
 change, and with `--accept_changes true` those in `EXACT` as well. All changes are printed.
 """
 
+import json
 import math
 import sys
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ EXACT = (
     "seed_everything",
     "data",
     "examples",
+    "the classes of data",
     "model.schedule",
     "model.objective",
     "model.label_dropout",
@@ -47,6 +49,7 @@ EXACT = (
 OF_STATE = ("model.denoiser", "model.optimizer")
 # Exceptions to both; the data itself is identified by its fingerprint.
 FREE = ("data.root", "data.workers", "data.memory", "data.skip_broken", "model.optimizer.lr")
+NEW_RUN = "give another --name, and --model.weights for a start from these weights"
 OF_COMMAND = ("name", "config", "ckpt_path", "accept_changes", "checkpoint.dirpath")
 
 # Entries of a checkpoint of the training command, and of its entry "run".
@@ -66,6 +69,7 @@ class Record(Callback):
     def describe(self, data: DataModule, devices: int) -> None:
         """Add the data and the number of devices."""
         self.run |= {"fingerprint": data.fingerprint(), "devices": devices}
+        self.run["classes"] = data.class_names[: data.classes]
 
     def on_save_checkpoint(self, _: Trainer, __: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = self.run
@@ -203,7 +207,7 @@ def resumable(path: Path) -> dict[str, Any]:
     if not (complete and isinstance(run, dict) and run.keys() >= OF_RUN):
         raise ValueError(
             f"--ckpt_path: {path} was not made by the training command, and cannot be resumed; "
-            "leave it out to begin a run"
+            "--model.weights FILE starts a new run from its weights"
         )
     return content
 
@@ -230,6 +234,16 @@ def check_resumed(
         ValueError: if a setting has changed that must not.
     """
     ours, theirs, changes = compared(run), compared(checkpoint["run"]), []
+    as_text = sorted(run["classes"])
+    if (
+        "classes" not in checkpoint["run"]
+        and as_text != run["classes"]
+        and "data.class_names" in ours  # of `ImageFolder`
+    ):
+        raise ValueError(
+            f"data.class_names: {path} is of an earlier version, which numbered the classes in the "
+            f"order of text; give --data.class_names {json.dumps(as_text)}"
+        )
     for key, value in ours.items():
         # A missing setting is new in this version, or of a class that differs too.
         if key not in theirs or theirs[key] == value:
@@ -237,7 +251,7 @@ def check_resumed(
         named = "data: its examples have the fingerprint" if key == "examples" else f"{key}:"
         of_state = key not in FREE and is_below(key, OF_STATE)
         if of_state or (key not in FREE and is_below(key, EXACT) and not accept_changes):
-            way_out = "give another --name" if of_state else "go on with --accept_changes true"
+            way_out = NEW_RUN if of_state else "go on with --accept_changes true"
             raise ValueError(
                 f"{named} {value}, but {theirs[key]} in {path}; change it back, or {way_out}"
             )
@@ -249,6 +263,8 @@ def compared(run: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a checkpoint's entry "run", and its data, by dotted names."""
     settings = flattened(updated(run["config"]))
     settings |= {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
+    if "classes" in run:
+        settings["the classes of data"] = run["classes"]
     return {key: value for key, value in settings.items() if key not in OF_COMMAND}
 
 

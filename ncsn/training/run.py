@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from ncsn.data import DataModule, FileImages
 from ncsn.data.folder import BrokenImageError
 from ncsn.model.files import check_writable, empty_folders_removed, exclusive_folder
+from ncsn.model.labels import numbered_names
 from ncsn.model.load import numbered
 from ncsn.model.settings import at_most_parameters, check_weights
 from ncsn.training import callbacks, checks, processes
@@ -39,7 +40,7 @@ from ncsn.training.resume import (
     resumable,
 )
 
-__all__ = ["Run", "build", "check", "fit", "run"]
+__all__ = ["Run", "build", "build_parts", "check", "fit", "run"]
 
 MAX_PARAMETERS = 20_000  # tensors in a model
 USAGE = "%(prog)s [--config FILE] [--SECTION.SETTING VALUE ...]"
@@ -57,6 +58,11 @@ SECTIONS = {
     "trainer": Trainer,
 }
 NETWORKS = ("network", "energy")  # the settings of a denoiser that hold a network
+# Arguments of the model that the data determines.
+OF_DATA: dict[str, Callable[[DataModule], Sequence[Any]]] = {
+    "shape": lambda data: data.shape,
+    "class_names": lambda data: data.class_names[: data.classes],
+}
 # Network arguments inferred from the data, for networks that accept them.
 FROM_DATA: dict[str, Callable[[DataModule], int | None]] = {
     "channels": lambda data: data.shape[0],
@@ -135,7 +141,8 @@ def make_parser() -> LightningArgumentParser:
         }
     )
     parser.link_arguments("name", "checkpoint.dirpath", lambda name: f"checkpoints/{name}")
-    parser.link_arguments("data", "model.shape", lambda data: data.shape, apply_on="instantiate")
+    for key, given in OF_DATA.items():
+        parser.link_arguments("data", f"model.{key}", given, apply_on="instantiate")
     for network, (key, of) in product(NETWORKS, FROM_DATA.items()):
         target = f"model.denoiser.init_args.{network}.init_args.{key}"
         parser.link_arguments("data", target, of, apply_on="instantiate")
@@ -148,9 +155,26 @@ def build() -> Run:
     Raises:
         ArgumentError, ValueError, MisconfigurationException: if a setting is wrong.
     """
+    parser, config, settings, parts = build_parts()
+    stop, record = callbacks.GracefulStop(parts.checkpoint), Record(settings)
+    files = PatientCheckpointIO()
+    own: list[Callback] = [stop, record]
+    if not config.trainer.fast_dev_run:
+        own.append(SaveConfig(parser, config, overwrite=True))
+    trainer = make_trainer(config, parts, own, files)
+    return Run(config, parts, parts.model, parts.data, trainer, stop, record, files)
+
+
+def build_parts(
+    arguments: Sequence[str] | None = None,
+) -> tuple[LightningArgumentParser, Namespace, dict[str, Any], Namespace]:
+    """Return the parser, the settings twice, and what they describe but the trainer.
+
+    The arguments are those of the command line by default.
+    """
     parser = make_parser()
     try:
-        config = parser.parse_args()
+        config = parser.parse_args(arguments)
     except ArgumentError as error:
         raise ValueError(checks.with_hint(str(error), parser)) from error
     checks.check_settings(config)
@@ -159,18 +183,14 @@ def build() -> Run:
     settings = yaml.safe_load(text)
     for name, section in {"data": DataModule, **SECTIONS}.items():
         checks.check_nulls(settings[name], section, name)
+    if config.ckpt_path is not None:
+        config.model.weights = None  # a resumed run has its own
     try:
         parts = parser.instantiate(config)
     except (RuntimeError, OverflowError, MemoryError) as error:  # torch, out of memory
         raise ValueError(f"model: it cannot be made: {error}") from error
     add_settings(parts.model, parts.data, deepcopy(settings))
-    stop, record = callbacks.GracefulStop(parts.checkpoint), Record(settings)
-    files = PatientCheckpointIO()
-    own: list[Callback] = [stop, record]
-    if not config.trainer.fast_dev_run:
-        own.append(SaveConfig(parser, config, overwrite=True))
-    trainer = make_trainer(config, parts, own, files)
-    return Run(config, parts, parts.model, parts.data, trainer, stop, record, files)
+    return parser, config, settings, parts
 
 
 def add_settings(model: ScoreModule, data: DataModule, settings: dict[str, Any]) -> None:
@@ -187,7 +207,7 @@ def add_settings(model: ScoreModule, data: DataModule, settings: dict[str, Any])
                 )
             inferred = {key: of(data) for key, of in FROM_DATA.items() if key in accepted}
             arguments[name].setdefault("init_args", {}).update(inferred)
-    model.hparams.update({**settings["model"], "shape": data.shape})
+    model.hparams.update({**settings["model"], **{key: of(data) for key, of in OF_DATA.items()}})
     data.save_hyperparameters(settings["data"], logger=False)
     # The parser's own maker of optimisers would keep the parser, the trainer and the data alive.
     model.optimizer = partial(instantiate_class, init=model.hparams["optimizer"])
@@ -325,6 +345,8 @@ def announce(run: Run) -> None:
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     examples = f"{len(run.datamodule.splits['train']):,} examples of {run.model.shape}"
     print(f"Training {run.config.name}: {parameters:,} parameters on {examples}")
+    if names := run.model.class_names:
+        print(f"{len(names)} classes: {numbered_names(names)}; samples are of each in turn")
     if run.resumed_from:
         print(f"Resuming from {run.resumed_from}")
         for change in run.changes:
