@@ -219,12 +219,12 @@ def evil_settings(marker: Path) -> Iterator[Evil]:
             yield changed(f"key {key!r}", (*place, key), "this.s", json=False)
 
 
-def good_module() -> ScoreModule:
-    """Return a module as `GOOD` describes it."""
+def good_module(**settings: Any) -> ScoreModule:
+    """Return a module as `GOOD` describes it, and as settings of training say."""
     torch.manual_seed(0)
     denoiser = EDMDenoiser(UNet(1, width=4, multipliers=(1,), blocks=1), data_std=0.4)
     parts = GeometricSchedule(2.0, 0.1, 3), DenoisingScoreMatching(), AnnealedLangevin(1e-3, 1)
-    return ScoreModule(denoiser, *parts, (1, 8, 8))
+    return ScoreModule(denoiser, *parts, (1, 8, 8), **settings)
 
 
 def write(settings: Settings, weights: dict[str, Any], file: Path) -> Path:

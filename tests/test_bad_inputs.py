@@ -93,7 +93,10 @@ OPTIONS = {
     "true for a number": (["--model.schedule.sigma_max", "abc"], "model.schedule.*sigma_max"),
     "half an image": (["--data.batch_size", "2.5"], "data.*batch_size"),
     "minus one image": (["--data.batch_size", "-1"], "batch_size is -1"),
-    "no batches a step": (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches: 0 is not"),
+    "no batches a step": (
+        ["--trainer.accumulate_grad_batches", "0"],
+        "accumulate_grad_batches: expected at least 1, got 0",
+    ),
     "no batches": (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches: 0 leaves nothing to do"),
     "no epochs": (["--trainer.max_epochs", "0", "--trainer.max_steps", "-1"], "trainer.max_epochs"),
     "a seed too large": (["--seed_everything", "4294967296"], "seed_everything: expected .* got 4294967296"),
@@ -313,7 +316,7 @@ def test_a_run_goes_on_with_changes_that_are_accepted_and_says_all(run, tmp_path
         "model.cooldown: 0 -> 1",
         "ema.decay: 0.999 -> 0.5",
         "trainer.max_steps: 7 -> 9",
-        "trainer.gradient_clip_val: None -> 1",
+        "trainer.gradient_clip_val: None -> 1.0",
     ]
     content = checkpoint_file.read("checkpoints/small/step=9.ckpt")
     assert content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 9

@@ -145,6 +145,30 @@ def test_labels_reach_a_network_that_is_made_for_them(tmp_path):
     assert [len(x) for x in module.trajectory(module.start(10), label=torch.arange(10))] == [10] * 6
 
 
+def test_a_run_starts_from_the_averaged_weights_of_a_file_and_is_resumed_without_it(
+    folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    old = folder / "checkpoints/small/step=7.ckpt"
+    Path("old.ckpt").write_bytes(old.read_bytes())
+    given = ["--config", str(folder / "small.yaml"), "--name", "tuned", "--model.weights", "old.ckpt"]
+    still = ["--model.optimizer.lr", "1e-30", "--trainer.max_steps", "1", "--samples.count", "0"]
+    run_train(*given, *still)
+    averaged = torch.load(old, weights_only=True)["state_dict"]
+    count = len(averaged)
+    assert capsys.readouterr().err == f"Starting from {count} of {count} weights in old.ckpt\n"
+    for raw in (True, False):
+        weights = load("checkpoints/tuned/step=1.ckpt", raw).state_dict()
+        assert all(torch.equal(weight, averaged[name]) for name, weight in weights.items())
+    Path("old.ckpt").unlink()
+    run_train(*given, *still, "--ckpt_path", "last", "--trainer.max_steps", "2")
+    assert "Trained 2 steps." in capsys.readouterr().out
+    assert refusal(capsys, lambda: run_train(*given, "--name", "new")) == (
+        2,
+        "error: model.weights: there is no file old.ckpt",
+    )
+
+
 def test_a_network_of_ones_own_is_named_in_the_config(tmp_path):
     network = "{class_path: ncsn.networks.UNet, init_args: {width: 8, multipliers: [1, 2], blocks: 1}}"
     with pytest.MonkeyPatch.context() as patch:

@@ -3,11 +3,19 @@
 import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-from ncsn.cli.main import sample
+from ncsn import MNIST, UNet
+from ncsn.cli.main import main, sample
+from ncsn.cli.train import with_config_files
+from ncsn.model.classes import ALL_ROOMS, classes
+from ncsn.noise import NoiseSchedule
+from ncsn.samplers import Sampler
+from ncsn.training.hints import MOST_USED
+from ncsn.training.run import make_parser
 
 from test_cli import REPOSITORY, SMALL, refusal, run_train, train_small
 
@@ -23,6 +31,14 @@ WRONG_TRAINING = [
     (["--model.sampler.init_args.epsilon", "abc"], "model.sampler.epsilon: expected .*float.* got abc"),
     (["--model.warmup", "abc"], "model.warmup: expected int, got abc"),
     (["--data", "ncsn.data.Nope"], "data: .*Nope"),
+    (["--data", "ImageFolderr"], "data: .*ImageFolderr; did you mean 'ImageFolder'"),
+    (["--model.sampler", "heun"], "model.sampler: .*heun; did you mean 'Heun'"),
+    (["--data.batch_sizee", "3"], "batch_sizee.*; did you mean 'batch_size'"),
+    (["--batch-size", "32"], r"--batch-size 32; did you mean --data.batch_size N\?"),
+    (["--lr", "1e-3"], r"--lr 1e-3; did you mean --model.optimizer.lr X\?"),
+    (["--epochs", "3"], r"--epochs 3; did you mean --trainer.max_epochs VALUE\?"),
+    (["--resume"], r"--resume; did you mean --ckpt_path last\?"),
+    (["--config", "digts"], r"there is no file digts; did you mean 'digits'\?"),
     (["--data.batch_size", "0"], "batch_size is 0"),
     (["--data.batch_size", "5000"], "batch_size is 5000, .* 1617"),
     (["--data", "ImageFolder", "--data.root", "no/such", "--data.size", "8"], "root is no/such"),
@@ -174,6 +190,8 @@ def test_data_that_cannot_be_downloaded_is_a_failure_of_the_world(tmp_path, monk
         (["--out", "no/such/a.png"], "--out: there is no folder no/such"),
         (["--out", "a.xyz"], "--out: expected .* got a.xyz"),
         (["--foo"], "--foo"),
+        (["--num_samples", "3"], "did you mean '--num-samples'"),
+        (["--sampler", "heun"], "got heun; did you mean 'Heun'"),
         (["--sampler", "NoSuch"], "--sampler: expected one of Ancestral, .*got NoSuch"),
         (["--sampler.epsilo", "1"], "'epsilo' is not accepted; did you mean 'epsilon'"),
         (["--sampler.epsilon", "-1"], "expected epsilon > 0, got epsilon=-1"),
@@ -198,11 +216,45 @@ def test_a_walk_that_diverges_writes_nothing(here, capsys):
     assert not Path("diverged.png").exists()
 
 
-def test_help_needs_no_torch():
-    code = (
-        "import sys; sys.argv = ['sample.py', '--help']\ntry: import sample; sample.sample()\nexcept SystemExit: pass\n"
-    )
-    code += "sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize(("command", "shown"), [("train", "--model.optimizer.lr X"), ("sample", "--sampler.NAME")])
+def test_help_needs_no_torch(command, shown):
+    code = f"import sys; sys.argv = ['{command}.py', '--help']\ntry: import {command}; {command}.{command}()\n"
+    code += "except SystemExit: pass\nsys.exit('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert ran.returncode == 0
-    assert "--sampler.NAME" in ran.stdout
+    assert shown in ran.stdout
+    assert max(map(len, ran.stdout.splitlines())) <= 80
+
+
+def test_the_help_of_training_is_the_options_used_most_and_each_is_accepted(capsys):
+    main(["train", "--help"])
+    shown = re.findall(r"^  --([\w.]+) ", capsys.readouterr().out, re.M)
+    assert shown[: len(MOST_USED)] == list(MOST_USED)
+    every, network = make_parser().format_help(), signature(UNet).parameters
+    for name in set(MOST_USED) - {"data.root", "data.batch_size", "data.labels", "model.denoiser.network.width"}:
+        assert f"--{name} " in every or name in ("model.optimizer.lr", "model.schedule.sigma_max"), name
+    assert "width" in network
+    assert {"root", "batch_size", "labels"} <= set(signature(MNIST).parameters)
+
+
+@pytest.mark.parametrize("option", ["--model.denoiser.network.help=UNet", "--model.denoiser.help=EDMDenoiser"])
+def test_the_help_of_a_class_has_options_that_are_accepted_and_no_class_of_torch(capsys, option):
+    with pytest.raises(SystemExit):
+        run_train(option)
+    text = capsys.readouterr().out
+    names = set(re.findall(r"--([\w.]+)", text)) - {option[2:].partition("=")[0]}
+    assert len(text.splitlines()) < 50
+    assert len(names) > 2
+    assert all(name.startswith(option[2:].partition(".help")[0]) for name in names)
+    assert "torch" not in text
+
+
+def test_every_argument_of_a_part_is_described():
+    for made in {made for made in classes(ALL_ROOMS).values() if issubclass(made, (NoiseSchedule, Sampler))}:
+        assert all(f" {name}: " in made.__doc__ for name in signature(made).parameters), made
+
+
+def test_options_override_the_configuration_in_any_order(tmp_path):
+    small = tmp_path / "small.yaml"
+    small.write_text(SMALL)
+    assert with_config_files(["--name", "x", "-c", str(small)]) == ["--config", str(small), "--name", "x"]

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Trainer, seed_everything
+from ncsn.cli.train import from_config
+from ncsn.model.load import load_data
+from ncsn.model.shipped import config_file
 from ncsn.noise import GeometricSchedule, langevin_step_size
 from ncsn.training.module import ScoreModule
 from ncsn.training.run import build
@@ -109,3 +112,29 @@ def test_the_recipes_draw_in_few_calls_of_the_network(name, expected, monkeypatc
     for _ in model.sampler(score, model.model.start(1), model.schedule.sigmas()):
         pass
     assert calls == expected
+
+
+def test_a_configuration_gives_the_module_and_the_data_to_python(tmp_path, monkeypatch):
+    """The same as a run begins with: the weights by its seed, and data that checkpoints describe."""
+    monkeypatch.chdir(tmp_path)
+    module, data = from_config("digits", "--data.batch_size=32", "--seed_everything=3")
+    assert isinstance(module, ScoreModule)
+    assert (type(data).__name__, data.batch_size) == ("Digits", 32)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", config_file("digits"), "--seed_everything=3"])
+    run = build()
+    weights = zip(module.state_dict().values(), run.model.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in weights)
+    trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, enable_progress_bar=False, limit_val_batches=0)
+    trainer.fit(module, data)
+    trainer.save_checkpoint("a.ckpt")
+    with pytest.warns(UserWarning, match="has no checksum"):
+        assert load_data("a.ckpt").batch_size == 32
+    for given, message in (
+        (["gone"], r"^--config: there is no file gone$"),
+        (
+            ["digits", "--data.batch_sizee=3"],
+            r"^data: Option 'batch_sizee' is not accepted; did you mean 'batch_size'\?$",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_config(*given)

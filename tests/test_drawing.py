@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -229,6 +230,13 @@ def test_points_go_into_no_folder_and_a_model_of_one_level_knows_no_steps(tmp_pa
     status, line = refusal(capsys, lambda: sample([binary, "--steps", "5"]))
     assert (status, "--steps 5: the model has the single noise level 0" in line) == (2, True)
     assert not list(here.iterdir())
+
+
+def test_levels_beyond_those_of_training_are_said_in_one_line(digits, here):
+    with pytest.warns(UserWarning, match="sampling from sigma 50 to 0.1, but the model's own") as said:
+        sample([digits, "--sigma-max", "50", "--num-samples", "1", "--out", "a.png"])
+    line = warnings.formatwarning(said[0].message, UserWarning, "file.py", 1)
+    assert re.fullmatch(r"warning: sampling from sigma 50 .* a guess\n", line)
 
 
 @pytest.mark.parametrize("out", ["folder", "grid.png"])

@@ -165,6 +165,7 @@ def test_a_program_is_the_denoiser(checkpoint, capsys):
     out = capsys.readouterr().out
     assert "Wrote small.pt2, which is within" in out
     assert "takes labels (0 = 0, 1 = 1, 2 = 2," in out
+    assert "x (B, 1, 8, 8) and sigma (B, 1, 1, 1)" in out
     program, module = torch.export.load("small.pt2").module(), load(checkpoint)
     for count in (1, 3, 8):
         x, sigma, label = torch.rand(count, 1, 8, 8), torch.rand(count, 1, 1, 1) + 0.1, torch.randint(-1, 10, (count,))

@@ -1,13 +1,17 @@
 """A model as it is used in Python, against a score that is known."""
 
 import math
+import warnings
 
+import ncsn
 import pytest
 import torch
 from ncsn.model.model import Model
-from ncsn.noise import GeometricSchedule
-from ncsn.samplers import Heun
-from ncsn.score import NCSNDenoiser, ScoreModel
+from ncsn.model.shipped import SHIPPED_MODEL
+from ncsn.networks import UNet
+from ncsn.noise import GeometricSchedule, NoNoise
+from ncsn.samplers import Heun, Langevin
+from ncsn.score import EDMDenoiser, EnergyScore, NCSNDenoiser, ScoreModel
 from ncsn.score.densities import Gaussian
 from torch import nn
 
@@ -109,3 +113,123 @@ def test_the_classes_reach_the_score():
     labelled = model(denoiser=Classes())
     assert torch.equal(labelled.score(X, 0.5, label)[:, 0, 0, 0], label.float())
     torch.testing.assert_close(labelled.denoise(X, 0.5, label) - X, 0.25 * label.view(-1, 1, 1, 1) * torch.ones_like(X))
+
+
+@pytest.mark.parametrize("sigma", [0.0, -0.3, float("nan"), float("inf"), torch.tensor([0.1, 0, 0.1]).view(3, 1, 1, 1)])
+@pytest.mark.parametrize("call", ["score", "denoise", "__call__"])
+def test_a_noise_level_that_is_not_positive_is_refused(call, sigma):
+    with pytest.raises(ValueError, match=r"expected 0 < sigma < inf, got \[*(0.1|0.0|-0.3|nan|inf)"):
+        getattr(model(), call)(X, sigma)
+
+
+@pytest.mark.parametrize("call", ["score", "denoise", "log_prob"])
+def test_pixels_of_8_bits_are_refused_and_never_make_the_noise_level_0(call):
+    pixels = torch.randint(256, (2, 1, 2, 2), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"expected x of floats, got torch.uint8; images of 8 bits are x / 255"):
+        getattr(model(), call)(*(pixels, 0.5)[: 2 - (call == "log_prob")])
+
+
+def test_a_model_without_noise_has_a_score_at_0():
+    data = Gaussian(torch.full((1, 2, 2), MEAN), torch.tensor(STD))
+    energy = EnergyScore(lambda x, sigma: -data.log_prob(x, torch.as_tensor(sigma)))
+    without = Model(energy, NoNoise(), Langevin(epsilon=0.01, steps=1), (1, 2, 2))
+    torch.testing.assert_close(without.score(X, 0), (MEAN - X) / STD**2)
+
+
+def test_a_call_of_the_model_denoises():
+    assert torch.equal(model()(X, 0.3), model().denoise(X, 0.3))
+
+
+def dropping(training):
+    """A model whose network drops all of its output, if it is in training."""
+    made = model(denoiser=NCSNDenoiser(nn.Sequential()))
+
+    class Dropping(Exact):
+        def forward(self, x, c_noise, label=None):
+            return nn.functional.dropout(super().forward(x, c_noise, label), 1.0, self.training)
+
+    made.denoiser.network = Dropping()
+    return made.train(training)
+
+
+def test_dropout_is_off_in_every_use_of_a_model_in_training_and_on_again_between_two_steps():
+    trained, steady = dropping(True), dropping(False)
+    assert torch.equal(trained.score(X, 0.3), steady.score(X, 0.3))
+    assert torch.equal(trained.denoise(X, 0.3), steady.denoise(X, 0.3))
+    assert torch.equal(trained.log_prob(X), steady.log_prob(X))
+    assert torch.equal(trained.sample(3), steady.sample(3))
+    for _ in trained.trajectories(range(3)):
+        assert trained.training
+        assert trained.denoiser.network.training
+    assert not steady.training
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_in_another_precision_samples_nearly_the_same_and_keeps_the_state_in_32_bits(dtype):
+    torch.manual_seed(0)
+    network = UNet(1, 8, (1, 2), attention=(1,))
+    for weight in network.parameters():
+        nn.init.normal_(weight, 0.5 if weight.ndim == 1 else 0, 0.05)
+    one = Model(EDMDenoiser(network), GeometricSchedule(5, 0.1, 4), Heun(), (1, 8, 8)).eval()
+    start, x = one.start(2), torch.rand(2, 1, 8, 8)
+    *_, wanted = one.trajectory(start)
+    score = one.score(x, 0.3)
+    other = one.to(dtype)
+    assert other.start(2).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    *_, found = other.trajectory(start)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, atol=0.05, rtol=0)
+    torch.testing.assert_close(other.score(x, 0.3), score, atol=0.2, rtol=0.05)
+
+
+def test_samples_on_other_levels_are_those_of_these_levels_in_any_batch_size():
+    one = model(shape=(1, 4, 4))
+    sigmas = one.sigmas_for(one.sampler, 10, 8.0, 0.1)
+    assert (len(sigmas), sigmas[0].item(), round(sigmas[-1].item(), 6)) == (10, 8, 0.1)
+    x = one.sample(5, seed=3, steps=10, sigma_max=8, sigma_min=0.1)
+    assert torch.equal(x, one.sample(5, seed=3, sigmas=sigmas))
+    torch.testing.assert_close(one.sample(5, 3, steps=10, sigma_max=8, sigma_min=0.1, batch_size=2), x)
+    assert len(one.sigmas_for(one.sampler, sigma_max=8)) == 60
+    assert torch.equal(one.sigmas_for(one.sampler), one.schedule.sigmas())
+    with pytest.raises(ValueError, match="steps, sigma_max and sigma_min have no effect with sigmas"):
+        one.sample(5, sigmas=sigmas, steps=10)
+    with pytest.raises(ValueError, match="expected count and batch_size of at least 1, got 0, 0"):
+        one.sample(0)
+
+
+def test_the_labels_of_a_batch_are_those_of_its_samples():
+    class Classes(Exact):
+        classes = 4
+
+        def forward(self, x, c_noise, label=None):
+            sigma = c_noise.exp()
+            label = -torch.ones(len(x)) if label is None else label
+            return sigma * (label.view(-1, 1, 1, 1) - x) / (0.01**2 + sigma**2)
+
+    label, one = torch.tensor([3, 0, 2, 1, 1]), model(denoiser=NCSNDenoiser(Classes()))
+    x = one.sample(5, label=label, batch_size=2)
+    torch.testing.assert_close(x.mean((1, 2, 3)), label.float(), atol=0.1, rtol=0)
+    of_3 = one.sample(5, label=3, guidance=1.5, steps=20, batch_size=3)
+    torch.testing.assert_close(of_3.mean((1, 2, 3)), torch.full((5,), 3 + 0.5 * (3 + 1)), atol=0.2, rtol=0)
+    with pytest.raises(ValueError, match="guidance has no effect with guide"):
+        one.sample(1, guidance=2, guide=lambda score: score)
+
+
+@pytest.mark.parametrize("beyond", [{"sigma_max": 50}, {"sigma_min": 0.001}])
+def test_levels_beyond_those_of_training_are_said_and_others_are_not(beyond):
+    with pytest.warns(UserWarning, match=r"the model's own noise levels are 20 to 0.01: outside them"):
+        model().sample(1, steps=4, **beyond)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model().sample(1, steps=4, sigma_max=20, sigma_min=0.01)
+
+
+def test_a_model_prints_as_one_line_with_what_it_is_made_of():
+    line = repr(model())
+    assert "\n" not in line
+    for part in ("NCSNDenoiser", "GeometricSchedule(sigma_max=20, ", "Heun(", "(1, 2, 2)", "Exact of 1 parameters"):
+        assert part in line
+
+
+def test_a_model_is_loaded_onto_a_device():
+    assert ncsn.load(SHIPPED_MODEL, device="meta").device.type == "meta"

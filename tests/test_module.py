@@ -192,7 +192,7 @@ def test_a_new_learning_rate_takes_effect_on_a_resumed_run(tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     trainer = small_trainer(tmp_path, max_steps=5)
     trainer.fit(module(4.0e-3), Digits(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert rates == pytest.approx([0.5e-3, 0.75e-3, 4e-3, 4e-3, 4e-3])
+    assert rates == pytest.approx([1e-3, 1e-3, 4e-3, 4e-3, 4e-3])  # the first of two steps
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,20 @@ def test_a_script_trains_saves_and_is_sampled_evaluated_exported_and_fine_tuned(
     sys.modules.pop("script", None)
 
 
+def test_the_guide_s_lines_of_python_train_and_sample(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    block = re.search(r"### In Python.*?```python\n(.*?)```", (REPOSITORY / "docs/guide.md").read_text(), re.DOTALL)[1]
+    quiet = "max_steps=2, limit_val_batches=0, accelerator='cpu', logger=False, enable_checkpointing=False"
+    names = {}
+    exec(block.replace("max_steps=1100", quiet).replace("sample(64)", "sample(2)"), names)
+    assert names["images"].shape == (2, 1, 8, 8)
+    content = torch.load("digits.ckpt", weights_only=True)
+    averaged, raw = content["state_dict"], content["current_model_state"]
+    assert any(not torch.equal(averaged[name], weight) for name, weight in raw.items())
+    loaded = load("digits.ckpt").state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in averaged.items())
+
+
 def test_the_schedule_falls_and_draws_within_its_ends(mine):
     schedule = mine.Cosine()
     assert isinstance(schedule, NoiseSchedule)

@@ -2,7 +2,11 @@
 
 import pytest
 import torch
-from ncsn.evaluation.plots import plot_points, plot_units
+from ncsn.evaluation.plots import plot, plot_points, plot_units
+from ncsn.model.model import Model
+from ncsn.noise import GeometricSchedule
+from ncsn.samplers import Euler
+from ncsn.score import ScoreModel
 from ncsn.score.densities import Gaussian
 
 
@@ -41,3 +45,17 @@ def test_the_exact_field_is_under_the_learned_one_where_there_is_one(known):
     for ax, sigma in zip(figure.axes[2:], ("1", "0.1"), strict=True):
         assert len(ax.collections) == 1 + known
         assert ax.get_title() == f"learned score{' over the exact one' if known else ''}, sigma = {sigma}"
+
+
+def test_points_whose_data_is_not_known_are_shown_with_the_learned_score_alone():
+    class Inward(ScoreModel):
+        def score(self, x, sigma, label=None):
+            return -x
+
+    x = 2 * torch.randn(50, 2)
+    figure = plot(x, Model(Inward(), GeometricSchedule(1.0, 0.1, 5), Euler(), (2,)), None)
+    samples, *fields = figure.axes
+    assert samples.get_title() == "50 samples"
+    torch.testing.assert_close(torch.tensor(samples.lines[0].get_xydata()).float(), x)
+    assert samples.get_xlim()[1] == pytest.approx(1.1 * x.abs().max().item())
+    assert [ax.get_title() for ax in fields] == ["learned score, sigma = 0.32", "learned score, sigma = 0.1"]

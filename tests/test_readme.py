@@ -14,7 +14,7 @@ from ncsn.cli.train import with_config_files
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-CODE = "".join(page.read_text() for page in PAGES if page.name in ("README.md", "sampling.md"))
+CODE = "".join(page.read_text() for page in PAGES if page.name in ("README.md", "sampling.md", "guide.md"))
 BLOCKS = re.findall(r"```python\n(.*?)```", CODE, re.DOTALL)
 LINES = [line for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
          for line in re.split(r"&&|\n", block)]  # fmt: skip
@@ -32,6 +32,12 @@ def test_a_block_runs(block, monkeypatch):
             names["data"].log_prob(x, torch.tensor(0.3)).mean() for x in (names["samples"], 8 * torch.randn(1000, 2))
         )
         assert likely > noise + 2
+    elif "restored" in names:
+        residual = names["A"](names["restored"]) - names["y"]
+        assert residual.square().mean().sqrt().item() == pytest.approx(0.02, rel=0.5)
+    elif "faster" in names:
+        assert names["x"].shape == names["clean"].shape == (6, 1, 8, 8)
+        assert names["faster"].dtype == torch.float32
     elif "model" in names:
         images, clean, score = names["images"], names["clean"], names["score"]
         torch.testing.assert_close(clean, images + 0.25 * score)

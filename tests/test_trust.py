@@ -48,6 +48,20 @@ def test_evil_files_are_refused_and_nothing_is_imported(marker, start, kind):
     assert refused > files / 2
 
 
+def test_weights_to_start_from_are_read_and_nothing_else_of_their_file(marker):
+    """Classes that their file names are not even looked up, and it may hold no code."""
+    evils = [evil for evil in evil_settings(marker) if evil.json][::24]
+    files = [write(evil.settings, WEIGHTS, Path(f"{i}.ckpt")) for i, evil in enumerate(evils)]
+    assert len(files) > 10
+    for file in files:
+        module = good_module(weights=file)
+        assert all(torch.equal(weight, WEIGHTS[name]) for name, weight in module.state_dict().items())
+    torch.save({"state_dict": nn.Linear(1, 1), "hyper_parameters": {}}, "code.ckpt")
+    with pytest.raises(ValueError, match=r"^model\.weights: code\.ckpt holds code, which is not run"):
+        good_module(weights="code.ckpt")
+    assert not marker.exists()
+
+
 def test_the_watch_sees_a_trusted_helper_run(marker):
     control(marker)
 

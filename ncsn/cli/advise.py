@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from ncsn.cli.help import short_help
+from ncsn.cli.train import settings
 from ncsn.data import DataModule, to_unit
 from ncsn.data.examples import HeldExamples
 from ncsn.noise import Distance, distance_bounds
@@ -95,9 +97,12 @@ def bar() -> Progress:
 def run(arguments: Sequence[str]) -> None:
     """Parse the arguments as training does, read the data, and print the settings."""
     options = {argument.split("=")[0] for argument in arguments}
-    if not options & {"-c", "--config", "-h", "--help"}:
+    if options & {"-h", "--help"}:
+        print(short_help("advise"))
+        return
+    if not options & {"-c", "--config"}:
         raise ValueError("--config: none given; give a YAML file, as to ncsn train")
-    sys.argv[1:] = arguments
+    sys.argv[1:] = settings(arguments)
     cli = build()
     data, model = cli.datamodule, cli.model
     with redirect_stdout(sys.stderr):

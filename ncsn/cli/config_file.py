@@ -8,6 +8,9 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
+from ncsn.model.shipped import shipped_configs
+from ncsn.training.hints import did_you_mean
+
 __all__ = ["check_config", "check_number"]
 
 MAX_VALUES = 10_000  # values in a configuration, with aliases expanded
@@ -32,7 +35,8 @@ def check_config(path: str | Path, option: str = "--config") -> None:
     if Path(path).is_dir():
         raise ValueError(f"{file} is a folder")
     if not Path(path).is_file():
-        raise ValueError(f"{option}: there is no file {path}")
+        hint = did_you_mean(str(path), shipped_configs())
+        raise ValueError(f"{option}: there is no file {path}{hint}")
     try:
         root = yaml.compose(Path(path).read_text("utf-8"), Loader=yaml.SafeLoader)
         if not isinstance(root, MappingNode):

@@ -112,8 +112,14 @@ def reason(error: Exception) -> str:
     return re.sub(r"(expected str, got [^\[{]*)$", r"\1; put it in quotes", found)
 
 
+def one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """Return a warning as one line, without the place in the code that raised it."""
+    return f"warning: {' '.join(str(message).split())}\n"
+
+
 def silence_libraries() -> None:
-    """Hide warnings of Lightning that a user of this package cannot act on."""
+    """Print warnings in one line, without those of Lightning that a user cannot act on."""
+    warnings.formatwarning = one_line
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

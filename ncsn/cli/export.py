@@ -56,8 +56,11 @@ def write(model: Model, out: Path, form: str, report: Any) -> str:
         program, error = exported(model)
         with atomic_write(out) as partial:
             partial.write_bytes(program)
+        shapes = [tuple(tensor.shape[1:]) for tensor in noisy_examples(model, 1)[:2]]
+        x, sigma = (f"(B, {', '.join(map(str, shape))})" for shape in shapes)
         labels = f", takes labels ({numbered_names(model.labels.names)}; -1 for none)"
-        return f", which is within {error:.1g} of the denoiser{labels * (model.classes > 0)}"
+        about = f", which is within {error:.1g} of the denoiser{labels * (model.classes > 0)}"
+        return f"{about}; call it with x {x} and sigma {sigma}"
     if form == "folder":
         save_pretrained(model, out, report)
         return ""

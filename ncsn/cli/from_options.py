@@ -18,6 +18,7 @@ from ncsn.model.load import CHECKPOINTS, default_checkpoint, load, load_data
 from ncsn.model.model import Model
 from ncsn.samplers import Sampler
 from ncsn.training.checks import with_hint
+from ncsn.training.hints import did_you_mean
 
 __all__ = [
     "chosen_data",
@@ -60,13 +61,8 @@ def sigmas_of(
 
     What is not given is the model's own, but for `levels`, another default of --steps.
     """
-    sigmas, steps = model.schedule.sigmas(), options.steps or levels
-    if (steps, options.sigma_max, options.sigma_min) != (None, None, None):
-        if len(sigmas) == 1:
-            level = f"the single noise level {sigmas.item():g}"
-            raise ValueError(f"--steps {steps}: the model has {level}; give no others")
-        count = steps or len(sigmas)
-        sigmas = model.sigmas_for(sampler, count, options.sigma_max, options.sigma_min)
+    steps = options.steps or levels
+    sigmas = model.sigmas_for(sampler, steps, options.sigma_max, options.sigma_min)
     sampler.check(sigmas)
     sampler.of(model.denoiser)
     return sigmas
@@ -91,6 +87,7 @@ def sampler_of(model: Model, arguments: Sequence[str]) -> Sampler:
         known = ", ".join(each for each in ncsn.samplers.__all__ if each != "Sampler")
         raise ValueError(
             f"--sampler: expected one of {known}, or the import path of yours, got {name}"
+            f"{did_you_mean(name, ncsn.samplers.__all__)}"
         )
     if name is None:
         if not is_dataclass(own):

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from ncsn.cli.errors import exit_codes, exit_on_signals, fail, silence_libraries
 from ncsn.cli.options import COMMANDS, parse
+from ncsn.training.hints import did_you_mean
 
 __all__ = ["main", "sample", "train"]
 
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif command == "--version":
         print(f"ncsn {version('ncsn')}")
     elif command not in COMMANDS:
-        fail(2, f"expected a command of {', '.join(COMMANDS)}, got {command}")
+        hint = did_you_mean(command, COMMANDS)
+        fail(2, f"expected a command of {', '.join(COMMANDS)}, got {command}{hint}")
     else:
         with exit_on_signals(), exit_codes():
             options = given if command in OWN_PARSERS else parse(command, given)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ncsn.cli.errors import fail
+from ncsn.training.hints import did_you_mean
 
 __all__ = ["int_at_least", "parse"]
 
@@ -33,11 +34,11 @@ NAMES = re.compile(r"[^\s,]+").findall  # the type of an option with names betwe
 DEVICE = "cpu, cuda, cuda:1, mps, ...; auto is the fastest"
 EXAMPLES = """\
 examples:
-  ncsn sample                                              64 samples of the newest checkpoint
-  ncsn sample checkpoints/mnist/step=3000.ckpt --out grid.png --num-samples 100 --nrow 20
-  ncsn sample old.ckpt new.ckpt                            the same seeds from both, side by side
-  ncsn sample --out trajectory.gif                         from noise to images
-  ncsn sample --num-samples 50000 --out samples.npz        as tools that compute the FID read it
+  ncsn sample                               64 samples of the newest checkpoint
+  ncsn sample checkpoints/mnist/step=3000.ckpt --out grid.png --nrow 20
+  ncsn sample old.ckpt new.ckpt             the same seeds from both
+  ncsn sample --out trajectory.gif          from noise to images
+  ncsn sample --num-samples 50000 --out samples.npz      for tools of the FID
 """
 COMMANDS = {
     "train": "train a model",
@@ -57,8 +58,10 @@ class OneLineParser(ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program."""
-        fail(2, message)
+        """End the program, with the option that an unknown one is close to."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        known = re.findall(r"--[\w-]+", self.format_help())
+        fail(2, message + (did_you_mean(unknown[1], known) if unknown else ""))
 
 
 def parse(command: str, arguments: Sequence[str]) -> Namespace:

@@ -4,7 +4,8 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import yaml
 
 from ncsn.cli.config_file import check_config, check_number
 from ncsn.cli.errors import reason, silence_libraries
+from ncsn.cli.help import class_help, short_help
 from ncsn.model.renamed import updated
 from ncsn.model.shipped import config_file
 
@@ -30,20 +32,26 @@ EARLIER = re.compile(
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Check the configurations, which takes no time, and train."""
-    arguments = with_config_files(arguments)
-    options = {argument.split("=")[0] for argument in arguments}
-    if not options & {"--config", "-h", "--help"}:
-        arguments = ["--config", config_file(DEFAULT_CONFIG), *arguments]
-    words = list(pairwise(["", *arguments]))
-    for option, word in words:
-        check_number(*(word.partition("=")[::2] if "=" in word else (option, word)))
-    sys.argv[1:] = [current(word) if option == "--config" else word for option, word in words]
+    """Check the configurations, which takes no time, and train; or show the help."""
+    if {"-h", "--help"} & set(arguments) and "all" not in arguments:
+        print(short_help("train"))
+        return
+    words = [word.partition("=")[0] for word in arguments]
+    asked = next((word for word in words if word.endswith(".help")), None)
+    sys.argv[1:] = ["--help"] if "--help" in arguments else settings(arguments)
 
     from ncsn.training.run import run  # takes seconds to import
 
     silence_libraries()  # Lightning, once it is imported
-    run()
+    if asked is None:
+        run()
+        return
+    text = StringIO()
+    try:
+        with redirect_stdout(text):
+            run()
+    finally:  # the parser ends the program
+        print(class_help(text.getvalue(), asked), end="")
 
 
 def from_config(config: str | Path, *options: str) -> tuple["ScoreModule", "DataModule"]:
@@ -62,24 +70,33 @@ def from_config(config: str | Path, *options: str) -> tuple["ScoreModule", "Data
     """
     from ncsn.training.run import build_parts
 
-    file = current(config_file(str(config)))
     try:
-        parts = build_parts(["--config", file, *options])[-1]
+        parts = build_parts(settings(["--config", str(config), *options]))[-1]
     except ValueError as error:
         raise ValueError(reason(error)) from error
     return parts.model, parts.data
 
 
+def settings(arguments: Sequence[str]) -> list[str]:
+    """Return arguments as the parser of training takes them, with the configurations checked."""
+    words = list(pairwise(["", *with_config_files(arguments)]))
+    for option, word in words:
+        check_number(*(word.partition("=")[::2] if "=" in word else (option, word)))
+    return [current(word) if option == "--config" else word for option, word in words]
+
+
 def with_config_files(arguments: Sequence[str]) -> list[str]:
-    """Return arguments in which each configuration is given as `--config`, PATH."""
-    given: list[str] = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
+    """Return the configurations as `--config`, PATH, and then the options, which override them."""
+    configs: list[str] = []
+    options: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        key, equals, value = word.partition("=")
         if key in ("-c", "--config"):
-            given += ["--config", config_file(value)] if equals else ["--config"]
+            configs += ["--config", config_file(value if equals else next(words, ""))]
         else:
-            given.append(config_file(argument) if given[-1:] == ["--config"] else argument)
-    return given
+            options.append(word)
+    return [*(configs or ["--config", config_file(DEFAULT_CONFIG)]), *options]
 
 
 def current(file: str) -> str:

@@ -62,7 +62,11 @@ class BinaryDigits(Digits):
 
 
 class TorchvisionData(ImageData):
-    """A torchvision data set in `root`, with its test split for validation."""
+    """A torchvision data set, with its test split for validation.
+
+    Args:
+        root: the folder that has it, or into which it is downloaded.
+    """
 
     source: type[Any]
     image_shape = (1, 28, 28)

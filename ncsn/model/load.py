@@ -9,6 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ncsn.model.checkpoint_file import DamagedError, read
 from ncsn.model.model import DATA, Model
 from ncsn.model.pretrained import read_folder, read_safetensors, save_safetensors
@@ -35,8 +37,13 @@ CHECKPOINTS = Path("checkpoints")  # the folder of runs
 BEST = "best.ckpt"  # the state of best sample quality, which a run does not resume from
 
 
-def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> Model:
-    """Return the model in a file or folder, on the CPU and in evaluation mode.
+def load(
+    path: str | Path,
+    raw: bool = False,
+    trust: Collection[str] = (),
+    device: torch.device | str = "cpu",
+) -> Model:
+    """Return the model in a file or folder, in evaluation mode.
 
     No code in the file is run, and no module it names is imported. Its settings may
     name the public classes of this package, and classes of yours that you trust.
@@ -46,6 +53,7 @@ def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> Mo
             in the layout of the Hugging Face Hub.
         raw: load the raw weights, instead of their moving average.
         trust: dotted names of your own classes that the file may name ("mine.MyUNet").
+        device: where to put the model, as "cuda".
 
     Raises:
         ValueError: if the file is missing or damaged, or its settings are invalid.
@@ -55,7 +63,7 @@ def load(path: str | Path, raw: bool = False, trust: Collection[str] = ()) -> Mo
         if "current_model_state" not in content:
             raise ValueError(f"checkpoint: {path} has one set of weights alone; leave out --raw")
         content["state_dict"] = content["current_model_state"]
-    return rebuilt_model(content, path, trust).eval()
+    return rebuilt_model(content, path, trust).eval().to(device)
 
 
 def load_data(path: str | Path, trust: Collection[str] = (), **changes: Any) -> "DataModule":

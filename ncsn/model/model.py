@@ -1,6 +1,7 @@
 """A model: a score, the noise schedule it was trained on, and a sampler.
 
-`ncsn.load` returns a model, and `ncsn.training.module` trains one.
+`ncsn.load` returns a model, and `ncsn.training.module` trains one. Its methods run the
+network in evaluation mode, without dropout.
 
 Shapes: x (B, *shape) on the model's device, sigma a number or (B, 1, ..., 1), label
 (B,) integers, -1 for no class. A label may also be the number or the name of one class,
@@ -8,7 +9,9 @@ Shapes: x (B, *shape) on the model's device, sigma a number or (B, 1, ..., 1), l
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -31,6 +34,9 @@ UNIFORM = 1 / 2, 12**-0.5  # mean and standard deviation of U[0, 1], where sampl
 
 class Model(nn.Module):
     """A score, the noise schedule it was trained on, and a sampler.
+
+    Calling it denoises, as `denoise` does. States are float32 if the weights are in half
+    precision (`model.bfloat16()`).
 
     Args:
         denoiser: a denoiser with its network, or an energy.
@@ -81,6 +87,12 @@ class Model(nn.Module):
         self.gaussian_noise = gaussian_noise
         self.settings = settings
 
+    def __repr__(self) -> str:
+        count = sum(weight.numel() for weight in self.parameters())
+        network = type(getattr(self.denoiser, "network", self.denoiser)).__name__
+        parts = f"{type(self.denoiser).__name__}, {self.schedule}, {self.sampler}"
+        return f"Model({parts}, shape={self.shape}; {network} of {count:,} parameters)"
+
     @property
     def device(self) -> torch.device:
         """Return the device of the weights."""
@@ -103,17 +115,23 @@ class Model(nn.Module):
         use `denoiser.score` to train them.
 
         Args:
-            x: noisy examples (B, *shape).
+            x: noisy examples (B, *shape), of floats; images of 8 bits are x / 255.
             sigma: their noise level, above 0; the model is trained on its schedule.
             label: the classes, for a model that takes them; "none" by default.
 
         Raises:
-            ValueError: if a shape or a class is wrong.
+            ValueError: if a shape, dtype or class is wrong, or sigma is not positive (on a
+                GPU only a number is looked at).
         """
         sigma = self._level(x, sigma)
         label = self._label(label, x)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+        grad = torch.is_grad_enabled() and x.requires_grad
+        with evaluating(self), torch.set_grad_enabled(grad):
             return self.denoiser.score(x, sigma, label)
+
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Label = None) -> Tensor:
+        """Return E[clean | x], as `denoise`."""
+        return self.denoise(x, sigma, label)
 
     def denoise(self, x: Tensor, sigma: float | Tensor, label: Label = None) -> Tensor:
         """Return E[clean | x], of the shape of `x` (Efron, 2011, eq. 1.4).
@@ -125,7 +143,8 @@ class Model(nn.Module):
         """
         if not self.gaussian_noise:
             raise ValueError(
-                "the model was trained on noise that is not Gaussian, which Tweedie's formula needs"
+                "the model was trained on noise that is not Gaussian, which Tweedie's formula "
+                "needs; use score"
             )
         return tweedie(partial(self.score, label=label), x, self._level(x, sigma))
 
@@ -157,7 +176,8 @@ class Model(nn.Module):
         if not x.isfinite().all():
             raise ValueError("expected finite x, got NaN or infinite values")
         score = partial(self.denoiser.score, label=self._label(label, x))
-        return log_prob(score, x, low, high, UNIFORM, probes, tolerance, tolerance)
+        with evaluating(self):
+            return log_prob(score, x, low, high, UNIFORM, probes, tolerance, tolerance)
 
     @torch.no_grad()
     def trajectory(
@@ -191,7 +211,8 @@ class Model(nn.Module):
         if guide is not None:
             score = guide(score)
         unseen: list[Tensor] = []
-        for level, x in enumerate(sampler(score, start, sigmas), 1):
+        states = inside(partial(evaluating, self), sampler(score, start, sigmas))
+        for level, x in enumerate(states, 1):
             # A finite sum implies finite elements, and takes one kernel instead of six.
             unseen.append(x.sum(dtype=torch.float32))
             # Reading a value synchronises a GPU: there, all are read at the end.
@@ -223,12 +244,7 @@ class Model(nn.Module):
         with streams:
             start = self.start(len(indices), sigmas[0])
             states = self.trajectory(start, label, sampler, sigmas, guide)
-        while True:
-            with streams:  # per step: the caller may sample too, between two steps
-                x = next(states, None)
-            if x is None:
-                return
-            yield x
+        yield from inside(lambda: streams, states)
 
     def sample(
         self,
@@ -238,13 +254,51 @@ class Model(nn.Module):
         sampler: Sampler | None = None,
         sigmas: Tensor | None = None,
         guide: Callable[[Score], Score] | None = None,
+        steps: int | None = None,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+        guidance: float | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """Return the first `count` samples (count, *shape) of a seed, as `trajectory` does.
 
-        The visible range of images is [0, 1]; a sample may exceed it a little.
+        The visible range of images is [0, 1]; a sample may exceed it a little. A sample
+        depends on (seed, index) alone, for any `count` and `batch_size`.
+
+        Args:
+            count: the number of samples.
+            seed: the seed.
+            label, sampler, sigmas, guide: as for `trajectory`.
+            steps, sigma_max, sigma_min: other noise levels, as for `sigmas_for`.
+            guidance: the weight of classifier-free guidance, in place of `guide`.
+            batch_size: samples at once; all by default.
+
+        Raises:
+            ValueError: as `trajectory`, `sigmas_for` and `guidance`, and if a number is
+                below 1.
+            FloatingPointError: as `trajectory`.
         """
-        *_, x = self.trajectories(range(count), seed, label, sampler, sigmas, guide)
-        return x
+        size = count if batch_size is None else batch_size
+        if min(count, size) < 1:
+            raise ValueError(f"expected count and batch_size of at least 1, got {count}, {size}")
+        sampler = self.sampler if sampler is None else sampler
+        if sigmas is None:
+            sigmas = self.sigmas_for(sampler, steps, sigma_max, sigma_min)
+        elif (steps, sigma_max, sigma_min) != (None, None, None):
+            raise ValueError(
+                "steps, sigma_max and sigma_min have no effect with sigmas; remove them"
+            )
+        if guidance is not None:
+            if guide is not None:
+                raise ValueError("guidance has no effect with guide; remove one of them")
+            guide = self.guidance(guidance)
+        chosen = self.labels.of(label, range(count))
+        samples = []
+        for part in torch.split(torch.arange(count), size):
+            given = None if chosen is None else chosen[part]
+            *_, x = self.trajectories(part.tolist(), seed, given, sampler, sigmas, guide)
+            samples.append(x)
+        return torch.cat(samples)
 
     def guidance(self, weight: float) -> Callable[[Score], Score]:
         """Return classifier-free guidance by a weight, as the argument `guide`.
@@ -264,21 +318,39 @@ class Model(nn.Module):
     def sigmas_for(
         self,
         sampler: Sampler,
-        levels: int,
+        levels: int | None = None,
         sigma_max: float | None = None,
         sigma_min: float | None = None,
     ) -> Tensor:
         """Return a Karras schedule (levels,) with the spacing that suits a sampler.
 
-        Its limits are those of the model's own schedule by default.
+        What is not given is as in the model's own schedule, which is returned if nothing
+        is. A warning says if the limits are beyond its own.
 
         Raises:
-            ValueError: if a number is out of range for `KarrasSchedule`.
+            ValueError: if a number is out of range for `KarrasSchedule`, or the model has
+                a single noise level.
         """
         own = self.schedule.sigmas()
-        high = own.max().item() if sigma_max is None else sigma_max
-        low = own.min().item() if sigma_min is None else sigma_min
-        return KarrasSchedule(high, low, levels, sampler.rho).sigmas()
+        if levels is sigma_max is sigma_min is None:
+            return own
+        least, most = own.min().item(), own.max().item()
+        if least == most:
+            asked = "--sigma-max, --sigma-min" if levels is None else f"--steps {levels}"
+            raise ValueError(
+                f"{asked}: the model has the single noise level {most:g}; give no others"
+            )
+        high = most if sigma_max is None else sigma_max
+        low = least if sigma_min is None else sigma_min
+        if high > 1.001 * most or low < 0.999 * least:
+            warnings.warn(
+                f"sampling from sigma {high:g} to {low:g}, but the model's own noise levels are "
+                f"{most:g} to {least:g}: outside them its score is a guess",
+                stacklevel=2,
+            )
+        return KarrasSchedule(
+            high, low, len(own) if levels is None else levels, sampler.rho
+        ).sigmas()
 
     def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
         """Return states (count, *shape) at the highest noise level: U[0, 1] + sigma z.
@@ -286,7 +358,9 @@ class Model(nn.Module):
         At large sigma this is nearly N(0, sigma^2). The NCSN papers start from U[0, 1].
         """
         sigma = self.schedule.sigmas()[0] if sigma is None else sigma
-        like = torch.empty(count, *self.shape, device=self.device)
+        weight = next(self.parameters(), sigma)
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        like = torch.empty(count, *self.shape, dtype=dtype, device=self.device)
         return uniform(like) + sigma.to(like) * normal(like)
 
     def compile_network(self, mode: str | None = None) -> None:
@@ -307,12 +381,44 @@ class Model(nn.Module):
         return None if chosen is None else chosen.to(x.device)
 
     def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Return `sigma` as a tensor like `x`, after checking both shapes."""
+        """Return `sigma` as a tensor like `x`, after checking both."""
         if x.ndim != len(self.shape) + 1:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"expected x of shape (B, {expected}), got {tuple(x.shape)}")
-        level = torch.as_tensor(sigma).to(x)
+        if not x.is_floating_point():
+            raise ValueError(f"expected x of floats, got {x.dtype}; images of 8 bits are x / 255")
+        level = torch.as_tensor(sigma)
+        # Reading a value synchronises a GPU. NaN fails, too. Without noise sigma is 0.
+        unusable = level.device.type == "cpu" and not ((level > 0) & (level < math.inf)).all()
+        if unusable and not (level == self.schedule.sigmas().min()).all():
+            raise ValueError(f"expected 0 < sigma < inf, got {level.tolist()}")
+        level = level.to(x)
         each = (len(x), *[1] * len(self.shape))
         if level.ndim and level.shape != each:
             raise ValueError(f"expected sigma () or {each}, got shape {tuple(level.shape)}")
         return level
+
+
+def inside(
+    context: Callable[[], AbstractContextManager[Any]], states: Iterator[Tensor]
+) -> Iterator[Tensor]:
+    """Yield states, each computed in a context that the caller is outside of between steps."""
+    while True:
+        with context():
+            x = next(states, None)
+        if x is None:
+            return
+        yield x
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and restore the mode of each part at the end."""
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

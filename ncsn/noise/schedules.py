@@ -39,6 +39,11 @@ class NoiseSchedule(ABC):
 class DiscreteSchedule(NoiseSchedule):
     """A finite number of levels from `sigma_max` to `sigma_min`, each trained equally often.
 
+    Args:
+        sigma_max: the highest noise level, in the units of the data.
+        sigma_min: the lowest noise level, above 0.
+        levels: the number of levels, L.
+
     Raises:
         ValueError: if not 0 < sigma_min < sigma_max, in 32 bits, or `levels` is not an integer
             from 2 to 100,000 (1 if sigma_min equals sigma_max).
@@ -72,7 +77,13 @@ class DiscreteSchedule(NoiseSchedule):
 
 @dataclass(frozen=True)
 class GeometricSchedule(DiscreteSchedule):
-    """Levels in geometric progression, sigma_max^(1-u) sigma_min^u (Song & Ermon, 2019, 4.2)."""
+    """Levels in geometric progression, sigma_max^(1-u) sigma_min^u (Song & Ermon, 2019, 4.2).
+
+    Args:
+        sigma_max: the highest noise level, in the units of the data.
+        sigma_min: the lowest noise level, above 0.
+        levels: the number of levels, L.
+    """
 
     def at(self, u: Tensor) -> Tensor:
         return self.sigma_max ** (1 - u) * self.sigma_min**u
@@ -83,6 +94,12 @@ class KarrasSchedule(DiscreteSchedule):
     """Levels evenly spaced in sigma^(1/rho) (Karras et al., 2022, equation 5).
 
     As rho grows they tend to `GeometricSchedule`.
+
+    Args:
+        sigma_max: the highest noise level, in the units of the data.
+        sigma_min: the lowest noise level, above 0.
+        levels: the number of levels, L.
+        rho: a larger one puts more levels at low noise.
 
     Raises:
         ValueError: as `DiscreteSchedule`, and if `rho` is not positive.
@@ -106,6 +123,14 @@ class LogNormalSchedule(NoiseSchedule):
 
     Samplers use a Karras schedule. The defaults are EDM's for images in [-1, 1], with every
     sigma halved for the [0, 1] of this package.
+
+    Args:
+        mean: of ln sigma in training.
+        std: of ln sigma in training.
+        sigma_max: the highest noise level of sampling, in the units of the data.
+        sigma_min: the lowest noise level of sampling, above 0.
+        levels: the number of levels in sampling.
+        rho: the spacing of the levels in sampling, as `KarrasSchedule` has it.
 
     Raises:
         ValueError: if `std` is not positive, `mean` is not finite, or `KarrasSchedule` refuses

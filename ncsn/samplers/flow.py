@@ -39,7 +39,8 @@ class Heun(Sampler):
 
     Args:
         churn: amount of noise that is added over all levels.
-        churn_min, churn_max: noise levels between which it is added.
+        churn_min: lowest noise level at which it is added.
+        churn_max: highest noise level at which it is added.
         inflation: standard deviation of the added noise; slightly above 1 it compensates for a
             network that removes too much.
     """
@@ -133,6 +134,9 @@ class SASolver(DPMSolver):
     Their tau^2 is `eta`, and their corrector is left out. The two agree if (1 + eta) h is small.
     With few steps and large `eta` it overshoots, because D' contains the previous step's noise:
     at eta=3 and 20 levels from sigma=10, the variance of a Gaussian comes out 50 % too large.
+
+    Args:
+        eta: amount of noise that is added and removed.
     """
 
     def slope_weight(self, h: float, shrink: float) -> float:

@@ -114,8 +114,8 @@ class AnnealedLangevin(Sampler):
 
     remedy = "lower epsilon"
     rho = NEARLY_GEOMETRIC
-    epsilon: float | Literal["auto"]
-    steps: int
+    epsilon: float | Literal["auto"] = "auto"
+    steps: int = 5
     denoise: bool = True
 
     def __post_init__(self) -> None:

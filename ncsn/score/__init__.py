@@ -19,7 +19,8 @@ noise level,
     D(x, sigma) = c_skip x + c_out F(c_in x, c_noise).
 
 Shapes: x (B, ...), sigma () or (B, 1, ..., 1), label (B,) integers or None. Only F runs under
-autocast: the scalings and Tweedie's difference keep the dtype of `x`.
+autocast, or in the dtype of its weights: the scalings and Tweedie's difference keep the dtype
+of `x`.
 """
 
 from ncsn.score.denoisers import Denoiser, EDMDenoiser, NCSNDenoiser

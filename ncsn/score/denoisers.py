@@ -34,7 +34,9 @@ class Denoiser(ScoreModel):
         """Return the denoised example D(x, sigma), of the shape and dtype of `x`."""
         sigma = torch.as_tensor(sigma).to(x)
         c_skip, c_out, c_in, c_noise = self.scalings(sigma)
-        denoised: Tensor = c_skip * x + c_out * self.network(c_in * x, c_noise, label).to(x.dtype)
+        weight = next(self.network.parameters(), x)  # of a lower precision after `half()`
+        f = self.network((c_in * x).to(weight.dtype), c_noise.to(weight.dtype), label)
+        denoised: Tensor = c_skip * x + c_out * f.to(x.dtype)
         return denoised
 
     def score(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:

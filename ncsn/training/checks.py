@@ -1,6 +1,5 @@
 """Checks of a run before it begins, so that a refused run leaves nothing behind."""
 
-import difflib
 import math
 import re
 from datetime import timedelta
@@ -17,6 +16,7 @@ from torch import nn
 from ncsn.data import DataModule
 from ncsn.data.module import limited
 from ncsn.model.classes import ALL_ROOMS, classes
+from ncsn.training.hints import did_you_mean, meant
 from ncsn.training.module import ScoreModule
 
 __all__ = [
@@ -90,20 +90,25 @@ def check_settings(config: Namespace) -> None:
 
 
 def with_hint(message: str, parser: ArgumentParser) -> str:
-    """Return a parser's message, with the known setting that an unknown one is close to."""
-    unknown = re.search(r"(?:Option '|unrecognized arguments: --)([\w.]+)", message)
-    options = re.findall(r"--([\w.]+)", parser.format_help())
-    known = {name for option in options for name in option.split(".")}
-    known |= {name for made in classes(ALL_ROOMS).values() for name in signature(made).parameters}
+    """Return a parser's message, with the known name that an unknown one is close to."""
+    unknown = re.search(
+        r"(unrecognized arguments: --|Option '|import path string: )([\w.-]+)", message
+    )
     if unknown is None:
         return message
-    for name in unknown[1].split("."):
-        close = difflib.get_close_matches(name, known, 1)
-        if close and name not in known:
-            before, found, rest = message.strip().partition(unknown[0])
-            line, newline, others = rest.partition("\n")  # jsonargparse goes on in more lines
-            return f"{before}{found}{line}; did you mean {close[0]!r}?{newline}{others}"
-    return message
+    start, name = unknown.groups()
+    parts, options = classes(ALL_ROOMS), set(re.findall(r"--([\w.]+)", parser.format_help()))
+    if start.startswith("import"):
+        hint = did_you_mean(name, {path.rpartition(".")[2] for path in parts})
+    elif start.startswith("unrecognized") and "." not in name:
+        hint = meant(name, options)
+    else:
+        known = {part for option in options for part in option.split(".")}
+        known |= {key for made in parts.values() for key in signature(made).parameters}
+        hint = did_you_mean(next((p for p in name.split(".") if p not in known), ""), known)
+    before, found, rest = message.strip().partition(unknown[0])
+    line, newline, others = rest.partition("\n")  # jsonargparse goes on in more lines
+    return f"{before}{found}{line}{hint}{newline}{others}"
 
 
 def check_nulls(settings: dict[str, Any], made: Any, where: str) -> None:

@@ -44,10 +44,6 @@ __all__ = ["Run", "build", "build_parts", "check", "fit", "run"]
 
 MAX_PARAMETERS = 20_000  # tensors in a model
 USAGE = "%(prog)s [--config FILE] [--SECTION.SETTING VALUE ...]"
-DESCRIPTION = """Train a score model with the settings of the --config files (configs/digits.yaml if
-none is given) and the options after them; a later one overrides an earlier one. Classes are given by
-name, and their settings after it:
---data ImageFolder --data.root IMAGES --model.sampler DPMSolver --model.sampler.eta 1."""
 # The sections of the settings but `data`, in the order of the help and of saved configurations.
 SECTIONS = {
     "model": ScoreModule,
@@ -121,7 +117,7 @@ def run() -> None:
 
 def make_parser() -> LightningArgumentParser:
     """Return the parser of all settings of a run."""
-    parser = LightningArgumentParser(exit_on_error=False, usage=USAGE, description=DESCRIPTION)
+    parser = LightningArgumentParser(prog="ncsn train", usage=USAGE, exit_on_error=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file of settings.")
     folders = "The run's folders: checkpoints/NAME, logs/NAME."
     parser.add_argument("--name", type=str, default="run", help=folders)
