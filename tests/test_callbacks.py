@@ -325,8 +325,8 @@ def test_loss_per_level_adds_up_to_the_loss(tmp_path):
     tags = [tag for tag in scalars.Tags()["scalars"] if tag.startswith("loss_per_level/")]
     assert tags == sorted(tags)
     assert len(tags) == 5
-    centres = [float(tag.split("=")[1]) for tag in tags]
-    assert centres == pytest.approx([0.0723, 0.1512, 0.3162, 0.6613, 1.3831], rel=1e-3)
+    named = [float(tag.split("=")[1]) for tag in tags]
+    assert named == pytest.approx(GeometricSchedule(2.0, 0.05, 10).sigmas().flip(0)[1::2].tolist(), abs=5e-5)
     # A fresh network costs 32 at every level.
     for tag in tags:
         curve = scalars.Scalars(tag)
@@ -341,6 +341,14 @@ def test_the_bar_ends_full(tmp_path):
     fit(tmp_path, bar, steps=7, enable_progress_bar=True, limit_val_batches=0)
     (task,) = bar.progress.tasks
     assert (task.completed, task.total) == (7, 7)
+
+
+def test_a_loss_curve_is_of_the_level_that_it_is_named_by(tmp_path):
+    schedule, levels = GeometricSchedule(2.0, 0.05, 10), LossPerLevel(10)
+    levels.on_fit_start(None, small_module())
+    logs = schedule.sigmas().flip(0).log()
+    assert torch.bucketize(logs, levels.edges).tolist() == list(range(10))
+    assert [float(tag.split("=")[1]) for tag in levels.tags] == pytest.approx(logs.exp().tolist(), abs=5e-5)
 
 
 @pytest.mark.parametrize(("mine", "theirs", "both"), [(None, 15, 15), (2, None, 2), (None, None, None)])

@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+import warnings
 from inspect import signature
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 from ncsn import MNIST, UNet
+from ncsn.cli.errors import silence_libraries
 from ncsn.cli.main import main, sample
 from ncsn.cli.train import with_config_files
 from ncsn.model.classes import ALL_ROOMS, classes
@@ -25,6 +27,10 @@ WRONG_TRAINING = [
     (["--model.denoiser.init_args.network.init_args.widht", "3"], "model.denoiser.network: .*widht"),
     (["--model.schedule.init_args.sigma_min", "5"], r"got sigma_min=5.0, sigma_max=2.0"),
     (["--model.schedule.init_args.levels", "0"], "levels=0"),
+    (
+        ["--model.objective", "CorruptionScoreMatching", "--model.objective.corruption", "LaplaceNoise"],
+        r"AnnealedLangevin\(.*denoise=True\) assumes Gaussian noise, .* AnnealedLangevin and denoise: false",
+    ),
     (["--model.schedule", "ncsn.noise.NoSuch"], "model.schedule: .*NoSuch"),
     (["--model.schedule", "torch.nn.Linear"], "model.schedule: .*NoiseSchedule"),
     (["--model.sampler.init_args.epsilon", "0.5"], "diverges; .* got epsilon=0.5"),
@@ -258,3 +264,10 @@ def test_options_override_the_configuration_in_any_order(tmp_path):
     small = tmp_path / "small.yaml"
     small.write_text(SMALL)
     assert with_config_files(["--name", "x", "-c", str(small)]) == ["--config", str(small), "--name", "x"]
+
+
+def test_a_warning_is_one_line(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    silence_libraries()
+    text = warnings.formatwarning(UserWarning("20 of 220\n files"), UserWarning, "folder.py", 3)
+    assert text == "warning: 20 of 220 files\n"

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from ncsn.noise import GeometricSchedule
 from ncsn.objectives import (
     Corruption,
     CorruptionScoreMatching,
@@ -14,6 +15,7 @@ from ncsn.objectives import (
     LaplaceNoise,
     Weighted,
 )
+from ncsn.samplers import AnnealedLangevin, Euler
 
 from test_vincent import DATA, Perceptron
 
@@ -120,3 +122,18 @@ def test_a_corruption_of_ones_own_is_learned():
 
     optimizer.step(closure)
     torch.testing.assert_close(slope.detach(), -1 / (1 + (sigma * widths) ** 2), atol=0.02, rtol=0)
+
+
+def test_annealed_langevin_samples_under_laplaces_noise_where_the_flow_does_not():
+    points = torch.tensor([-1.0, 1.0])
+
+    def score(x, sigma):
+        return torch.func.grad(lambda x: (-math.sqrt(2) / sigma * (x - points).abs()).logsumexp(1).sum())(x)
+
+    sigmas = GeometricSchedule(10, 0.1, 20).sigmas()
+    stds = []
+    for sampler in (AnnealedLangevin(0.001, 20, denoise=False), Euler()):
+        *_, x = sampler(score, 10 * torch.randn(4000, 1), sigmas)
+        stds.append(x.std().item())
+    assert stds[0] == pytest.approx(math.hypot(1, 0.1), rel=0.05)
+    assert stds[1] > 1.5  # which is why it is refused

@@ -363,7 +363,7 @@ def test_files_that_are_left_out_are_counted_by_their_ending(folder):
 )
 def test_a_folder_of_other_files_says_what_it_holds(tmp_path, name, counts):
     (tmp_path / name).write_bytes(b"?")
-    with pytest.raises(ValueError, match=rf"0 of 1 files are images; left out are {counts} \(convert"):
+    with pytest.raises(ValueError, match=rf"0 of 1 files are images; left out are {counts} \(an image needs"):
         ImageFolder(str(tmp_path), size=8)
 
 
@@ -393,3 +393,12 @@ def test_of_a_file_of_several_images_the_first_is_used_and_it_is_said(tmp_path):
     Image.new("L", (4, 4), 30).save(file, save_all=True, append_images=[Image.new("L", (4, 4), 90)])
     with pytest.warns(UserWarning, match="of a TIFF file of several images the first is used"):
         assert colours(file, channels=1) == ([30], [30])
+
+
+def test_images_of_one_shape_have_it_once_they_are_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("L", (20, 12)).save(tmp_path / "a.png", exif=exif)
+    assert same_images(tmp_path, (1, 20, 12))[[0]][0].shape == (1, 1, 20, 12)
+    with pytest.raises(ValueError, match=r"a\.png is of 12x20 pixels, and must be of 20x12"):
+        same_images(tmp_path, (1, 12, 20))

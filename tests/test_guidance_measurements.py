@@ -1,5 +1,6 @@
 """The posterior score against the posteriors of Gaussian data, and operators against their matrices."""
 
+import ncsn
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from ncsn.noise import GeometricSchedule, KarrasSchedule
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import NCSNDenoiser
 from ncsn.score.guidance import AveragePooling, GaussianBlur, Mask, adjoint, grey, posterior
-from ncsn.score.guidance.measurements import conjugate_gradients
+from sklearn.datasets import load_digits
 
 from conftest import Correlated, columns, flow
 
@@ -53,7 +54,7 @@ def test_the_posterior_score_of_gaussian_data_is_exact(operator, noise, dtype):
 def test_the_flow_draws_the_exact_posterior(operator):
     data, noise, sigmas = Correlated.draw(SHAPE), 0.3, KarrasSchedule(80, 0.05, 60).sigmas()
     y = measured(operator, data.sample(1), noise)
-    x = flow(posterior(data.score, operator, y, noise, iterations=8), 80 * torch.randn(2000, *SHAPE).double(), sigmas)
+    x = flow(posterior(data.score, operator, y, noise, iterations=5), 80 * torch.randn(2000, *SHAPE).double(), sigmas)
     data.given(operator, y, noise).assert_law(x, sigma=0.05, bias=0.02)
 
 
@@ -102,10 +103,37 @@ def test_each_example_is_steered_by_its_own_measurement_alone():
     torch.testing.assert_close(together, torch.cat(alone))
 
 
-def test_conjugate_gradients_stop_at_the_solution_and_where_the_matrix_is_not_positive():
-    matrix = torch.stack([torch.diag(torch.tensor([1.0, 2.0, 4.0])), -torch.eye(3)])
-    solution = conjugate_gradients(lambda v: (matrix @ v[..., None])[..., 0], torch.ones(2, 3), 40)
-    torch.testing.assert_close(solution, torch.tensor([[1.0, 0.5, 0.25], [0.0, 0.0, 0.0]]))
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), iterations=st.integers(1, 32), operator=st.sampled_from(sorted(OPERATORS)))
+def test_the_measurement_steers_a_score_of_any_jacobian_by_a_bounded_amount(seed, iterations, operator):
+    generator = torch.Generator().manual_seed(seed)
+    jacobian = torch.randn(12, 12, dtype=torch.float64, generator=generator)  # neither symmetric nor positive
+    sigma, noise = torch.tensor(0.3, dtype=torch.float64), 0.01
+
+    def score(x, sigma):
+        return ((x.flatten(1) @ jacobian).view_as(x) - x) / sigma**2
+
+    x = torch.randn(5, *SHAPE, dtype=torch.float64, generator=generator)
+    see = OPERATORS[operator]
+    y = see(torch.randn(5, *SHAPE, dtype=torch.float64, generator=generator))
+    change = posterior(score, see, y, noise, iterations)(x, sigma) - score(x, sigma)
+    surprise = (y - see(x + sigma**2 * score(x, sigma))).flatten(1).norm(dim=1)
+    # Each direction adds at most s / (s^2 + noise^2) <= 1 / (2 noise) of its share of the surprise.
+    bound = min(iterations, 12) ** 0.5 * surprise / (2 * noise)
+    assert (sigma * change.flatten(1).norm(dim=1) <= bound).all()
+
+
+def test_half_a_digit_is_filled_in_by_a_network_with_many_iterations():
+    model = ncsn.load("checkpoints/digits.safetensors")
+    image = load_digits().images[:1, None] / 16
+    half = torch.zeros(8, 8)
+    half[:, :4] = 1
+    operator = Mask(half)
+    y = operator(torch.tensor(image, dtype=torch.float32))
+    sigmas = model.sigmas_for(model.sampler, 10)
+    x = model.sample(12, sigmas=sigmas, guide=lambda score: posterior(score, operator, y, 0.01, 12))
+    assert -0.5 < x.min() < x.max() < 1.5
+    assert (operator(x) - y).square().mean().mul(2).sqrt().item() < 0.02
 
 
 @each_operator

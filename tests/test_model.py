@@ -1,16 +1,19 @@
 """A model as it is used in Python, against a score that is known."""
 
 import math
+import re
 import warnings
+from inspect import signature
 
 import ncsn
+import ncsn.samplers
 import pytest
 import torch
 from ncsn.model.model import Model
 from ncsn.model.shipped import SHIPPED_MODEL
 from ncsn.networks import UNet
 from ncsn.noise import GeometricSchedule, NoNoise
-from ncsn.samplers import Heun, Langevin
+from ncsn.samplers import AnnealedLangevin, Gibbs, Heun, Langevin, MetropolisAdjustedLangevin, Sampler
 from ncsn.score import EDMDenoiser, EnergyScore, NCSNDenoiser, ScoreModel
 from ncsn.score.densities import Gaussian
 from torch import nn
@@ -98,10 +101,24 @@ def test_samples_are_those_of_the_data_and_the_same_for_a_seed():
     assert not torch.equal(model(shape=(2, 4, 4)).sample(5, 4), x[:5])
 
 
-def test_a_mean_of_the_clean_picture_is_not_given_where_the_noise_was_another():
-    laplace = model(gaussian_noise=False)
-    with pytest.raises(ValueError, match="noise that is not Gaussian"):
-        laplace.denoise(X, 0.3)
+def test_a_model_of_other_noise_is_followed_by_langevin_dynamics_alone():
+    laplace, sigmas = model(gaussian_noise=False), torch.tensor([1.0, 0.5])
+    needed = {"epsilon": 0.2, "steps": 1, "log_prob": laplace.score}
+    for name in ncsn.samplers.__all__:
+        kind = getattr(ncsn.samplers, name)
+        if kind in (Sampler, Gibbs):  # Gibbs takes an energy
+            continue
+        sampler = kind(**{key: value for key, value in needed.items() if key in signature(kind).parameters})
+        if kind in (Langevin, MetropolisAdjustedLangevin):
+            laplace.check(sampler, sigmas)
+            continue
+        with pytest.raises(ValueError, match=re.escape(f"{sampler} assumes Gaussian noise")):
+            next(laplace.trajectory(X, sampler=sampler, sigmas=sigmas))
+    laplace.check(AnnealedLangevin(0.2, 1, denoise=False), sigmas)
+    assert not Gibbs(1).assumes_gaussian_noise
+    for method in (lambda: laplace.denoise(X, 0.3), lambda: laplace.log_prob(X)):
+        with pytest.raises(ValueError, match="assumes Gaussian noise"):
+            method()
 
 
 def test_the_classes_reach_the_score():

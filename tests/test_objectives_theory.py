@@ -167,6 +167,19 @@ def test_the_finite_difference_converges_at_second_order():
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.1)
 
 
+@pytest.mark.parametrize("sigma", [1e-3, 0.01, 1.0])
+def test_the_step_of_the_finite_difference_is_in_units_of_the_noise_level(sigma):
+    sigma = torch.tensor(sigma, dtype=torch.float64)
+    score = GaussianMixture(
+        torch.ones(2, dtype=torch.float64) / 2, sigma * TARGET.means, torch.zeros((), dtype=torch.float64)
+    ).score
+    losses = []
+    for objective in (FiniteDifferenceSlicedScoreMatching(), SlicedScoreMatching()):
+        torch.manual_seed(0)
+        losses.append(objective(score, torch.zeros(1000, 2, dtype=torch.float64), sigma))
+    torch.testing.assert_close(*losses, rtol=0, atol=1e-3 * losses[1].abs().max().item())
+
+
 @pytest.mark.parametrize("projection", ["rademacher", "gaussian", "sphere"])
 def test_directions_have_the_identity_for_their_second_moment(projection):
     v = PROJECTIONS[projection](torch.zeros(100_000, 3))

@@ -28,7 +28,7 @@ from ncsn.score.toys import TwoMoons
 from ncsn.training.module import ScoreModule
 from PIL import Image
 
-from test_cli import pixels, refusal, run_train, sample, train_small
+from test_cli import REPOSITORY, pixels, refusal, run_train, sample, train_small
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "toy"
 SHORT = ["--trainer.max_steps", "3", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
@@ -160,6 +160,8 @@ def test_an_energy_takes_no_label():
 LAPLACE = [
     *("--model.objective", "ncsn.objectives.CorruptionScoreMatching"),
     *("--model.objective.corruption", "ncsn.objectives.LaplaceNoise"),
+    *("--model.sampler", "AnnealedLangevin", "--model.sampler.denoise", "false"),
+    *("--model.sampler.epsilon", "auto", "--model.sampler.steps", "1"),
 ]
 
 
@@ -168,25 +170,37 @@ def test_other_noise_than_gaussian_has_no_exact_field(tmp_path, monkeypatch):
     monkeypatch.setattr("ncsn.cli.sample.save_figure", lambda figure, file: figures.append(figure))
     checkpoint = trained("denoising", tmp_path, *LAPLACE)
     monkeypatch.chdir(tmp_path)
-    sample([str(checkpoint), "--num-samples", "20", "--sampler.steps", "1"])
+    sample([str(checkpoint), "--num-samples", "20"])
     ladder = load(checkpoint).schedule.sigmas()
     for ax, sigma in zip(figures[0].axes[2:], ladder[[20, 39]], strict=True):
         assert ax.get_title() == f"learned score, sigma = {sigma:.2g}"
         assert len(ax.collections) == 1
 
 
-def test_other_noise_than_gaussian_is_not_undone_by_tweedie(tmp_path, noisy_digits, monkeypatch, capsys):
-    checkpoint = train_small(tmp_path, *LAPLACE, "--trainer.max_steps", "1", "--samples.count", "0")
+def test_what_assumes_gaussian_noise_is_refused_to_a_model_of_other_noise(tmp_path, noisy_digits, monkeypatch, capsys):
+    checkpoint = str(train_small(tmp_path, *LAPLACE, "--trainer.max_steps", "1", "--samples.count", "0"))
     monkeypatch.chdir(tmp_path)
-    capsys.readouterr()
-    status, line = refusal(
-        capsys, lambda: main(["denoise", *noisy_digits, "--model", str(checkpoint), "--sigma", "0.3"])
-    )
-    assert (status, line) == (
-        2,
-        "error: the model was trained on noise that is not Gaussian, which Tweedie's formula needs",
-    )
-    assert not Path("denoised.png").exists()
+    image, config = noisy_digits[0], str(tmp_path / "small.yaml")
+    features = str(REPOSITORY / "checkpoints/features_digits.safetensors")
+    refused = {
+        "Tweedie's formula": ["denoise", image, "--model", checkpoint, "--sigma", "0.3"],
+        "ncsn restore": ["restore", image, "--blur", "1", "--noise", "0.1", "--model", checkpoint],
+        "ncsn interpolate": ["interpolate", *noisy_digits[:2], "--model", checkpoint],
+        "Euler()": ["sample", checkpoint, "--sampler", "Euler"],
+        "DPMSolver(eta=0.0)": ["evaluate", checkpoint, "--features", features, "--sampler", "DPMSolver"],
+        "--to program: the posterior mean": ["export", checkpoint, "--to", "program"],
+        "ncsn advise": ["advise", "--config", config, *LAPLACE],
+    }
+    before = sorted(tmp_path.rglob("*"))
+    for name, command in refused.items():
+        capsys.readouterr()
+        assert refusal(capsys, lambda command=command: main(command)) == (
+            2,
+            f"error: {name} assumes Gaussian noise, and the model was trained on other noise (model.objective); "
+            "sample with AnnealedLangevin and denoise: false",
+        )
+    assert sorted(tmp_path.rglob("*")) == before
+    main(["sample", checkpoint, "--num-samples", "2"])
 
 
 @pytest.mark.parametrize(

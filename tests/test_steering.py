@@ -174,7 +174,7 @@ def test_the_way_between_two_pictures_begins_and_ends_with_them(digits, here, pi
         ),
         (
             ["restore", "digit.png", "--mask", "layer.png"],
-            r"--mask: .* got transparent pixels in layer\.png; save it without",
+            r"layer\.png: .* got 8x8 pixels, some of them transparent; convert",
         ),
         (
             ["restore", "digit.png", "--mask", "small_mask.png"],
@@ -205,11 +205,15 @@ def test_a_wrong_wish_is_answered_in_one_line_and_leaves_nothing(digits, here, c
     assert sorted(file.name for file in here.iterdir()) == before
 
 
-@pytest.mark.parametrize("file", ["large.png", "red.png"])
+@pytest.mark.parametrize("file", ["large.png", "red.png", "layer.png"])
 def test_an_image_of_a_stated_noise_level_is_not_resampled(digits, here, capsys, file):
     options = ["denoise", file, "--sigma", "0.2", "--model", str(digits)]
     status, line = refusal(capsys, lambda: main(options))
-    found = "16x16 pixels" if file == "large.png" else "8x8 pixels with colours"
+    found = {
+        "large.png": "16x16 pixels",
+        "red.png": "8x8 pixels with colours",
+        "layer.png": "8x8 pixels, some of them transparent",
+    }[file]
     assert (status, f"{file}: expected 8x8 pixels (width x height) without colours, got {found};" in line) == (2, True)
     assert not Path("denoised.png").exists()
 
@@ -227,7 +231,7 @@ def test_a_mask_says_how_many_pixels_it_fills_and_how_grey_ones_are_read(digits,
 
 def test_interpolated_images_are_resized_and_it_is_said(digits, here, capsys):
     main(["interpolate", "digit.png", "large.png", "--model", str(digits), "--num-samples", "2"])
-    said = "large.png: 16x16 pixels, resized and cropped to 8x8 pixels (width x height) without colours"
+    said = "large.png: 16x16 pixels; resized and cropped to 8x8 pixels (width x height) without colours"
     assert said in capsys.readouterr().out
 
 

@@ -98,7 +98,8 @@ def test_the_parts_of_every_config_are_saved_and_loaded_again(config, monkeypatc
     if "UNet" in config.read_text():
         arguments += ["--model.denoiser.network.width", "8"]
     if config.stem == "image_folder":
-        Image.new("RGB", (40, 40)).save("data/0.png")
+        for number in range(2):
+            Image.new("RGB", (40, 40)).save(f"data/{number}.png")
         arguments += ["--data.root", "data"]
     monkeypatch.setattr(sys, "argv", arguments)
     run = build_run()

@@ -105,6 +105,7 @@ def run(arguments: Sequence[str]) -> None:
     sys.argv[1:] = settings(arguments)
     cli = build()
     data, model = cli.datamodule, cli.model
+    model.model.expect_gaussian_noise("ncsn advise")
     with redirect_stdout(sys.stderr):
         data.prepare_data()
         data.setup()

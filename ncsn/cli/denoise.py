@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ncsn.cli.from_options import image_model, image_shape, label_of
@@ -47,19 +48,24 @@ def read_images(
 ) -> Tensor:
     """Return the images in files, (N, *shape) in [0, 1].
 
-    Those of another size, and those with colours for a shape without, are refused unless
-    `convert` is True, because the conversion would change their noise and their blur.
+    Those of another size, with transparent pixels, or with colours for a shape without, are
+    refused unless `convert` is True, because the conversion would change their noise and blur.
     """
     channels, height, width = shape
     expected = f"{width}x{height} pixels (width x height)" + " without colours" * (channels == 1)
     for file in files:
         image = upright(file)
-        colours = channels == 1 and np.ptp(np.asarray(image, dtype=int), -1).max() > COLOURLESS
-        if colours or image.size != (width, height):
-            found = "x".join(map(str, image.size)) + " pixels" + " with colours" * bool(colours)
+        found = "x".join(map(str, image.size)) + " pixels"
+        if channels == 1 and np.ptp(np.asarray(image, dtype=int), -1).max() > COLOURLESS:
+            found += " with colours"
+        with Image.open(file) as stored:
+            if stored.has_transparency_data:
+                opaque = stored.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+                found += "" if opaque else ", some of them transparent"
+        if found != f"{width}x{height} pixels":
             if not convert:
                 caveat = "convert it first, knowing that this changes noise and blur"
                 raise ValueError(f"{file}: expected {expected}, got {found}; {caveat}")
-            print(f"{file}: {found}, resized and cropped to {expected}")
+            print(f"{file}: {found}; resized and cropped to {expected}, on white")
     images = FileImages(files, torch.zeros(len(files)), channels, (height, width))
     return to_unit(torch.stack([images.read(file) for file in files]))

@@ -92,13 +92,14 @@ def exported(model: Model) -> tuple[bytes, float]:
     denoiser on noisy examples at all levels.
 
     Raises:
-        ValueError: if the model is not a denoiser.
+        ValueError: if the model is not a denoiser, or was not trained on Gaussian noise.
         OSError: if torch cannot export the network, or the program's result differs.
     """
     denoiser = model.denoiser
     if not isinstance(denoiser, Denoiser):
         kind = type(denoiser).__name__
         raise ValueError(f"--to program: it is made of a denoiser, and this model has an {kind}")
+    model.expect_gaussian_noise("--to program: the posterior mean")
     example, batch = noisy_examples(model, 2), torch.export.Dim("batch")
     shapes = tuple({0: batch} for _ in example)
     try:

@@ -63,8 +63,7 @@ def sigmas_of(
     """
     steps = options.steps or levels
     sigmas = model.sigmas_for(sampler, steps, options.sigma_max, options.sigma_min)
-    sampler.check(sigmas)
-    sampler.of(model.denoiser)
+    model.check(sampler, sigmas)
     return sigmas
 
 

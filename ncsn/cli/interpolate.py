@@ -22,6 +22,7 @@ def run(options: Namespace) -> None:
     """Write the images in a row."""
     with held_output(options):
         checkpoint, model = image_model(options)
+        model.expect_gaussian_noise("ncsn interpolate")
         label = label_of(model, options.label or NONE)  # the class of a given image is not known
         sampler = Heun()
         sigmas = sigmas_of(model, options, sampler, LEVELS)

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from PIL import Image
 from torch import Tensor
 
 from ncsn.cli.denoise import read_images
@@ -41,8 +40,7 @@ def measurement_of(model: Model, options: Namespace) -> Measurement:
     """Return the measurement that the options describe."""
     channels, height, width = image_shape(model)
     factor = options.factor or 1
-    if not model.gaussian_noise:
-        raise ValueError("ncsn restore: expected a model that was trained on Gaussian noise")
+    model.expect_gaussian_noise("ncsn restore")
     if height % factor or width % factor:
         expected = f"a divisor of {height} and {width}, the height and width of the model's images"
         raise ValueError(f"--factor: expected {expected}, got {factor}")
@@ -69,16 +67,11 @@ def known_pixels(file: Path, height: int, width: int) -> Tensor:
     mask = read_images([file], (1, height, width))
     known, grey_ones = mask <= 0.5, int(((mask > 0.1) & (mask < 0.9)).sum())
     low, high = (255 * mask).aminmax()
-    with Image.open(file) as image:
-        opaque = not image.has_transparency_data or image.convert("RGBA").getchannel(
-            "A"
-        ).getextrema() == (255, 255)
-    if not opaque or known.all() or not known.any() or 2 * grey_ones > known.numel():
-        found = f"values from {low:.0f} to {high:.0f}, {grey_ones} of them grey"
+    if known.all() or not known.any() or 2 * grey_ones > known.numel():
         raise ValueError(
-            "--mask: expected white (255) pixels to fill in, and black (0) ones to keep, got "
-            f"{found if opaque else 'transparent pixels'} in {file}; save it without transparency, "
-            "and multiply a map of 0 and 1 by 255"
+            "--mask: expected white (255) pixels to fill in, and black (0) ones to keep, got values "
+            f"from {low:.0f} to {high:.0f}, {grey_ones} of them grey, in {file}; multiply a map of 0 "
+            "and 1 by 255"
         )
     count = f"{int((~known).sum()):,} of {known.numel():,} pixels to fill in"
     doubt = f"; {grey_ones:,} grey ones count as black or white" if grey_ones else ""

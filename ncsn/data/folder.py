@@ -295,7 +295,8 @@ def same_images(root: Path, shape: tuple[int, ...]) -> FileImages:
     files = image_files(root, "the folder of images")
     for file in files:
         with opened(file) as image:
-            size = image.size
+            turned = image.getexif().get(0x0112, 1) > 4  # by 90 degrees
+            size = image.size[::-1] if turned else image.size
         if size != (width, height):
             raise ValueError(
                 f"{file} is of {size[0]}x{size[1]} pixels, and must be of {width}x{height}, "
@@ -320,7 +321,7 @@ def image_files(
     left_out = ", ".join(f"{count:,} {kind}" for kind, count in others)
     counts = (
         f"{name} is {root}, where {len(files):,} of {len(found):,} files are images; left out are "
-        f"{left_out} (convert images to .png, name them so, unpack archives)"
+        f"{left_out} (an image needs the ending of a format of Pillow, such as .png; unpack archives)"
     )
     for file in [] if skip_broken else files:
         if not file.is_file():

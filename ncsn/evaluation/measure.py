@@ -87,10 +87,7 @@ def metrics_of(extractor: FeatureExtractor, seen: Tensor, reference: Features) -
 
 
 def knows_classes(module: Model, data: ImageData, label: str | None = None) -> bool:
-    """Return True if likelihoods are given each image's class, which is one of the model's.
-
-    They are not if `label` is "none".
-    """
+    """Return True if the classes of images are the model's, and `label` is not "none"."""
     return label != NONE and module.class_names == data.class_names != []
 
 

@@ -55,14 +55,18 @@ LANGEVIN_NFE = 1000  # of annealed Langevin
 def compared_samplers(module: Model) -> list[tuple[Sampler, Tensor]]:
     """Return the samplers and their noise levels (L,), in the range of the model's own.
 
-    The last two are Langevin samplers, on the noise levels of Technique 2.
+    The last two are Langevin samplers, on the noise levels of Technique 2. For a model of other
+    than Gaussian noise, annealed Langevin is the only one.
     """
     trained = module.schedule.sigmas()
     high, low = trained.max().item(), trained.min().item()
     near = GeometricSchedule(high, low, num_levels(high, low, math.prod(module.shape))).sigmas()
     eta = 1.3 * (1 - (near[1] / near[0]).item())
     karras = [(sampler, module.sigmas_for(sampler, levels)) for sampler, levels in COMPARED]
-    annealed = AnnealedLangevin("auto", max(1, round(LANGEVIN_NFE / len(near))))
+    steps = max(1, round(LANGEVIN_NFE / len(near)))
+    annealed = AnnealedLangevin("auto", steps, denoise=module.gaussian_noise)
+    if not module.gaussian_noise:
+        return [(annealed, near)]
     return [*karras, (ConsistentAnnealed(eta * low**2), near), (annealed, near)]
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ncsn.model.labels import NONE, Label, Labels
-from ncsn.noise import KarrasSchedule, NoiseSchedule
+from ncsn.noise import GeometricSchedule, KarrasSchedule, NoiseSchedule
 from ncsn.noise.streams import Streams, normal, uniform
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, Score, ScoreModel, tweedie
@@ -79,7 +79,8 @@ class Model(nn.Module):
             found = f"{len(class_names)} class_names"
             raise ValueError(f"expected a name for each of {classes} classes, got {found}")
         self.class_names = list(class_names)
-        self.labels = Labels(self.class_names or [*map(str, range(classes))], label_dropout > 0)
+        names = [name if name.isprintable() else ascii(name)[1:-1] for name in class_names]
+        self.labels = Labels(names or [*map(str, range(classes))], label_dropout > 0)
         self.denoiser = denoiser
         self.schedule = schedule
         self.sampler = sampler
@@ -141,11 +142,7 @@ class Model(nn.Module):
         Raises:
             ValueError: as `score`, and if the model was not trained on Gaussian noise.
         """
-        if not self.gaussian_noise:
-            raise ValueError(
-                "the model was trained on noise that is not Gaussian, which Tweedie's formula "
-                "needs; use score"
-            )
+        self.expect_gaussian_noise("Tweedie's formula")
         return tweedie(partial(self.score, label=label), x, self._level(x, sigma))
 
     def log_prob(
@@ -165,11 +162,13 @@ class Model(nn.Module):
             tolerance: absolute and relative error of the solver per step.
 
         Raises:
-            ValueError: if `x` has a wrong shape, or the schedule has a single level.
+            ValueError: if `x` has a wrong shape, the schedule has a single level, or the
+                model was not trained on Gaussian noise.
             RuntimeError: if the solver does not reach the highest level.
         """
         from ncsn.score.likelihood import log_prob  # needs torchdiffeq
 
+        self.expect_gaussian_noise("the probability flow")
         sigmas = self.schedule.sigmas()
         low, high = sigmas.min().item(), sigmas.max().item()
         self._level(x, low)
@@ -199,13 +198,13 @@ class Model(nn.Module):
                 `ncsn.score.guidance`.
 
         Raises:
-            ValueError: if the sampler does not support these noise levels, or a class is
-                wrong.
+            ValueError: if the sampler does not support the model or these noise levels, or a
+                class is wrong.
             FloatingPointError: if a state is not finite; the message gives the level.
         """
         sampler = self.sampler if sampler is None else sampler
         sigmas = self.schedule.sigmas() if sigmas is None else sigmas
-        sampler.check(sigmas)
+        self.check(sampler, sigmas)
         chosen = self.labels.of(label, range(len(start)))
         score = sampler.of(self.denoiser, None if chosen is None else chosen.to(start.device))
         if guide is not None:
@@ -300,18 +299,38 @@ class Model(nn.Module):
             samples.append(x)
         return torch.cat(samples)
 
+    def check(self, sampler: Sampler, sigmas: Tensor) -> None:
+        """Refuse a sampler that does not support this model, or these noise levels (L,).
+
+        Raises:
+            ValueError: with the setting to change.
+        """
+        sampler.check(sigmas)
+        sampler.of(self.denoiser)
+        if sampler.assumes_gaussian_noise:
+            self.expect_gaussian_noise(str(sampler))
+
+    def expect_gaussian_noise(self, method: str) -> None:
+        """Refuse a method that assumes Gaussian noise, for a model of other noise.
+
+        Raises:
+            ValueError: with the samplers that can be used.
+        """
+        if not self.gaussian_noise:
+            raise ValueError(
+                f"{method} assumes Gaussian noise, and the model was trained on other noise "
+                "(model.objective); sample with AnnealedLangevin and denoise: false"
+            )
+
     def guidance(self, weight: float) -> Callable[[Score], Score]:
         """Return classifier-free guidance by a weight, as the argument `guide`.
 
         Raises:
             ValueError: if the model has no labels, or does not know "no class".
         """
-        if not self.classes:
-            reason = "the model was trained without labels (--data.labels true)"
-            raise ValueError(f"guidance: {weight:g}, but {reason}")
-        if not self.labels.dropped:
-            reason = "the model was trained with label_dropout 0; leave guidance out"
-            raise ValueError(f"guidance: {weight:g}, but {reason}")
+        if not (self.classes and self.labels.dropped):
+            how = "with label_dropout 0" if self.classes else "without labels (--data.labels true)"
+            raise ValueError(f"guidance: {weight:g}, but the model was trained {how}")
         unconditional = partial(self.denoiser.score, label=None)
         return lambda score: classifier_free(score, unconditional, weight)
 
@@ -322,10 +341,11 @@ class Model(nn.Module):
         sigma_max: float | None = None,
         sigma_min: float | None = None,
     ) -> Tensor:
-        """Return a Karras schedule (levels,) with the spacing that suits a sampler.
+        """Return noise levels (levels,) with the spacing that suits a sampler.
 
-        What is not given is as in the model's own schedule, which is returned if nothing
-        is. A warning says if the limits are beyond its own.
+        They are geometric for Langevin samplers, and those of Karras for others. What is not
+        given is as in the model's own schedule, which is returned if nothing is. A warning says
+        if the limits are beyond its own.
 
         Raises:
             ValueError: if a number is out of range for `KarrasSchedule`, or the model has
@@ -348,9 +368,10 @@ class Model(nn.Module):
                 f"{most:g} to {least:g}: outside them its score is a guess",
                 stacklevel=2,
             )
-        return KarrasSchedule(
-            high, low, len(own) if levels is None else levels, sampler.rho
-        ).sigmas()
+        count = len(own) if levels is None else levels
+        if sampler.rho == math.inf:
+            return GeometricSchedule(high, low, count).sigmas()
+        return KarrasSchedule(high, low, count, sampler.rho).sigmas()
 
     def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
         """Return states (count, *shape) at the highest noise level: U[0, 1] + sigma z.

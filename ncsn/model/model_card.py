@@ -76,7 +76,7 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     named = isinstance(data, dict) and dotted(data.get("class_path"))
     trained_on = data["class_path"] if named else None
-    classes = ", ".join(f"{number} = {name}" for number, name in enumerate(model.class_names))
+    classes = ", ".join(f"{number} = {name}" for number, name in enumerate(model.labels.names))
     classes = f"\nIts labels are {inline(classes, 10_000)}.\n" if classes else ""
     return CARD.format(
         name=name,

@@ -13,6 +13,9 @@ __all__ = ["Corruption", "GaussianNoise", "LaplaceNoise"]
 class Corruption(ABC):
     """A distribution q(x~ given x) with a known score. Subclass it to add your own."""
 
+    gaussian_noise = False
+    """True if q is N(x, sigma^2 I), which all but Langevin samplers and Tweedie's formula assume."""
+
     @abstractmethod
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Return x~ ~ q(x~ given x) of width `sigma`, and grad_x~ log q, both of x's shape."""
@@ -21,6 +24,8 @@ class Corruption(ABC):
 @dataclass(frozen=True)
 class GaussianNoise(Corruption):
     """x~ = x + sigma z with z ~ N(0, I), whose score given x is (x - x~) / sigma^2."""
+
+    gaussian_noise = True
 
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         z = torch.randn_like(x)
@@ -31,8 +36,7 @@ class GaussianNoise(Corruption):
 class LaplaceNoise(Corruption):
     """x~ = x + sigma z with Laplace's z, of density exp(-sqrt(2) |z|) / sqrt(2), variance 1.
 
-    The learned score is that of data blurred by it. Tweedie's formula, and the `denoise` of
-    samplers, assume Gaussian noise and do not hold.
+    The learned score is that of data blurred by it, for Langevin samplers without `denoise`.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ncsn.noise.checks import expect
 from ncsn.noise.shapes import sum_per_example
-from ncsn.objectives.corruption import Corruption, GaussianNoise
+from ncsn.objectives.corruption import Corruption
 from ncsn.objectives.objective import Objective
 from ncsn.score import Score
 
@@ -62,8 +62,7 @@ class CorruptionScoreMatching(DenoisingScoreMatching):
     corruption: Corruption
 
     def __post_init__(self) -> None:
-        is_gaussian = isinstance(self.corruption, GaussianNoise)
-        object.__setattr__(self, "gaussian_noise", is_gaussian)
+        object.__setattr__(self, "gaussian_noise", self.corruption.gaussian_noise)
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         noisy, target = self.corruption(x, sigma)

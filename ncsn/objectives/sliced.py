@@ -58,12 +58,12 @@ class SlicedScoreMatching(Objective):
 class FiniteDifferenceSlicedScoreMatching(SlicedScoreMatching):
     """Sliced score matching without a second derivative (Pang et al., 2020).
 
-    The change of the score along v comes from its values at x + epsilon v and x - epsilon v,
-    with an error of order epsilon^2.
+    The change of the score along v comes from its values at x + h v and x - h v, where
+    h = epsilon sigma, with an error of order epsilon^2.
 
     Args:
         slices, projection, variance_reduced: as for `SlicedScoreMatching`.
-        epsilon: the step, in the unit of x.
+        epsilon: the step h in units of sigma; in the unit of x for data without noise, sigma = 0.
     """
 
     epsilon: float = 1e-2
@@ -75,8 +75,9 @@ class FiniteDifferenceSlicedScoreMatching(SlicedScoreMatching):
     def along(
         self, score: Score, x: Tensor, sigma: Tensor, directions: Tensor
     ) -> tuple[Tensor, Tensor]:
+        h = self.epsilon * torch.where(sigma > 0, sigma, 1)
+
         def change(v: Tensor) -> Tensor:
-            ahead, behind = score(x + self.epsilon * v, sigma), score(x - self.epsilon * v, sigma)
-            return (ahead - behind) / (2 * self.epsilon)
+            return (score(x + h * v, sigma) - score(x - h * v, sigma)) / (2 * h)
 
         return score(x, sigma), torch.stack([sum_per_example(v * change(v)) for v in directions])

@@ -24,6 +24,7 @@ from ncsn.samplers.sampler import Sampler
 __all__ = ["Advice", "advise", "objections"]
 
 PIXEL_SIGMA_MIN = 0.01
+NEARLY_GEOMETRIC = 100.0  # rho of a Karras schedule
 FEWEST_STEPS = 3  # of the published settings, per level
 USUAL_NFE = 1160  # published for CIFAR-10: 232 levels of 5 steps
 FAR = 1.5  # factor from the best step size that is objected to
@@ -71,8 +72,8 @@ def advise(
     levels = num_levels(sigma_max, sigma_min, dimension)
     settings: dict[str, Any] = {"sigma_max": sigma_max, "sigma_min": sigma_min, "levels": levels}
     rho = getattr(schedule, "rho", None)
-    if rho is not None and rho < AnnealedLangevin.rho:
-        settings["rho"] = AnnealedLangevin.rho
+    if rho is not None and rho < NEARLY_GEOMETRIC:
+        settings["rho"] = NEARLY_GEOMETRIC
     if is_dataclass(schedule) and all(hasattr(schedule, name) for name in settings):
         schedule = replace(schedule, **settings)
     else:

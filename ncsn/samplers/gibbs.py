@@ -25,6 +25,7 @@ class Gibbs(Sampler):
         sweeps: passes over all bits, at each noise level.
     """
 
+    assumes_gaussian_noise = False
     sweeps: int
 
     def __post_init__(self) -> None:

@@ -18,8 +18,6 @@ from ncsn.score import Score, tweedie
 
 __all__ = ["AnnealedLangevin", "ConsistentAnnealed", "Langevin", "MetropolisAdjustedLangevin"]
 
-NEARLY_GEOMETRIC = 100.0  # rho of a Karras schedule
-
 
 def langevin_step(x: Tensor, score: Tensor, alpha: Tensor, z: Tensor) -> Tensor:
     """Return the state after an Euler-Maruyama step on dX = grad log p(X) dt + sqrt(2) dW."""
@@ -39,7 +37,8 @@ class Langevin(Sampler):
     """
 
     remedy = "lower epsilon"
-    rho = NEARLY_GEOMETRIC
+    rho = math.inf
+    assumes_gaussian_noise = False
     epsilon: float
     steps: int
 
@@ -109,17 +108,21 @@ class AnnealedLangevin(Sampler):
             below 2 sigma_min^2.
         steps: Langevin steps at each level.
         denoise: return the posterior mean of the last state (Jolicoeur-Martineau et al., 2021),
-            at the cost of one more score.
+            at the cost of one more score. It assumes Gaussian noise; the steps do not.
     """
 
     remedy = "lower epsilon"
-    rho = NEARLY_GEOMETRIC
+    rho = math.inf
     epsilon: float | Literal["auto"] = "auto"
     steps: int = 5
     denoise: bool = True
 
     def __post_init__(self) -> None:
         check_numbers(self, 1.0 if self.epsilon == "auto" else self.epsilon, self.steps)
+
+    @property
+    def assumes_gaussian_noise(self) -> bool:
+        return self.denoise
 
     def step_size(self, sigmas: Tensor) -> float:
         """Return the step size at the lowest of the levels (L,).
@@ -171,7 +174,7 @@ class ConsistentAnnealed(Sampler):
     """
 
     remedy = "lower epsilon"
-    rho = NEARLY_GEOMETRIC
+    rho = math.inf
     epsilon: float
 
     def __post_init__(self) -> None:

@@ -18,12 +18,17 @@ class Sampler(ABC):
     """A way to follow the score to data. Subclass it to bring your own.
 
     `remedy` is what to try if the trajectory diverges. `rho` is the spacing of the default
-    Karras schedule when only a number of steps is given. The noise comes from
+    Karras schedule when only a number of steps is given; infinity is geometric. The noise comes from
     `ncsn.noise.streams`, so that a seed gives the same sample in any batch.
     """
 
     remedy: ClassVar[str] = "take more steps"
     rho: ClassVar[float] = 7.0
+
+    @property
+    def assumes_gaussian_noise(self) -> bool:
+        """True if it samples only by the score of data with Gaussian noise."""
+        return True
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:

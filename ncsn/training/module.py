@@ -77,8 +77,8 @@ class ScoreModule(LightningModule):
         super().__init__()
         steps = {"warmup": warmup, "cooldown": cooldown}
         expect("at least 0 steps", min(steps.values()) >= 0, self, **steps)
-        possible = 0 <= label_dropout <= 1
-        expect("0 <= label_dropout <= 1", possible, self, label_dropout=label_dropout)
+        possible = 0 <= label_dropout < 1
+        expect("0 <= label_dropout < 1", possible, self, label_dropout=label_dropout)
         objective.of(denoiser)
         if compile and not isinstance(denoiser, Denoiser):
             rule = "an energy, which is differentiated, cannot be compiled"

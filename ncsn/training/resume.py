@@ -235,11 +235,8 @@ def check_resumed(
     """
     ours, theirs, changes = compared(run), compared(checkpoint["run"]), []
     as_text = sorted(run["classes"])
-    if (
-        "classes" not in checkpoint["run"]
-        and as_text != run["classes"]
-        and "data.class_names" in ours  # of `ImageFolder`
-    ):
+    is_earlier = "classes" not in checkpoint["run"] and "data.class_names" in ours
+    if is_earlier and as_text != run["classes"]:
         raise ValueError(
             f"data.class_names: {path} is of an earlier version, which numbered the classes in the "
             f"order of text; give --data.class_names {json.dumps(as_text)}"

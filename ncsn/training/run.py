@@ -43,6 +43,7 @@ from ncsn.training.resume import (
 __all__ = ["Run", "build", "build_parts", "check", "fit", "run"]
 
 MAX_PARAMETERS = 20_000  # tensors in a model
+MOST_NAMED = 5_000  # classes whose names a checkpoint keeps; of more it has the numbers
 USAGE = "%(prog)s [--config FILE] [--SECTION.SETTING VALUE ...]"
 # The sections of the settings but `data`, in the order of the help and of saved configurations.
 SECTIONS = {
@@ -57,7 +58,7 @@ NETWORKS = ("network", "energy")  # the settings of a denoiser that hold a netwo
 # Arguments of the model that the data determines.
 OF_DATA: dict[str, Callable[[DataModule], Sequence[Any]]] = {
     "shape": lambda data: data.shape,
-    "class_names": lambda data: data.class_names[: data.classes],
+    "class_names": lambda data: data.class_names[: data.classes * (data.classes <= MOST_NAMED)],
 }
 # Network arguments inferred from the data, for networks that accept them.
 FROM_DATA: dict[str, Callable[[DataModule], int | None]] = {
@@ -261,6 +262,7 @@ def check(run: Run) -> None:
         data.check_share(trainer.world_size)
         checks.check_accumulation(trainer, data)
         checks.check_loss(model, data)
+        model.model.check(model.sampler, model.schedule.sigmas())
         run.parts.quality.check(model.model, data)
         run.record.describe(data, trainer.world_size)
         if checkpoint is not None:
@@ -341,7 +343,8 @@ def announce(run: Run) -> None:
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     examples = f"{len(run.datamodule.splits['train']):,} examples of {run.model.shape}"
     print(f"Training {run.config.name}: {parameters:,} parameters on {examples}")
-    if names := run.model.class_names:
+    if run.datamodule.classes:
+        names = run.model.model.labels.names
         print(f"{len(names)} classes: {numbered_names(names)}; samples are of each in turn")
     if run.resumed_from:
         print(f"Resuming from {run.resumed_from}")

@@ -10,22 +10,25 @@ So p_sigma(y | x) is about N(A D, noise^2 I + A V A^T), and with V constant in x
     J^T A^T (noise^2 I + A V A^T)^-1 (y - A D),    J = dD/dx.
 
 It is exact for Gaussian data. For other data it follows the measurement, and the weights of
-distant modes are rough. J^T A^T v takes two vector-Jacobian products, V is symmetric, and
-conjugate gradients solve the system, so that no matrix is formed.
+distant modes are rough. J^T A^T v takes two vector-Jacobian products, so that no matrix is formed,
+and the system is solved in the Krylov space of a few of them, as by conjugate gradients.
+
+The J of a network is neither symmetric nor positive, and an exact solution of its system may be
+arbitrarily large. So A V A^T gets, in the Krylov space, what it has for the J of a log-concave
+density, symmetric and between 0 and I: only its symmetric part counts, and along no direction v is
+v . A V A^T v below |V A^T v|^2 / sigma^2.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ncsn.noise.checks import expect
-from ncsn.noise.shapes import per_example, sum_per_example
 from ncsn.score import Score
 from ncsn.score.guidance.operators import LinearOperator
 
-__all__ = ["adjoint", "conjugate_gradients", "posterior"]
+__all__ = ["adjoint", "posterior"]
 
 
 def posterior(
@@ -34,16 +37,15 @@ def posterior(
     """Return the score given that `operator(x) + noise * z` was measured.
 
     The method is that of Boys et al. (2023) and Rozet et al. (2024, section 4). An evaluation
-    takes one of the score and `iterations` + 1 of its vector-Jacobian products.
+    takes one of the score and `iterations` of its vector-Jacobian products.
 
     Args:
         score: the score of the data, differentiable in x.
         operator: A, linear.
         measurement: y, which broadcasts to A x.
         noise: the standard deviation of the noise of the measurement.
-        iterations: steps of conjugate gradients. As many as there are measured numbers solve
-            the system exactly; far fewer do, because the next noise level corrects the rest. A
-            slight blur with little noise needs about 10.
+        iterations: the dimension of the Krylov space. As many as there are measured numbers solve
+            the system exactly; far fewer do, because the next noise level corrects the rest.
 
     Raises:
         ValueError: if `noise` is not positive, or `iterations` is not an integer from 1.
@@ -64,11 +66,24 @@ def posterior(
             product: Tensor = u + sigma**2 * pull_back(u)[0]
             return product
 
-        def covariance(v: Tensor) -> Tensor:
-            """Return (noise^2 I + A V A^T) v."""
-            return noise**2 * v + operator(sigma**2 * gradient(v))
-
-        guided: Tensor = prior + gradient(conjugate_gradients(covariance, residual, iterations))
+        # Arnoldi's method: (B, M, k) and (B, D, k), a column for each dimension of the space.
+        basis = unit(residual.flatten(1).unsqueeze(2))
+        gradients, images = [], []
+        for _ in range(min(iterations, basis.shape[1])):
+            gradients.append(gradient(basis[..., -1].reshape(residual.shape)))
+            image = operator(sigma**2 * gradients[-1]).flatten(1).unsqueeze(2)
+            images.append(image)
+            new = image - basis @ (basis.mT @ image)
+            new = new - basis @ (basis.mT @ new)  # once leaves rounding errors
+            basis = torch.cat([basis, unit(new, image)], dim=2)
+        basis, along = basis[..., :-1], torch.stack(gradients, dim=-1).flatten(1, -2)
+        projected = basis.mT @ torch.cat(images, dim=2)
+        variance, axes = torch.linalg.eigh((projected + projected.mT) / 2)
+        along = along @ axes
+        least = (sigma**2).reshape(-1, 1) * along.square().sum(1)
+        weight = (basis @ axes).mT @ residual.flatten(1).unsqueeze(2)
+        weight = weight / (torch.maximum(variance, least) + noise**2).unsqueeze(2)
+        guided: Tensor = prior + (along @ weight).view_as(prior)
         return guided
 
     return given_measurement
@@ -81,27 +96,9 @@ def adjoint(operator: LinearOperator, y: Tensor, x: Tensor) -> Tensor:
     return pulled
 
 
-def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """Solve matrix(v) = b for each example of `b` (B, ...) (Hestenes & Stiefel, 1952).
-
-    An example stops once its residual vanishes, or if the matrix is not positive definite, as
-    that of a network may not be.
-    """
-    solution, residual, direction = torch.zeros_like(b), b, b
-    square = inner(b, b)
-    going = torch.ones_like(square, dtype=torch.bool)
-    for _ in range(iterations):
-        image = matrix(direction)
-        slope = inner(direction, image)
-        going = going & (slope > 0)
-        step = torch.where(going, square / torch.where(going, slope, 1), 0)
-        solution = solution + step * direction
-        residual = residual - step * image
-        previous, square = square, inner(residual, residual)
-        direction = residual + square / torch.where(previous > 0, previous, 1) * direction
-    return solution
-
-
-def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Return the inner product of each example, shape (B, 1, ..., 1)."""
-    return sum_per_example(a * b).view(per_example(a))
+def unit(v: Tensor, of: Tensor | None = None) -> Tensor:
+    """Return `v` (B, M, 1) at length 1, or 0 if it is only the rounding error of `of`."""
+    length = v.norm(dim=1, keepdim=True)
+    floor = 0 if of is None else 100 * torch.finfo(v.dtype).eps * of.norm(dim=1, keepdim=True)
+    keep = length > floor
+    return torch.where(keep, v, 0) / torch.where(keep, length, 1)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
+from ncsn.noise import DiscreteSchedule
 from ncsn.noise.checks import expect
 from ncsn.training.module import ScoreModule
 
@@ -20,7 +22,8 @@ class LossPerLevel(Callback):
     """The training loss per noise level.
 
     Args:
-        bins: the number of bins, evenly spaced in log sigma over the schedule.
+        bins: the number of curves, evenly spaced in log sigma over the schedule. Those of a
+            discrete schedule share its levels equally, and are named by a level of theirs.
     """
 
     def __init__(self, bins: int = 10) -> None:
@@ -39,11 +42,16 @@ class LossPerLevel(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         middles, edges = pl_module.schedule.sigmas(), torch.zeros(0)
-        if len(middles) > 1:
+        if isinstance(pl_module.schedule, DiscreteSchedule):
+            groups = middles.flip(0).tensor_split(min(self.bins, len(middles)))
+            middles = torch.stack([group[len(group) // 2] for group in groups])
+            between = [(low[-1] * high[0]).log() / 2 for low, high in pairwise(groups)]
+            edges = torch.tensor(between)
+        elif len(middles) > 1:
             logs = middles.log()
             edges = torch.linspace(logs.min().item(), logs.max().item(), self.bins + 1)
-            middles = ((edges[1:] + edges[:-1]) / 2).exp()
-        self.edges = edges[1:-1].to(pl_module.device)
+            middles, edges = ((edges[1:] + edges[:-1]) / 2).exp(), edges[1:-1]
+        self.edges = edges.to(pl_module.device)
         # Tags are zero-padded so that they sort by number.
         self.tags = [f"loss_per_level/sigma={middle:08.4f}" for middle in middles.tolist()]
         # Totals of steps before a resume count in the next logged mean.

@@ -77,8 +77,7 @@ class SampleQuality(Callback):
         if not isinstance(data, ImageData):
             raise ValueError(f"quality.features: {type(data).__name__} has no images")
         extract(self.extractor, torch.zeros(1, *data.shape))
-        self.sampler.of(module.denoiser)
-        self.sampler.check(module.sigmas_for(self.sampler, self.levels))
+        module.check(self.sampler, module.sigmas_for(self.sampler, self.levels))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
