@@ -309,14 +309,14 @@ def test_a_run_goes_on_with_changes_that_are_accepted_and_says_all(run, tmp_path
     status, line = refusal(capsys, lambda: run_train(*network))
     assert (status, "change it back, or give another --name" in line) == (2, True), line
     changed = ["--trainer.max_steps", "9", "--data.batch_size", "32", "--model.cooldown", "1", "--ema.decay", "0.5"]
-    run_train(*options, *changed, "--trainer.gradient_clip_val", "1")
+    run_train(*options, *changed, "--trainer.gradient_clip_val", "0.5")
     out = capsys.readouterr().out
     assert re.findall(r"Changed: +(.*)", out) == [
         "data.batch_size: 64 -> 32",
         "model.cooldown: 0 -> 1",
         "ema.decay: 0.999 -> 0.5",
         "trainer.max_steps: 7 -> 9",
-        "trainer.gradient_clip_val: None -> 1.0",
+        "trainer.gradient_clip_val: None -> 0.5",
     ]
     content = checkpoint_file.read("checkpoints/small/step=9.ckpt")
     assert content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 9
