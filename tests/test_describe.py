@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 
 import ncsn
@@ -19,6 +20,7 @@ from ncsn.noise import GeometricSchedule, KarrasSchedule, LogNormalSchedule, NoN
 from ncsn.samplers import Heun, Sampler
 from ncsn.score import EDMDenoiser, EnergyScore, NCSNDenoiser
 from ncsn.score.toys import Rings
+from PIL import Image
 from torch import nn
 
 SCHEDULE = GeometricSchedule(2.0, 0.1, 4)
@@ -135,6 +137,19 @@ def test_a_part_that_cannot_be_described_is_named_with_the_way_out(network, mess
     assert not list(tmp_path.iterdir())
 
 
+def test_data_made_in_python_is_described_by_all_of_its_arguments(tmp_path):
+    for name in "ab":
+        Image.new("L", (8, 4)).save(tmp_path / f"{name}.png")
+    given = {"root": str(tmp_path), "size": [4, 8], "channels": 1, "batch_size": 1, "flip": False, "held_out": 0.5}
+    settings = described(ncsn.ImageFolder(**given), "data")
+    assert {name: settings["init_args"][name] for name in given} == given
+    assert set(settings["init_args"]) == set(signature(ncsn.ImageFolder).parameters)
+    assert build(plan_class(settings, (ncsn.ImageFolder,), "data", ())).shape == (1, 4, 8)
+    points = ncsn.Points(Rings(0.2), count=7)
+    again = build(plan_class(described(points, "data"), (ncsn.Points,), "data", ()))
+    assert torch.equal(again.load()["train"].values, points.load()["train"].values)
+
+
 def test_describing_a_part_draws_no_random_numbers():
     denoiser, before = NCSNDenoiser(MLP(2)), torch.random.get_rng_state()
     described(denoiser, "model.denoiser")
@@ -143,14 +158,15 @@ def test_describing_a_part_draws_no_random_numbers():
 
 @pytest.mark.parametrize("gaussian", [True, False])
 def test_a_model_made_in_python_is_published_and_samples_as_before(tmp_path, gaussian):
-    model = Model(NCSNDenoiser(Net(3)), SCHEDULE, Heun(churn=1), (4,), gaussian_noise=gaussian)
+    sampler = samplers.AnnealedLangevin(1e-3, 2, denoise=False)  # which supposes no Gaussian noise
+    model = Model(NCSNDenoiser(Net(3)), SCHEDULE, sampler, (4,), gaussian_noise=gaussian)
     save_pretrained(model, tmp_path / "folder")
     save_safetensors(model, tmp_path / "a.safetensors")
     for path in (tmp_path / "folder", tmp_path / "a.safetensors"):
         with pytest.raises(ValueError, match=r"--trust test_describe\.Net \(in Python"):
             load(path)
         again = load(path, trust=["test_describe.Net"])
-        assert (again.sampler, again.schedule, again.gaussian_noise) == (Heun(churn=1), SCHEDULE, gaussian)
+        assert (again.sampler, again.schedule, again.gaussian_noise) == (sampler, SCHEDULE, gaussian)
         assert torch.equal(again.sample(3), model.sample(3))
 
 

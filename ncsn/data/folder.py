@@ -111,7 +111,7 @@ class ImageFolder(ImageData):
         super().__init__(
             (channels, height, width), names, batch_size, labels, flip, dequantise, workers
         )
-        self.held_out = held_out
+        self.size, self.channels, self.held_out = size, channels, held_out
         self.memory = memory
         self.skip_broken = skip_broken
         self.targets = torch.tensor(
