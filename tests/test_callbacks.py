@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -211,7 +212,8 @@ def grid_of(module, weights_):
     return pixel_grid(x)
 
 
-def test_grids_are_drawn_with_the_averaged_weights_to_tensorboard_and_to_disk(tmp_path):
+def test_grids_are_drawn_with_the_averaged_weights_to_tensorboard_and_to_disk(tmp_path, monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # of another test, whose order of the data it is
     logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
     validation = {"check_val_every_n_epoch": None, "val_check_interval": 3, "limit_val_batches": 1, "logger": logger}
     copies, rate = Copies(), 0.02
@@ -327,11 +329,11 @@ def test_loss_per_level_adds_up_to_the_loss(tmp_path):
     assert len(tags) == 5
     named = [float(tag.split("=")[1]) for tag in tags]
     assert named == pytest.approx(GeometricSchedule(2.0, 0.05, 10).sigmas().flip(0)[1::2].tolist(), abs=5e-5)
-    # A fresh network costs 32 at every level.
+    # A fresh network has a loss of 1/2 per dimension at every level.
     for tag in tags:
         curve = scalars.Scalars(tag)
         assert [point.step for point in curve] == [2, 4, 6]
-        assert curve[0].value == pytest.approx(32, rel=0.2)
+        assert curve[0].value == pytest.approx(0.5, rel=0.2)
     for tag in ("train/gradient_norm", "train/loss", "images/s"):
         assert [point.value > 0 for point in scalars.Scalars(tag)] == [True] * 3
 
@@ -341,6 +343,13 @@ def test_the_bar_ends_full(tmp_path):
     fit(tmp_path, bar, steps=7, enable_progress_bar=True, limit_val_batches=0)
     (task,) = bar.progress.tasks
     assert (task.completed, task.total) == (7, 7)
+
+
+def test_without_a_terminal_the_bar_is_a_line_now_and_then(tmp_path, capsys):
+    fit(tmp_path, RunProgress(), steps=7, enable_progress_bar=True, log_every_n_steps=1, limit_val_batches=0)
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+    assert len(shown) == 1
+    assert re.fullmatch(r"step 1 of 7  train/loss 0\.\d+.*", shown[0])
 
 
 def test_a_loss_curve_is_of_the_level_that_it_is_named_by(tmp_path):

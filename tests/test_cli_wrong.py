@@ -89,7 +89,7 @@ WRONG_TRAINING = [
     (["--quality.batch_size", "0"], "SampleQuality: batch_size is 0, and must be at least 1"),
     (
         [*FEATURES, "--quality.sampler", "Gibbs", "--quality.sampler.sweeps", "1"],
-        "Gibbs takes the log-probability of binary data",
+        "Gibbs takes a log-probability",
     ),
 ]
 

@@ -6,8 +6,8 @@ from io import BytesIO
 
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from ncsn.data import Digits, to_pixels, to_unit
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from ncsn.data import Digits, enlarged, tiled, to_pixels, to_unit
 from ncsn.evaluation import grids
 from ncsn.score import tweedie
 from ncsn.training.callbacks import (
@@ -18,6 +18,7 @@ from ncsn.training.callbacks import (
     SampleGrid,
     Throughput,
 )
+from ncsn.training.callbacks.dashboard import charts
 from PIL import Image
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -25,7 +26,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from test_callbacks import Copies, averaged, events, fit
 from test_cli import train_small
-from test_module import small_module
+from test_module import small_module, small_trainer
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,8 @@ def test_strips_are_the_same_pictures_with_noise_and_without_it_by_the_averaged_
         assert torch.equal(rows[0][:, top], rows[1][:, top]) is (row % 2 == 0)
     data = Digits(batch_size=64)
     data.setup()
-    x = to_unit(data.splits["val"].values[:3])
+    chosen = data.splits["val"].values[:64:21][:3]
+    x = to_unit(chosen)
     sigmas = torch.linspace(math.log(2), math.log(0.05), 7)[1:-1].exp()
     torch.nn.utils.vector_to_parameters(averaged(copies.weights, 0.5), module.parameters())
     z = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
@@ -68,12 +70,12 @@ def test_strips_are_the_same_pictures_with_noise_and_without_it_by_the_averaged_
             cell = rows[1][0, (2 * i + 1) * 50 + 2 : (2 * i + 2) * 50 : 6, (j + 1) * 50 + 2 : (j + 2) * 50 : 6]
             assert (cell.int() - to_pixels(clean[i, j, 0]).int()).abs().max() <= 1
         clean_cell = rows[1][0, 2 * i * 50 + 2 : (2 * i + 1) * 50 : 6, 2:50:6]
-        assert torch.equal(clean_cell, data.splits["val"].values[i, 0])
+        assert torch.equal(clean_cell, chosen[i, 0])
 
 
 def test_the_walk_of_the_first_sample_ends_in_the_grid(shown):
     _, scalars, _ = shown
-    walk, grid = (picture(scalars.Images(name)[-1]) for name in ("walk", "samples"))
+    walk, grid = (picture(scalars.Images(name)[-1]) for name in ("trajectory", "samples"))
     states = len(grids.shown_levels(len(small_module().schedule.sigmas()), 7))
     assert walk.shape == (3, grids.LINE + 52, states * 50 + 2)
     last = walk[:, grids.LINE + 2 :: 6, (states - 1) * 50 + 2 :: 6][:, :8, :8]
@@ -87,14 +89,58 @@ def test_the_charts_have_every_curve_in_its_place(shown):
     sections = {
         part.title: {chart.title: list(chart.multiline.tag) for chart in part.chart} for part in layout.category
     }
-    assert list(sections) == ["loss", "samples", "optimiser", "speed"]
-    patterns = [pattern for charts in sections.values() for tags in charts.values() for pattern in tags]
-    logged = scalars.Tags()["scalars"]
-    for pattern in set(patterns) - {"^val/frechet_distance$"}:
-        assert any(re.match(pattern, tag) for tag in logged), pattern
-    low, high = sections["loss"]["at low noise"], sections["loss"]["at high noise"]
-    assert [len(low), len(high)] == [2, 2]
-    assert low + high == sorted(low + high)
+    at_a_level = "training loss per dimension at a noise level"
+    assert list(sections) == ["loss per dimension", at_a_level, "optimiser", "speed"]
+    curves = [tags for charts in sections.values() for tags in charts.values()]
+    for (pattern,) in curves:  # all curves of a run have one colour, so each has a chart
+        assert [tag for tag in scalars.Tags()["scalars"] if re.match(pattern, tag)], pattern
+    assert len(sections[at_a_level]) == 4
+    assert list(sections[at_a_level]) == sorted(sections[at_a_level])
+    assert "Frechet distance" in charts([], measured=True)["samples"]
+
+
+def test_training_images_are_shown_next_to_the_samples(shown):
+    _, scalars, _ = shown
+    (event,) = scalars.Images("training images")
+    data = Digits(batch_size=64)
+    data.setup()
+    first, last = data.splits["train"].values[[0, -1]]
+    assert torch.equal(picture(event), tiled(enlarged(torch.stack([first, last]))))
+
+
+def test_an_untrained_network_has_a_loss_of_a_half_a_dimension(tmp_path):
+    data = Digits(batch_size=64)
+    trainer = small_trainer(tmp_path, limit_val_batches=2)
+    assert trainer.validate(small_module(), data, verbose=False)[0]["val/loss"] == pytest.approx(0.5, abs=0.02)
+
+
+class Takes(Logger):
+    """A logger of images, such as that of Weights & Biases."""
+
+    name = version = save_dir = ""  # attributes where the base class has properties
+
+    def __init__(self, folder):
+        self.images, self.settings, self.scalars, self.save_dir = [], {}, set(), folder
+
+    def log_metrics(self, metrics, step=None):
+        self.scalars |= metrics.keys()
+
+    def log_hyperparams(self, params):
+        self.settings |= params
+
+    def log_image(self, key, images, step=None):
+        self.images.append((key, images[0].size, step))
+
+
+def test_every_logger_gets_the_images_and_the_settings_that_it_takes(tmp_path):
+    logger, levels = Takes(str(tmp_path)), LossPerLevel(4)
+    settings = {"check_val_every_n_epoch": None, "val_check_interval": 3, "log_every_n_steps": 1, "logger": logger}
+    fit(tmp_path, SampleGrid(2), levels, Dashboard(levels), DenoisingStrips(1), steps=3, **settings)
+    assert [name for name, _, _ in logger.images] == ["training images", "denoising", "samples", "trajectory"]
+    assert [step for _, _, step in logger.images] == [0, 3, 3, 3]
+    assert logger.settings["max_steps"] == 3
+    assert "train/loss" in logger.scalars
+    assert [file.name for file in (tmp_path / "samples").iterdir()] == ["step=0000003.png"]
 
 
 def test_settings_stand_beside_the_last_figures(tmp_path):

@@ -87,6 +87,11 @@ def test_log_normal_draws_on_the_karras_ladder():
     assert LogNormalSchedule() == schedule
 
 
+def test_the_default_log_normal_levels_are_half_of_those_of_images_of_twice_the_range():
+    log_sigma = LogNormalSchedule().sample(torch.zeros(100_000, 3)).log()
+    assert (log_sigma + math.log(2)).mean().item() == pytest.approx(-1.2, abs=4 * 1.2 / math.sqrt(100_000))
+
+
 @pytest.mark.parametrize("schedule", [GeometricSchedule(1, 0.1, 5), LogNormalSchedule()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_level_has_the_dtype_of_the_data(schedule, dtype):

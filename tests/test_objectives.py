@@ -59,14 +59,15 @@ def test_anneal_power_is_the_power_of_sigma_in_the_weight(power):
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_edm_weight_is_table_1_on_the_denoiser():
+@pytest.mark.parametrize("data_std", [0.25, 0.5, 2.0])
+def test_edm_weight_is_table_1_on_the_denoiser(data_std):
     x, sigma = data(16), torch.rand(16, 1, 1, 1) + 0.1
     torch.manual_seed(1)
-    loss = EDMScoreMatching(data_std=0.5)(gaussian_score(MEAN, STD), x, sigma)
+    loss = EDMScoreMatching(data_std=data_std)(gaussian_score(MEAN, STD), x, sigma)
     torch.manual_seed(1)
     noisy = x + sigma * torch.randn_like(x)
     denoised = noisy + sigma**2 * gaussian_score(MEAN, STD)(noisy, sigma)
-    weight = (sigma**2 + 0.5**2) / (sigma * 0.5) ** 2
+    weight = (sigma**2 + data_std**2) / (sigma * data_std) ** 2
     torch.testing.assert_close(loss, (weight * (denoised - x) ** 2).flatten(1).sum(1) / 2, rtol=1e-4, atol=1e-5)
 
 

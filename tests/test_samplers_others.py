@@ -7,8 +7,19 @@ import pytest
 import torch
 from diffusers import EDMDPMSolverMultistepScheduler, EDMEulerScheduler, ScoreSdeVeScheduler
 from diffusers.schedulers.deprecated.scheduling_karras_ve import KarrasVeScheduler
+from ncsn.networks import MLP
 from ncsn.noise import GeometricSchedule, KarrasSchedule
-from ncsn.samplers import DPMSolver, Euler, EulerMaruyama, Heun, PredictorCorrector, SASolver
+from ncsn.samplers import (
+    Ancestral,
+    DPMSolver,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    MetropolisAdjustedLangevin,
+    PredictorCorrector,
+    SASolver,
+)
+from ncsn.score import EnergyScore, NCSNDenoiser
 
 from conftest import named
 
@@ -155,3 +166,25 @@ def test_the_two_step_solvers_with_noise_are_those_of_diffusers(sampler, form):
     x, settings = start(4), {"solver_order": 2, "algorithm_type": "sde-dpmsolver++", "solver_type": form}
     scheduler = EDMDPMSolverMultistepScheduler(SMIN, SMAX, 0.5, **settings, final_sigmas_type="zero")
     close(stepwise(sampler(eta=1)(score, x, KARRAS), len(KARRAS)), stepwise(multistep(scheduler, x), len(KARRAS)))
+
+
+def test_the_noise_of_an_ancestral_step_is_that_of_the_posterior_of_the_lower_level():
+    start, sigmas = torch.zeros(50_000, 1), torch.tensor([1.0, 0.5])
+    for sampler, variance in ((Ancestral(), 0.25 * 0.75), (EulerMaruyama(), 0.75)):
+        x = next(sampler(lambda x, sigma: torch.zeros_like(x), start, sigmas))
+        assert x.var().item() == pytest.approx(variance, rel=0.03)
+
+
+def test_metropolis_adjusted_langevin_takes_the_log_density_of_an_energy_model():
+    model = EnergyScore(lambda x, sigma: ((x - 1) ** 2 / 2 / 0.5**2).sum(1))
+    given, own = (MetropolisAdjustedLangevin(0.2, 60, log_prob) for log_prob in (model.log_prob, None))
+    samples = []
+    for sampler in (given, own):
+        torch.manual_seed(0)
+        *_, x = sampler(sampler.of(model), torch.randn(4000, 1), torch.zeros(1))
+        samples.append(x)
+    assert torch.equal(*samples)
+    assert x.mean().item() == pytest.approx(1, abs=0.04)
+    assert x.std().item() == pytest.approx(0.5, abs=0.03)
+    with pytest.raises(ValueError, match=r"MetropolisAdjustedLangevin takes a log-probability, .* an EnergyScore"):
+        own.of(NCSNDenoiser(MLP(1)))

@@ -144,7 +144,7 @@ def test_binary_digits_are_the_digits_above_the_middle():
     [(RatioMatching(), Gibbs(1)), (DenoisingScoreMatching(), Gibbs(1)), (RatioMatching(), AnnealedLangevin(1e-3, 1))],
 )
 def test_what_takes_a_log_probability_needs_an_energy(objective, sampler):
-    with pytest.raises(ValueError, match="takes the log-probability of binary data, which EDMDenoiser does not give"):
+    with pytest.raises(ValueError, match="takes a log-probability, which EDMDenoiser does not give"):
         ScoreModule(EDMDenoiser(MLP(2)), GeometricSchedule(1, 0.1, 3), objective, sampler, (2,))
 
 
@@ -226,8 +226,7 @@ def test_a_sampler_of_probabilities_does_not_walk_a_score(digits, tmp_path, monk
     out, err = capsys.readouterr()
     assert out == ""  # before anything is said to be drawn
     assert err == (
-        "error: Gibbs takes the log-probability of binary data, which EDMDenoiser does not give; make the denoiser an "
-        "EnergyScore\n"
+        "error: Gibbs takes a log-probability, which EDMDenoiser does not give; make the denoiser an EnergyScore\n"
     )
     assert not list(tmp_path.iterdir())
 

@@ -57,7 +57,7 @@ OF_DIGITS = r"error: model: it has no loss on this data, examples of shape \(1, 
         (
             "denoising",
             ["--model.objective", "ncsn.objectives.RatioMatching"],
-            "error: RatioMatching takes the log-probability of binary data, which EDMDenoiser does not give; make the "
+            "error: RatioMatching takes a log-probability, which EDMDenoiser does not give; make the "
             "denoiser an EnergyScore",
         ),
     ],

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -14,7 +14,7 @@ from ncsn.noise.checks import expect
 from ncsn.noise.shapes import per_example, sum_per_example
 from ncsn.noise.streams import normal, uniform
 from ncsn.samplers.sampler import Sampler
-from ncsn.score import Score, tweedie
+from ncsn.score import EnergyScore, Score, ScoreModel, log_prob_of, tweedie
 
 __all__ = ["AnnealedLangevin", "ConsistentAnnealed", "Langevin", "MetropolisAdjustedLangevin"]
 
@@ -70,13 +70,25 @@ class MetropolisAdjustedLangevin(Langevin):
         epsilon: step size alpha.
         steps: proposals at each level.
         log_prob: (x, sigma) -> (B,), the log-density up to a constant; the score is its gradient.
+            None: it takes the model's own, which an energy has, in place of a score.
     """
 
-    log_prob: Callable[[Tensor, Tensor], Tensor]
+    log_prob: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
+        return log_prob_of(model, self) if self.log_prob is None else super().of(model, label)
+
+    @torch.no_grad()
+    def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
+        if self.log_prob is not None:
+            return super().__call__(score, x, sigmas)
+        energy = EnergyScore(lambda x, sigma: -score(x, sigma))
+        return replace(self, log_prob=energy.log_prob)(energy, x, sigmas)
 
     def step(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         z, s = normal(x), score(x, sigma)
         proposal = langevin_step(x, s, torch.tensor(self.epsilon, dtype=torch.float64), z)
+        assert self.log_prob is not None
         log_ratio = (
             self.log_prob(proposal, sigma)
             - self.log_prob(x, sigma)

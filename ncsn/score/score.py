@@ -33,7 +33,7 @@ def log_prob_of(model: ScoreModel, user: object) -> Score:
     log_prob: Score | None = getattr(model, "log_prob", None)
     if log_prob is None:
         raise ValueError(
-            f"{type(user).__name__} takes the log-probability of binary data, which "
+            f"{type(user).__name__} takes a log-probability, which "
             f"{type(model).__name__} does not give; make the denoiser an EnergyScore"
         )
     return log_prob

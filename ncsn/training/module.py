@@ -190,7 +190,8 @@ class ScoreModule(LightningModule):
         losses = self.losses(x, sigma, label)
         loss = losses.mean()
         if self.logs:
-            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
+            per_dimension = loss.detach() / x[0].numel()
+            self.log("train/loss", per_dimension, prog_bar=True, batch_size=len(x))
         # The factor is 1, or NaN if the loss is not finite, which drops the step below.
         loss = loss * (1 + 0 * loss.detach())
         accumulate = self.trainer.accumulate_grad_batches
@@ -198,7 +199,8 @@ class ScoreModule(LightningModule):
         left = self.trainer.num_training_batches - batch_idx // accumulate * accumulate
         if left < accumulate:
             loss = loss * (accumulate / left)
-        return {"loss": loss, "losses": losses.detach(), "sigma": sigma.flatten()}
+        losses = losses.detach() / x[0].numel()
+        return {"loss": loss, "losses": losses, "sigma": sigma.flatten()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Every validation uses the same noise and levels, for comparable losses.
@@ -206,7 +208,8 @@ class ScoreModule(LightningModule):
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
             torch.manual_seed(mixed_seed(self.seed, batch_idx, self.global_rank))
             losses = self.losses(x, self.schedule.sample(x), label)
-        self.log("val/loss", losses.mean(), prog_bar=True, batch_size=len(x), sync_dist=True)
+        loss = losses.mean() / x[0].numel()
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(x), sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         norm = gradient_norm(p for group in optimizer.param_groups for p in group["params"])

@@ -29,6 +29,7 @@ from ncsn.model.labels import numbered_names
 from ncsn.model.load import numbered
 from ncsn.model.settings import at_most_parameters, check_weights
 from ncsn.training import callbacks, checks, processes
+from ncsn.training.callbacks.logged import log_folder
 from ncsn.training.checkpoint_io import PatientCheckpointIO
 from ncsn.training.module import ScoreModule
 from ncsn.training.resume import (
@@ -342,7 +343,15 @@ def announce(run: Run) -> None:
     """Print what is trained, and from where it is resumed."""
     parameters = sum(parameter.numel() for parameter in run.model.parameters())
     examples = f"{len(run.datamodule.splits['train']):,} examples of {run.model.shape}"
+    trainer, batch = run.trainer, run.datamodule.batch_size
     print(f"Training {run.config.name}: {parameters:,} parameters on {examples}")
+    device = f"{trainer.num_devices * trainer.num_nodes} x {trainer.strategy.root_device.type}"
+    ends = {"step": trainer.max_steps, "epoch": trainer.max_epochs or -1}
+    end = " or ".join(f"{unit} {count:,}" for unit, count in ends.items() if count > 0)
+    print(
+        f"Device:      {device}, {trainer.precision}; batches of {batch}, up to {end or 'a signal'}"
+    )
+    show_logs(trainer)
     if run.datamodule.classes:
         names = run.model.model.labels.names
         print(f"{len(names)} classes: {numbered_names(names)}; samples are of each in turn")
@@ -359,10 +368,16 @@ def report(run: Run) -> None:
     checkpoint = next(iter(numbered(run.folder)), None)
     if checkpoint is not None:  # `trainer.fast_dev_run` saves none
         print(f"Checkpoint:  {checkpoint}")
-    logger = run.trainer.logger
-    if logger is not None and logger.log_dir:  # `trainer.log_dir` waits for other ranks
-        print(f"Logs:        {logger.log_dir}  (tensorboard --logdir logs)")
+    show_logs(run.trainer)
     if run.stop.signal is not None:
         print("Resume:      the same command with --ckpt_path last")
     elif checkpoint is not None:
         print(f"Sample:      ncsn sample {checkpoint}")
+
+
+def show_logs(trainer: Trainer) -> None:
+    """Print where the logs are (`trainer.log_dir` would wait for other ranks)."""
+    for logger in trainer.loggers:
+        is_shown = isinstance(logger, TensorBoardLogger)
+        command = f"  (tensorboard --logdir {logger.root_dir})" if is_shown else ""
+        print(f"Logs:        {log_folder(logger)}{command}")

@@ -1,5 +1,6 @@
 """The TensorBoard layout of a run: its charts, and its settings next to its metrics."""
 
+import re
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -7,11 +8,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
 from ncsn.training.callbacks.progress import LossPerLevel
-from ncsn.training.callbacks.quality import FIGURE
+from ncsn.training.callbacks.quality import FIGURE, SampleQuality
 from ncsn.training.module import ScoreModule
 from ncsn.training.resume import flattened
 
-__all__ = ["Dashboard", "writers"]
+__all__ = ["Dashboard"]
 
 FIGURES = ("val/loss", FIGURE, "train/loss", "images/s")  # metrics in the hparams tab
 
@@ -52,32 +53,44 @@ class Dashboard(Callback):
         described |= {"max_steps": trainer.max_steps, "precision": str(trainer.precision)}
         described |= {"seed": pl_module.seed}
         experiment, begun, self.ended = hparams(described, dict.fromkeys(FIGURES, 0.0))  # type: ignore[no-untyped-call]
+        quality = next((c for c in trainer.callbacks if isinstance(c, SampleQuality)), None)  # type: ignore[attr-defined]
+        measured = quality is not None and quality.extractor is not None
         for writer in writers(trainer):
-            writer.add_custom_scalars(charts(self.levels.tags))
+            writer.add_custom_scalars(charts(self.levels.tags, measured))
             writer.file_writer.add_summary(experiment)
             writer.file_writer.add_summary(begun)
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(described)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for writer in writers(trainer):
             writer.file_writer.add_summary(self.ended)
 
 
-def charts(levels: list[str]) -> dict[str, dict[str, list[Any]]]:
-    """Return the custom scalars layout; `levels` are loss tags, lowest sigma first."""
+def charts(levels: list[str], measured: bool) -> dict[str, dict[str, list[Any]]]:
+    """Return the custom scalars layout, a chart for each curve, which all have the run's colour.
 
-    def lines(*tags: str) -> list[Any]:
-        return ["Multiline", [f"^{tag}$" for tag in tags]]
-
-    middle = len(levels) // 2
-    loss = {"training and validation": lines("train/loss", "val/loss")}
-    if middle:
-        loss["at low noise"] = lines(*levels[:middle])
-    optimiser = "train/gradient_norm", "train/learning_rate"
+    Args:
+        levels: tags of the loss per level, lowest sigma first.
+        measured: the quality of samples is logged.
+    """
+    sections = {
+        "loss per dimension": {"training": "train/loss", "validation": "val/loss"},
+        "samples": {"Frechet distance": FIGURE} if measured else {},
+        "training loss per dimension at a noise level": {
+            tag.rpartition("/")[2]: tag for tag in levels
+        },
+        "optimiser": {
+            "gradient norm": "train/gradient_norm",
+            "learning rate": "train/learning_rate",
+        },
+        "speed": {"images/s": "images/s"},
+    }
     return {
-        "loss": {**loss, "at high noise": lines(*levels[middle:])},
-        "samples": {"Frechet distance": lines(FIGURE)},
-        "optimiser": {"gradient norm": lines(optimiser[0]), "learning rate": lines(optimiser[1])},
-        "speed": {"samples a second": lines("images/s")},
+        section: {title: ["Multiline", [f"^{re.escape(tag)}$"]] for title, tag in curves.items()}
+        for section, curves in sections.items()
+        if curves
     }
 
 

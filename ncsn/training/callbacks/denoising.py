@@ -1,4 +1,4 @@
-"""Denoised images in TensorBoard during training."""
+"""Denoised images in the logs during training."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ncsn.data import to_pixels
 from ncsn.evaluation.grids import level_name, trajectory_grid
 from ncsn.model.model import Model
 from ncsn.noise.checks import expect
-from ncsn.training.callbacks.dashboard import writers
+from ncsn.training.callbacks.logged import show_image
 from ncsn.training.module import ScoreModule
 
 __all__ = ["DenoisingStrips"]
@@ -19,7 +19,7 @@ LEVELS = 5
 
 
 class DenoisingStrips(Callback):
-    """Held-out images in TensorBoard at each validation: clean, noisy, and denoised.
+    """Held-out images in the logs at each validation: clean, noisy, and denoised.
 
     The images, the five noise levels and the noise are the same at each validation.
 
@@ -37,19 +37,19 @@ class DenoisingStrips(Callback):
         assert isinstance(pl_module, ScoreModule)
         model, sigmas = pl_module.model, pl_module.schedule.sigmas()
         denoises = len(model.shape) == 3 and model.gaussian_noise and sigmas.min() > 0
-        found = writers(trainer)
-        if index or not (self.count and denoises and found):
+        if index or not (self.count and denoises and trainer.is_global_zero):
             return
         # The ends are left out: they show clean images or pure noise.
         ends = sigmas.max().log().item(), sigmas.min().log().item()
         sigmas = torch.linspace(*ends, LEVELS + 2)[1:-1].exp()
         names = ["clean", *map(level_name, sigmas.tolist())]
-        x, label = batch[0][: self.count], None if batch[1] is None else batch[1][: self.count]
+        spread = slice(None, None, max(1, len(batch[0]) // self.count))  # files may be sorted
+        x, label = (None if each is None else each[spread][: self.count] for each in batch)
+        assert x is not None
         with trainer.precision_plugin.forward_context():
             states = strips(model, x, label, sigmas.to(x))
         sheet = trajectory_grid(to_pixels(states).cpu(), names)
-        for writer in found:
-            writer.add_image("denoising", sheet, trainer.global_step)
+        show_image(trainer, "denoising", sheet)
 
 
 @torch.no_grad()

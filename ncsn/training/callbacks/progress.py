@@ -18,8 +18,11 @@ from ncsn.training.module import ScoreModule
 __all__ = ["LossPerLevel", "RunProgress", "Throughput"]
 
 
+BETWEEN_LINES = 30  # seconds, without a terminal
+
+
 class LossPerLevel(Callback):
-    """The training loss per noise level.
+    """The training loss per noise level, divided by the dimension of an example.
 
     Args:
         bins: the number of curves, evenly spaced in log sigma over the schedule. Those of a
@@ -97,10 +100,14 @@ class Throughput(Callback):
 
 
 class RunProgress(ProgressBar):
-    """A single progress bar over the steps of the whole run, with the logged metrics."""
+    """A single progress bar over the steps of the whole run, with the logged metrics.
+
+    Without a terminal (`nohup`, SLURM) it is a line twice a minute.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.printed = 0.0
         remaining = TimeRemainingColumn(elapsed_when_finished=True)
         # Three metrics and 100,000 steps fit in 80 columns.
         columns = BarColumn(10), MofNCompleteColumn(), remaining, "{task.fields[metrics]}"
@@ -136,6 +143,10 @@ class RunProgress(ProgressBar):
         known = trainer.progress_bar_metrics.items()
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in known)
         self.progress.update(self.task, metrics=metrics)
+        now = time.monotonic()
+        if not self.progress.console.is_terminal and now - self.printed > BETWEEN_LINES:
+            self.printed, total = now, self.progress.tasks[self.task].total
+            print(f"step {trainer.global_step:,} of {total:,.0f}  {metrics}", flush=True)
 
 
 def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:

@@ -1,18 +1,18 @@
-"""Samples and a trajectory in TensorBoard during training."""
+"""Training images, samples and a trajectory in the logs during training."""
 
 import warnings
-from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torchvision.io import ImageReadMode, read_image
 
-from ncsn.data import pixel_grid, to_pixels
+from ncsn.data import ImageData, enlarged, pixel_grid, tiled, to_pixels
 from ncsn.evaluation.grids import save_grid, shown_levels, state_names, trajectory_grid
 from ncsn.evaluation.plots import plot, save_figure
 from ncsn.model.model import Model
 from ncsn.noise.checks import expect
-from ncsn.training.callbacks.dashboard import writers
+from ncsn.training.callbacks.logged import log_folder, show_image
 from ncsn.training.module import ScoreModule
 
 __all__ = ["SampleGrid"]
@@ -21,8 +21,9 @@ STATES = 7  # states shown of the trajectory
 
 
 class SampleGrid(Callback):
-    """Samples and one trajectory in TensorBoard at each validation, from the same seed.
+    """Samples and one trajectory in the logs at each validation, from the same seed.
 
+    As many training images are shown at the start, for comparison.
     The samples are also saved to samples/ in the log folder. `EMA` swaps in the
     averaged weights for the validation: list this callback before it.
 
@@ -36,10 +37,18 @@ class SampleGrid(Callback):
         self.count = count
         self.seed = seed
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if self.count and isinstance(data, ImageData):
+            examples = data.splits["train"]
+            spread = torch.linspace(0, len(examples) - 1, self.count).long().tolist()
+            pixels, _ = examples[spread]  # files may be sorted by class
+            show_image(trainer, "training images", tiled(enlarged(pixels)))
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
-        model, step, found = pl_module.model, trainer.global_step, writers(trainer)
-        if not (self.count and found):
+        model, step = pl_module.model, trainer.global_step
+        if not (self.count and trainer.loggers and trainer.is_global_zero):
             return
         shown = shown_levels(len(model.schedule.sigmas()), STATES)
         try:
@@ -50,17 +59,16 @@ class SampleGrid(Callback):
             warnings.warn(message, stacklevel=2)
             return
         figure = plot(x.cpu(), model, trainer.datamodule)  # type: ignore[attr-defined]
-        for writer in found:
-            file = Path(writer.log_dir, "samples", f"step={step:07d}.png")
-            if figure is not None:
-                writer.add_figure("samples", figure, step)
-                save_figure(figure, file)
-            elif len(model.shape) == 3:
-                writer.add_image("samples", pixel_grid(x), step)
-                save_grid(x, file)
-            if len(model.shape) == 3:
-                names = state_names(model.schedule.sigmas(), shown)
-                writer.add_image("walk", trajectory_grid(to_pixels(states[None]), names), step)
+        file = log_folder(trainer.loggers[0]) / "samples" / f"step={step:07d}.png"
+        if figure is not None:
+            save_figure(figure, file)
+            show_image(trainer, "samples", read_image(str(file), ImageReadMode.RGB))
+        elif len(model.shape) == 3:
+            save_grid(x, file)
+            show_image(trainer, "samples", pixel_grid(x))
+        if len(model.shape) == 3:
+            names = state_names(model.schedule.sigmas(), shown)
+            show_image(trainer, "trajectory", trajectory_grid(to_pixels(states[None]), names))
 
     def sampled(self, model: Model, shown: list[int]) -> tuple[Tensor, Tensor]:
         """Return samples (count, ...), and the first sample's states after levels `shown`."""
