@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from ncsn.cli.advise import examples, scalar
+from ncsn.cli.advise import examples, moments_of, scalar
 from ncsn.cli.main import main
-from ncsn.data import ImageFolder
+from ncsn.data import Digits, ImageFolder
 from ncsn.noise import (
     Distance,
     GeometricSchedule,
@@ -181,8 +181,36 @@ def test_a_sampler_that_goes_with_the_level_needs_no_levels_that_overlap():
     assert not list(objections(Distance(50, 50), 3072, few, DPMSolver(eta=2)))
     for sampler in (AnnealedLangevin("auto", 5), ConsistentAnnealed(1e-5)):
         assert any("levels: 20 is" in line for line in objections(Distance(50, 50), 3072, few, sampler))
-    assert advise(Distance(50, 50), 3072, True, few, DPMSolver(eta=2)).sampler.steps == 5
-    assert advise(Distance(17, 17), 784, True, few, DPMSolver(eta=2)).sampler.steps == 11
+    assert advise(Distance(50, 50), 3072, True, few, Langevin(1e-5, 1)).sampler.steps == 5
+    assert advise(Distance(17, 17), 784, True, few, Langevin(1e-5, 1)).sampler.steps == 11
+
+
+def test_another_sampler_is_kept_with_its_levels():
+    few = GeometricSchedule(50, 0.01, 20)
+    advice = advise(Distance(17, 17), 784, True, few, DPMSolver(eta=2))
+    assert (advice.schedule, advice.sampler) == (GeometricSchedule(17, 0.01, 20), DPMSolver(eta=2))
+
+
+def test_the_moments_of_the_data_are_printed_as_settings(small, capsys):
+    sampler = ("--model.sampler", "DPMSolver", "--model.sampler.eta", "1")
+    run("--config", "small.yaml", *sampler)
+    out = capsys.readouterr().out
+    Path("advised.yaml").write_text(out)
+    settings = yaml.safe_load(out)["model"]
+    data = Digits()
+    data.setup()
+    pixels = data.splits["train"].values.double() / 255
+    assert settings["denoiser"]["init_args"]["data_mean"] == pytest.approx(pixels.mean().item(), abs=5e-4)
+    assert settings["denoiser"]["init_args"]["data_std"] == pytest.approx(pixels.std().item(), abs=5e-4)
+    assert "sampler" not in settings
+    model = built("--config", "small.yaml", *sampler, "--config", "advised.yaml")
+    assert model.denoiser.data_std == settings["denoiser"]["init_args"]["data_std"]
+    assert model.sampler == DPMSolver(eta=1)
+
+
+def test_the_moments_of_points_are_those_of_the_batch_as_a_whole():
+    values = torch.tensor([[1.0, 3.0]] * 4096 + [[8.0, 8.0]] * 4096)
+    assert moments_of(values) == {"data_mean": 5.0, "data_std": 3.08}  # the root of 9.5
 
 
 def test_more_steps_are_advised_where_the_budget_has_them():
@@ -251,6 +279,7 @@ def test_streamed_pictures_are_read_up_to_a_limit(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("name", "sigma_max", "levels"), [("mnist", 16.9, 101), ("fashion_mnist", 22.5, 105)])
 def test_real_pictures(name, sigma_max, levels, real_data, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run("--config", str(CONFIGS / f"{name}.yaml"), "--data.root", str(real_data))
+    sampler = ["--model.sampler", "AnnealedLangevin", "--model.sampler.epsilon", "auto", "--model.sampler.steps", "5"]
+    run("--config", str(CONFIGS / f"{name}.yaml"), "--data.root", str(real_data), *sampler)
     ladder = yaml.safe_load(capsys.readouterr().out)["model"]["schedule"]["init_args"]
     assert (ladder["sigma_max"], ladder["sigma_min"], ladder["levels"]) == (sigma_max, 0.01, levels)

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -393,6 +394,19 @@ def test_of_a_file_of_several_images_the_first_is_used_and_it_is_said(tmp_path):
     Image.new("L", (4, 4), 30).save(file, save_all=True, append_images=[Image.new("L", (4, 4), 90)])
     with pytest.warns(UserWarning, match="of a TIFF file of several images the first is used"):
         assert colours(file, channels=1) == ([30], [30])
+
+
+def test_a_folder_of_grey_images_in_three_channels_is_told_of_channels(tmp_path, recwarn):
+    for i in range(4):
+        write(tmp_path / f"{i}.png", 40 * i, mode="L")
+    ImageFolder(str(tmp_path), size=8, batch_size=1, channels=1).setup()
+    assert not [warned for warned in recwarn if "grey" in str(warned.message)]
+    with pytest.warns(UserWarning, match=r"all images of .* are grey; set data.channels to 1"):
+        ImageFolder(str(tmp_path), size=8, batch_size=1).setup()
+    write(tmp_path / "colour.png", (9, 0, 0))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*grey")
+        ImageFolder(str(tmp_path), size=8, batch_size=1).setup()
 
 
 def test_images_of_one_shape_have_it_once_they_are_upright(tmp_path):

@@ -17,6 +17,7 @@ from ncsn.evaluation.copies import are_copies, nearest
 from ncsn.evaluation.extractors import extract_all, real_images
 from ncsn.evaluation.measure import held_out_bits
 from ncsn.evaluation.metrics import classifier_score, kernel_distance, precision_recall
+from ncsn.evaluation.report import Counts, Report, markdown
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.load import load
 from ncsn.model.model import Model
@@ -238,14 +239,15 @@ def test_the_comparison_is_a_row_for_each_sampler_and_the_floor(checkpoint, monk
     evaluate(checkpoint, "--samplers", "--num-samples", "80", "--likelihood", "4")
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
-    assert rows[0] == ["sampler", "levels", "NFE", "images/s", "Frechet distance of 80"]
+    assert rows[0] == ["sampler", "levels", "NFE", "images/s", "Frechet distance of 80 (lower is better)"]
     assert [row[0].split("(")[0] for row in rows[2:]] == [
-        *("EulerMaruyama", "Ancestral", "ConsistentAnnealed", "AnnealedLangevin", "held-out images")
+        *("EulerMaruyama", "Ancestral", "ConsistentAnnealed", "AnnealedLangevin", "80 held-out images")
     ]
     assert [row[1:3] for row in rows[2:]] == [["3", "3"], ["5", "5"], ["11", "12"], ["11", "23"], ["", ""]]
     one = reported(checkpoint, "--num-samples", "80", "--sampler", "Ancestral", "--steps", "5")
     assert float(rows[3][4]) == pytest.approx(one["figures"]["Frechet distance"][0], abs=0.02)
     assert float(rows[6][4]) == pytest.approx(one["floor"]["Frechet distance"], abs=0.006)
+    assert "differences below the spread of one sampler (--seeds 3) are chance" in out
     assert re.search(r"Likelihood: \d+\.\d+ \+- \d+\.\d+ bits/dim, of 4 held-out images", out)
 
 
@@ -322,3 +324,12 @@ def test_a_model_that_was_trained_longer_scores_better(capsys):
         distances += report["figures"]["Frechet distance"]
     for earlier, later in pairwise([*distances, report["floor"]["Frechet distance"]]):
         assert later < 0.7 * earlier, distances
+
+
+def test_the_table_says_how_many_images_each_column_is_of_and_which_way_is_better():
+    values = {"Frechet distance": 0.5, "KID": 0.1, "classifier score": 8.0, "recall": 0.9, "copies": 0.1}
+    figures = {name: [value] for name, value in values.items()}
+    report = Report("", "Digits", "", Counts(10_000, 1_617, 180), figures, values)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(report.table()).splitlines()]
+    assert rows[0] == ["metric", "value, 10,000 images", "180 held-out images", "better"]
+    assert [row[3] for row in rows[2:]] == ["lower", "lower", "higher", "higher", "as held-out"]

@@ -16,12 +16,14 @@ from ncsn.data import Digits
 from ncsn.evaluation.extractors import real_images
 from ncsn.model.files import atomic_write
 from ncsn.model.load import load, load_data
-from ncsn.model.model import Model
+from ncsn.model.model import DATA, Model
+from ncsn.model.model_card import card
 from ncsn.model.pretrained import save_pretrained
 from ncsn.model.shipped import SHIPPED_MODEL as SHIPPED
 from ncsn.noise import GeometricSchedule
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import EnergyScore, NCSNDenoiser
+from PIL import Image
 from safetensors.torch import load_file
 
 from test_cli import refusal, sample, train_small
@@ -74,6 +76,27 @@ def test_one_file_and_its_card(checkpoint, report, capsys):
     names = {}
     exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].replace("64", "2"), names)
     assert names["x"].shape == (2, 1, 8, 8)
+
+
+def test_the_card_has_the_metadata_of_the_hub_and_shows_samples(checkpoint):
+    Image.new("L", (8, 8)).save("grid.png")
+    export(str(checkpoint), "--to", "safetensors", "--out", "my model.safetensors", "--image", "grid.png")
+    text = Path("my model.md").read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert (front["license"], front["pipeline_tag"]) == ("unknown", "unconditional-image-generation")
+    assert "datasets" not in front  # scikit-learn's digits have no name on the Hub
+    assert "![Samples](my%20model.png)" in text
+    assert Path("my model.png").read_bytes() == Path("grid.png").read_bytes()
+    export("my model.safetensors", "--to", "folder", "--out", "folder", "--image", "grid.png")
+    assert "![Samples](samples.png)" in Path("folder/README.md").read_text()
+    assert Path("folder/samples.png").read_bytes() == Path("grid.png").read_bytes()
+    model = load(checkpoint)
+    model.settings[DATA]["class_path"] = "ncsn.data.MNIST"
+    front = yaml.safe_load(card(model, "", "name").split("---")[1])
+    assert front["datasets"] == ["ylecun/mnist"]
+    with pytest.raises(SystemExit, match="2"):
+        export(str(checkpoint), "--to", "folder", "--out", "none", "--image", str(checkpoint))
+    assert not Path("none").exists()
 
 
 def test_the_figures_of_a_file_hold_for_what_is_written_of_it(checkpoint, report):

@@ -1,7 +1,9 @@
 """Files are whole or absent, follow no link, and have one writer at a time."""
 
 import errno
+import importlib
 import os
+import pkgutil
 import re
 import signal
 import socket
@@ -378,3 +380,38 @@ def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path, exclusive):
     with pytest.raises(ValueError, match="wrong"), exclusive(tmp_path / "a" / "b"):
         raise ValueError("wrong")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def without_posix(monkeypatch):
+    """This package imported afresh as on Windows: without fcntl, SIGHUP, and the like."""
+    before = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "ncsn"}
+    for name in before:
+        del sys.modules[name]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "fcntl", None)
+        for gone in ("SIGHUP", "SIGUSR1", "pthread_sigmask"):
+            patch.delattr(signal, gone)
+        for gone in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "fchmod", "pread"):
+            patch.delattr(os, gone)
+        yield importlib.import_module("ncsn")
+    for name in [name for name in sys.modules if name.split(".")[0] == "ncsn"]:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def test_without_fcntl_and_sighup_everything_imports_and_images_are_written(without_posix, tmp_path, monkeypatch):
+    names = [module.name for module in pkgutil.walk_packages(without_posix.__path__, "ncsn.")]
+    for name in set(names) - {"ncsn.__main__"}:
+        importlib.import_module(name)
+    monkeypatch.chdir(tmp_path)
+    checkpoint = str(Path(__file__).parent.parent / "checkpoints" / "digits.safetensors")
+    for out in ("a.png", "a.npz", "folder"):
+        options = ["--num-samples", "2", "--steps", "2", "--out", out, "--device", "cpu"]
+        sys.modules["ncsn.cli.main"].main(["sample", checkpoint, *options])
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        "000000.png",
+        "000001.png",
+        "a.npz",
+        "a.png",
+    ]

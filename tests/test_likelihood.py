@@ -10,6 +10,7 @@ from ncsn.score.likelihood import bits_per_dim, log_prob
 from ncsn.score.toys import TwoMoons
 from torch import nn
 from torch.distributions import MultivariateNormal
+from torch.utils._python_dispatch import TorchDispatchMode
 
 MIN, MAX = 0.01, 1000.0
 LOW = torch.tensor(MIN, dtype=torch.float64)
@@ -278,3 +279,22 @@ def test_a_module_is_a_score_too():
     assert log_prob(Exact(), torch.zeros(1, 2), MIN, MAX).item() == pytest.approx(
         gaussian().log_prob(torch.zeros(1, 2), torch.tensor(MIN)).item(), abs=0.01
     )
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64, such as Apple's GPUs."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        assert not (isinstance(out, torch.Tensor) and out.dtype == torch.float64), f"{function} made float64"
+        return out
+
+
+def test_a_device_without_float64_needs_none_for_the_likelihood(monkeypatch):
+    assert likelihood.finest_dtype(torch.device("mps")) == torch.float32
+    assert likelihood.finest_dtype(torch.device("cuda")) == torch.float64
+    monkeypatch.setattr(likelihood, "finest_dtype", lambda device: torch.float32)
+    x = torch.tensor([[0.1, -0.4], [1.0, 0.5]])
+    with NoFloat64():
+        found = log_prob(gaussian().score, x, MIN, MAX)
+    torch.testing.assert_close(found, gaussian().log_prob(x, torch.tensor(MIN)), atol=1e-3, rtol=0)

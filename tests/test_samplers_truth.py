@@ -23,6 +23,7 @@ from ncsn.samplers import (
     PredictorCorrector,
     SASolver,
 )
+from ncsn.samplers.langevin import langevin_step
 
 from conftest import Correlated, gaussian_score, named
 
@@ -185,6 +186,29 @@ def test_many_steps_end_at_the_end_of_the_flow(sampler):
     x0 = torch.linspace(-8, 8, 5, dtype=torch.float64).unsqueeze(1)
     exact = MEAN + (x0 - MEAN) * STD / math.sqrt(STD**2 + START**2)
     torch.testing.assert_close(last(sampler(gaussian_score(MEAN, STD), x0, ladder)), exact, rtol=0, atol=2e-3)
+
+
+def test_with_large_eta_dpm_solver_is_annealed_langevin_by_an_exponential_integrator():
+    sigma, tau = torch.tensor(0.8, dtype=torch.float64), 0.3
+    x = torch.tensor([[-1.0], [0.2], [3.0]], dtype=torch.float64)
+
+    def score(x, sigma):  # of data N(0.3, 0.7^2)
+        return (0.3 - x) / (0.49 + sigma**2)
+
+    def step(h, tau):
+        torch.manual_seed(0)
+        return next(DPMSolver(eta=tau / h)(score, x, torch.stack([sigma, sigma * math.exp(-h)])))
+
+    torch.manual_seed(0)
+    z = torch.randn_like(x)
+    denoised = x + sigma**2 * score(x, sigma)
+    exponential = math.exp(-tau) * x + (1 - math.exp(-tau)) * denoised + sigma * math.sqrt(-math.expm1(-2 * tau)) * z
+    errors = [(step(h, tau) - exponential).abs().max().item() for h in (1e-2, 1e-3, 1e-4)]
+    assert errors[0] < 0.03
+    assert errors[1] == pytest.approx(errors[0] / 10, rel=0.1)  # of first order in h
+    assert errors[2] == pytest.approx(errors[1] / 10, rel=0.1)
+    alpha = 1e-4 * sigma**2  # a small step is that of Euler and Maruyama
+    torch.testing.assert_close(step(1e-8, 1e-4), langevin_step(x, score(x, sigma), alpha, z), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0, 3.0])

@@ -64,6 +64,16 @@ def test_edm_scalings_are_table_1_of_karras():
     assert c_noise.item() == pytest.approx(0.6931472 / 4)
 
 
+@pytest.mark.parametrize("sigma", [0.02, 0.4, 30.0])
+def test_the_input_and_the_target_of_edms_network_have_unit_variance(sigma):
+    x, z = 2 + 0.4 * torch.randn(100_000, dtype=torch.float64), torch.randn(100_000, dtype=torch.float64)
+    denoiser = EDMDenoiser(nn.Identity(), data_mean=2, data_std=0.4)
+    c_skip, c_out, c_in, _ = denoiser.scalings(torch.tensor(sigma, dtype=torch.float64))
+    noisy = x + sigma * z
+    assert (c_in * (noisy - 2)).var().item() == pytest.approx(1, abs=0.02)
+    assert ((x - 2 - c_skip * (noisy - 2)) / c_out).var().item() == pytest.approx(1, abs=0.02)
+
+
 def test_ncsn_scalings_make_the_score_the_network_over_sigma():
     class Constant(nn.Module):
         def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:

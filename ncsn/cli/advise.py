@@ -1,7 +1,7 @@
-"""`ncsn advise --config FILE`: noise levels and steps for a data set.
+"""`ncsn advise --config FILE`: moments and noise levels of a data set.
 
-It applies the techniques of Song & Ermon (2020) to the data, and prints settings for
-the configuration, each with its reason. Warnings on standard error name settings of the
+It measures the data, applies the techniques of Song & Ermon (2020) to it, and prints
+settings for the configuration, each with its reason. Warnings on standard error name settings of the
 configuration that are far off.
 """
 
@@ -10,7 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ from ncsn.cli.train import settings
 from ncsn.data import DataModule, to_unit
 from ncsn.data.examples import HeldExamples
 from ncsn.noise import Distance, distance_bounds
-from ncsn.samplers.advice import Advice, advise, objections, stated
+from ncsn.samplers.advice import Advice, advise, objections, rounded, stated
+from ncsn.training.module import ScoreModule
 from ncsn.training.run import build
 
 __all__ = ["run"]
@@ -32,16 +33,34 @@ READ_AT_MOST = 2**29  # bytes, if the images are streamed
 MULTIPLICATIONS = 6e12  # for the distance: at most two minutes on two cores
 
 
-def yaml_of(advice: Advice) -> str:
+def yaml_of(model: ScoreModule, advice: Advice, moments: dict[str, float]) -> str:
     """Return the settings as YAML, each reason a comment above its number."""
+    parts = []
+    for name in ("denoiser", "objective"):  # their other settings stay as they are
+        part = getattr(model, name)
+        parts += [(name, part, {key: moments[key] for key in moments if hasattr(part, key)})]
+    for name in ("schedule", "sampler"):
+        part = getattr(advice, name)
+        parts += [(name, part, {} if part is model.sampler else asdict(part))]
     lines = ["model:"]
-    for name, part in (("schedule", advice.schedule), ("sampler", advice.sampler)):
-        assert is_dataclass(part)
-        lines += [f"  {name}:", f"    class_path: {class_path(part)}", "    init_args:"]
-        for key, value in asdict(part).items():
+    for name, part, chosen in parts:
+        if chosen:
+            lines += [f"  {name}:", f"    class_path: {class_path(part)}", "    init_args:"]
+        for key, value in chosen.items():
             lines += [f"      # {advice.reasons[key]}"] if key in advice.reasons else []
             lines += [f"      {key}: {scalar(value)}"]
     return "\n".join(lines)
+
+
+def moments_of(values: Tensor) -> dict[str, float]:
+    """Return the mean and the standard deviation of all values, to three digits."""
+    total = squares = 0.0
+    for part in torch.split(values, 4096):
+        x = (to_unit(part) if part.dtype == torch.uint8 else part).double()
+        total, squares = total + x.sum().item(), squares + x.square().sum().item()
+    mean = total / values.numel()
+    std = math.sqrt(max(0.0, squares / values.numel() - mean**2))
+    return {"data_mean": rounded(mean), "data_std": rounded(std)}
 
 
 def class_path(part: Any) -> str:
@@ -117,4 +136,4 @@ def run(arguments: Sequence[str]) -> None:
         print("warning:", objection, file=sys.stderr)
     count, name = len(data.splits["train"]), type(data).__name__
     print(f"# {name}: {count:,} examples {data.shape}; techniques of Song & Ermon (2020)")
-    print(yaml_of(advice))
+    print(yaml_of(model, advice, moments_of(values)))

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 __all__ = ["SIGNALS", "exit_codes", "exit_on_signals", "fail", "silence_libraries", "stop"]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = tuple(n for n in signal.Signals if n.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 CODES = {
     "ArgumentError": 2,  # jsonargparse
     "MisconfigurationException": 2,  # Lightning

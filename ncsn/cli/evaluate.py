@@ -198,12 +198,13 @@ def compare(
 
     distance: Callable[[Tensor], float] = partial(frechet, reference=reference)
     floor = distance(extract_all(extractor, real_images(data, "val", counts.floor)).features)
-    name = f"{extractor.metric_names[0]} of {counts.judged:,}"
-    lines = comparison_table(compared_samplers(model), draw, distance, floor, name)
+    name = f"{extractor.metric_names[0]} of {counts.judged:,} (lower is better)"
+    lines = comparison_table(compared_samplers(model), draw, distance, floor, counts.floor, name)
     if fabric.is_global_zero:
         print(markdown(lines))
         words = f"{counts.judged:,} samples of each, seed {options.seed}, from {options.checkpoint}"
         words += model.labels.described(None, ", of ")
+        words += "; differences below the spread of one sampler (--seeds 3) are chance"
         print("\n" + notes(words, type(data).__name__, extractor.source, counts))
     if fabric.is_global_zero and options.likelihood:
         mean, error, count = held_out_bits(model, data, options.likelihood)

@@ -31,14 +31,18 @@ TOLERANCE = 1e-4  # error of a program: absolute up to 1, relative above
 
 def run(options: Namespace) -> None:
     """Load a model and write it."""
-    if options.to == "program" and options.metrics is not None:
-        raise ValueError("--metrics has no effect with --to program; remove one of them")
+    for name in ("metrics", "image"):
+        if options.to == "program" and getattr(options, name) is not None:
+            raise ValueError(f"--{name} has no effect with --to program; remove one of them")
     checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
     suffix = SUFFIXES[options.to]
     out = options.out or Path(name_of(checkpoint) + suffix)
     if suffix and out.suffix != suffix:
         raise ValueError(f"--out: expected a name with {suffix}, got {out}")
     files = [out, out.with_suffix(".md")] if options.to == "safetensors" else [out]
+    image = None if options.image is None else read_png(options.image)
+    if image is not None and options.to == "safetensors":
+        files.append(out.with_suffix(".png"))
     with hold_outputs("--out", *map(exclusive_file, files)):
         for file in files:
             if os.path.lexists(file):  # a broken link, too
@@ -46,11 +50,11 @@ def run(options: Namespace) -> None:
                 raise ValueError(f"--out: {file} {wrong}")
         report = None if options.metrics is None else read_report(options.metrics)
         model = load(checkpoint, options.raw, options.trust)
-        about = write(model, out, options.to, report)
+        about = write(model, out, options.to, report, image)
     print(f"Wrote {' and '.join(map(str, files))}{about}, from {checkpoint}")
 
 
-def write(model: Model, out: Path, form: str, report: Any) -> str:
+def write(model: Model, out: Path, form: str, report: Any, image: bytes | None) -> str:
     """Write a model in one of the forms of `SUFFIXES`, and return what to say about it."""
     if form == "program":
         program, error = exported(model)
@@ -62,10 +66,14 @@ def write(model: Model, out: Path, form: str, report: Any) -> str:
         about = f", which is within {error:.1g} of the denoiser{labels * (model.classes > 0)}"
         return f"{about}; call it with x {x} and sigma {sigma}"
     if form == "folder":
-        save_pretrained(model, out, report)
+        save_pretrained(model, out, report, image)
         return ""
-    text = card(model, f'ncsn.load("{out.name}")', out.stem, report)
+    shown = "" if image is None else out.with_suffix(".png").name
+    text = card(model, f'ncsn.load("{out.name}")', out.stem, report, shown)
     save_safetensors(model, out)
+    if image is not None:
+        with atomic_write(out.with_suffix(".png")) as partial:
+            partial.write_bytes(image)
     with atomic_write(out.with_suffix(".md")) as partial:
         partial.write_text(text)
     return ""
@@ -74,6 +82,16 @@ def write(model: Model, out: Path, form: str, report: Any) -> str:
 def name_of(checkpoint: Path) -> str:
     """Return the name of a checkpoint's run, or else of the file."""
     return checkpoint.resolve().parent.name if checkpoint.suffix == ".ckpt" else checkpoint.stem
+
+
+def read_png(file: Path) -> bytes:
+    """Return the content of a PNG file."""
+    content = file.read_bytes() if file.is_file() else b""
+    if not content.startswith(b"\x89PNG\r\n"):
+        raise ValueError(
+            f"--image: {file} is not a PNG file; `ncsn sample --out FILE.png` makes one"
+        )
+    return content
 
 
 def read_report(file: Path) -> Any:

@@ -172,6 +172,7 @@ def add_export_options(parser: ArgumentParser) -> None:
     option("--to", choices=forms, required=True, help="a file, a folder for the Hub, torch.export")
     option("--out", type=Path, metavar="FILE", help="a new file or folder (the run's name, here)")
     option("--metrics", type=Path, metavar="JSON", help="of `ncsn evaluate --json`, for the card")
+    option("--image", type=Path, metavar="PNG", help="of `ncsn sample`, for the card")
     add_weights_options(parser.add_argument)
 
 

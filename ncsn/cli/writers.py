@@ -19,7 +19,15 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ncsn.data import to_pixels
-from ncsn.model.files import atomic_write, exclusive_file, exclusive_folder, lock_of, temporary_file
+from ncsn.model.files import (
+    CLOEXEC,
+    NOFOLLOW,
+    atomic_write,
+    exclusive_file,
+    exclusive_folder,
+    lock_of,
+    temporary_file,
+)
 from ncsn.training.processes import exit_if_orphaned, gathered, hold_outputs
 
 __all__ = ["Collector", "FolderWriter", "NpzWriter", "Writer", "check_replaced", "held_output"]
@@ -139,7 +147,7 @@ class NpzWriter(Writer):
 
     def open_rows(self) -> BinaryIO:
         """Open the temporary file, unless a link has taken its place."""
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | NOFOLLOW | CLOEXEC
         return os.fdopen(os.open(self.rows, flags), "r+b")
 
     def __enter__(self) -> "NpzWriter":

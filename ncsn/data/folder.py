@@ -69,7 +69,7 @@ class ImageFolder(ImageData):
         channels: int = 3,
         batch_size: int = 128,
         labels: bool = False,
-        flip: bool = True,
+        flip: bool = False,
         dequantise: bool = False,
         held_out: float = 0.05,
         memory: float = 4.0,
@@ -138,6 +138,8 @@ class ImageFolder(ImageData):
             rank_zero_warn(
                 f"{share} ({self.root}); some held-out images may be known from training"
             )
+        if channels == 3 and held and all((values == values[:, :1]).all() for values in held):
+            rank_zero_warn(f"all images of {self.root} are grey; set data.channels to 1 for them")
         return splits
 
     def _drop_broken(self) -> None:

@@ -192,5 +192,6 @@ def limited(batches: int, limit: float) -> int:
 
 def ignore_signals(worker: int) -> None:
     """Make a worker process ignore the signals for the training process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for number in signal.Signals:
+        if number.name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            signal.signal(number, signal.SIG_IGN)

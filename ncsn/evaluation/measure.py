@@ -82,7 +82,7 @@ def metrics_of(extractor: FeatureExtractor, seen: Tensor, reference: Features) -
         "precision": precision,
         "recall": recall,
         "nearest distance (median)": distances[:, 0].median().item(),
-        COPIES: are_copies(distances).double().mean().item(),
+        COPIES: are_copies(distances).cpu().double().mean().item(),
     }
 
 

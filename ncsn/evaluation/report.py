@@ -31,6 +31,17 @@ __all__ = [
     "save_report",
 ]
 
+BETTER = {
+    "distance": "lower",
+    "FID": "lower",
+    "KID": "lower",
+    "score": "higher",
+    "precision": "higher",
+    "recall": "higher",
+    "(median)": "as held-out",
+    COPIES: "as held-out",
+}  # by the last word of a metric's name
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -118,9 +129,14 @@ class Report:
         """Return a table of the metrics with their spread over the seeds, and of the floor."""
         seeds = len(next(iter(self.figures.values())))
         value = "value" if seeds == 1 else f"mean +- std of {seeds} seeds"
-        lines = Table("metric", value, "held-out images", box=box.MARKDOWN)
+        value += f", {self.counts.judged:,} images"
+        floor = f"{self.counts.floor:,} held-out images"
+        lines = Table("metric", value, floor, "better", box=box.MARKDOWN)
         for name, values in self.figures.items():
-            lines.add_row(name, spread(values) + self.verdict(name), f"{self.floor[name]:.4g}")
+            better = BETTER.get(name.split()[-1], "")
+            lines.add_row(
+                name, spread(values) + self.verdict(name), f"{self.floor[name]:.4g}", better
+            )
         if self.bits_per_dim:
             bits, error, count = self.bits_per_dim
             lines.add_row("bits/dim", "", f"{bits:.3f} +- {error:.3f} (of {count:,})")

@@ -75,6 +75,7 @@ def comparison_table(
     draw: Callable[[Sampler, Tensor], tuple[Tensor, Cost]],
     distance: Callable[[Tensor], float],
     floor: float,
+    held_out: int,
     name: str,
 ) -> Table:
     """Return a table with one row per sampler: its cost and its distance.
@@ -84,6 +85,7 @@ def comparison_table(
         draw: returns the features of the samples, and their cost.
         distance: returns the distance of features.
         floor: the distance of held-out images.
+        held_out: their number.
         name: the name of the distance.
     """
     lines = Table("sampler", "levels", "NFE", "images/s", name, box=box.MARKDOWN)
@@ -92,5 +94,5 @@ def comparison_table(
         nfe, _, rate = cost.named().values()
         numbers = f"{nfe:g}", f"{rate:.2f}", f"{distance(seen):.2f}"
         lines.add_row(str(sampler), str(len(sigmas)), *numbers)
-    lines.add_row("held-out images", "", "", "", f"{floor:.2f}")
+    lines.add_row(f"{held_out:,} held-out images", "", "", "", f"{floor:.2f}")
     return lines

@@ -1,6 +1,8 @@
-"""Atomic writes, and locks for outputs that one process writes at a time."""
+"""Atomic writes, and locks for outputs that one process writes at a time.
 
-import fcntl
+Windows has no POSIX locks: there, nothing is locked.
+"""
+
 import hashlib
 import os
 import re
@@ -11,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from importlib.util import find_spec
 from io import FileIO
 from pathlib import Path
 
@@ -24,6 +27,10 @@ __all__ = [
     "temporary_file",
 ]
 
+POSIX_LOCKS = find_spec("fcntl") is not None
+NOFOLLOW, NONBLOCK, CLOEXEC = (
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC")
+)  # 0 on Windows
 LONGEST_NAME = 200  # bytes; file systems take 255, and our suffixes add up to 26
 HOLDER_TIMEOUT = 1  # seconds to wait for the name of a lock's holder
 ATTEMPTS = 100  # attempts to take a lock that others make and remove
@@ -44,12 +51,14 @@ def atomic_write(file: Path) -> Iterator[Path]:
     try:
         mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
-        with _opened(partial, os.O_NOFOLLOW) as descriptor:
-            os.fchmod(descriptor, mode)  # safetensors hides its files from others
+        with _opened(partial, os.O_RDWR | NOFOLLOW) as descriptor:
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, mode)  # safetensors hides its files from others
             os.fsync(descriptor)
         partial.replace(file)
-        with _opened(file.parent) as descriptor:
-            os.fsync(descriptor)
+        if POSIX_LOCKS:  # Windows opens no folders
+            with _opened(file.parent, os.O_RDONLY) as descriptor:
+                os.fsync(descriptor)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -57,7 +66,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
 def temporary_file(file: Path) -> Path:
     """Create an empty file with a random name next to `file`, and return its path."""
     path = file.with_name(f".{_short(file.name)}.{secrets.token_hex(8)}.partial")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW | CLOEXEC
     os.close(os.open(path, flags, 0o666))
     return path
 
@@ -120,6 +129,11 @@ def lock_of(file: Path) -> Path:
 @contextmanager
 def _exclusive(lock: Path, output: Path) -> Iterator[None]:
     """Hold the POSIX lock of the file `lock`, and remove the file at the end."""
+    if not POSIX_LOCKS:
+        with _folders(lock.parent):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            yield
+        return
     # The lock ends with its process, and a fork does not inherit it. It is lost when
     # the process closes any descriptor of the file: never open `lock` elsewhere.
     with empty_folders_removed(lock.parent), _locked(lock, output) as file:
@@ -147,6 +161,8 @@ def empty_folders_removed(folder: Path) -> Iterator[None]:
 
 def _locked(lock: Path, output: Path) -> FileIO:
     """Open a lock and lock it; make it and its folders if they are missing."""
+    import fcntl
+
     for _ in range(ATTEMPTS):
         try:
             file = _open_lock(lock)
@@ -170,7 +186,7 @@ def _open_lock(lock: Path) -> FileIO:
     lock.parent.mkdir(parents=True, exist_ok=True)
     reason = "it is not a file of one name"
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | NOFOLLOW | NONBLOCK | CLOEXEC
         file = os.fdopen(os.open(lock, flags, 0o666), "r+b", buffering=0)
         found = os.fstat(file.fileno())
         if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
@@ -203,7 +219,7 @@ def _holder(file: FileIO) -> str:
 
 def _remove_partial(folder: Path, is_left: Callable[[str], bool]) -> None:
     """Remove the regular temporary files in a folder with intended names that are left."""
-    for path in folder.glob(".*.partial"):
+    for path in folder.glob(".*.partial") if POSIX_LOCKS else ():
         found = TEMPORARY.fullmatch(path.name)
         if found and is_left(found[1]):
             with suppress(OSError):
@@ -221,9 +237,9 @@ def _short(name: str) -> str:
 
 
 @contextmanager
-def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+def _opened(path: Path, flags: int) -> Iterator[int]:
     """Yield a descriptor of a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    descriptor = os.open(path, flags | CLOEXEC)
     try:
         yield descriptor
     finally:

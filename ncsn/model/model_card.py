@@ -10,6 +10,7 @@ from operator import index
 from statistics import mean, stdev
 from textwrap import fill
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
@@ -22,13 +23,14 @@ __all__ = ["card", "spread"]
 
 CARD = """---
 library_name: ncsn
+license: unknown # of the weights; yours to choose
 tags:
 - score-based-generative-modeling
----
+{metadata}---
 
 # {name}
 
-A score model of examples of shape {shape}{data}: {denoiser} around {network}, {parameters:,}
+{image}A score model of examples of shape {shape}{data}: {denoiser} around {network}, {parameters:,}
 parameters, for noise levels from {high:g} to {low:g}. Its sampler is `{sampler}`, over {levels} levels.
 {classes}
 
@@ -49,10 +51,17 @@ x = model.sample(64, seed=0)  # (64, {dimensions}); for images, [0, 1] is the vi
 {settings}
 {fence}
 """
+HUB = {
+    "ncsn.data.MNIST": "ylecun/mnist",
+    "ncsn.data.FashionMNIST": "zalando-datasets/fashion_mnist",
+    "ncsn.data.CIFAR10": "uoft-cs/cifar10",
+}  # names of data sets on the Hugging Face Hub
 NONE = "None was measured. `ncsn evaluate` measures models of images."
 
 
-def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = None) -> str:
+def card(
+    model: Model, load: str, name: str, report: Mapping[str, Any] | None = None, image: str = ""
+) -> str:
     """Return the text of a model card.
 
     Args:
@@ -60,6 +69,7 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
         load: the Python code that loads it.
         name: its name.
         report: the content of a file of `ncsn evaluate --json`.
+        image: the name of an image of samples next to the card; "" if there is none.
 
     Raises:
         ValueError: if the report is of another kind, or of other weights, or a part of
@@ -78,8 +88,13 @@ def card(model: Model, load: str, name: str, report: Mapping[str, Any] | None = 
     trained_on = data["class_path"] if named else None
     classes = ", ".join(f"{number} = {name}" for number, name in enumerate(model.labels.names))
     classes = f"\nIts labels are {inline(classes, 10_000)}.\n" if classes else ""
+    metadata = "pipeline_tag: unconditional-image-generation\n" * (len(model.shape) == 3)
+    if trained_on in HUB:
+        metadata += f"datasets:\n- {HUB[trained_on]}\n"
     return CARD.format(
         name=name,
+        metadata=metadata,
+        image=f"![Samples]({quote(image)})\n\n" if image else "",
         shape=model.shape,
         data=f", trained on `{trained_on}`" if trained_on else "",
         denoiser=type(denoiser).__name__,
@@ -105,7 +120,8 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
         if samples is None or samples["weights"] != weights:
             other = inline(report["judged"])
             raise ValueError(f"--metrics: the report is of other weights: {other}")
-        lines = ["| metric | value | held-out images |", "|---|---|---|"]
+        head = f"value, {counts['judged']:,} samples | {counts['floor']:,} held-out images"
+        lines = [f"| metric | {head} |", "|---|---|---|"]
         lines += [
             f"| {inline(name)} | {spread(values)} | {floor[name]:.4g} |"
             for name, values in report["figures"].items()

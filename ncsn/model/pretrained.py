@@ -33,6 +33,7 @@ __all__ = [
 PUBLISHED = ("hyper_parameters", DATA)
 # The files of a folder, as `huggingface_hub.PyTorchModelHubMixin` names them.
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "README.md"
+IMAGE = "samples.png"
 
 
 def save_safetensors(model: Model, file: str | Path) -> None:
@@ -89,7 +90,10 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
 
 
 def save_pretrained(
-    model: Model, folder: str | Path, report: Mapping[str, Any] | None = None
+    model: Model,
+    folder: str | Path,
+    report: Mapping[str, Any] | None = None,
+    image: bytes | None = None,
 ) -> None:
     """Write model.safetensors, config.json and a model card into a new folder.
 
@@ -97,6 +101,7 @@ def save_pretrained(
         model: as for `save_safetensors`.
         folder: it is created, and must be empty if it exists.
         report: the content of a file of `ncsn evaluate --json`, for the card.
+        image: the content of a PNG file of samples, for the card.
 
     Raises:
         ValueError: if the folder is not empty, a part cannot be described, or the
@@ -108,7 +113,8 @@ def save_pretrained(
             f"folder: {folder} exists already, and nothing is overwritten; give a new name"
         )
     settings = json.dumps(settings_of(model), indent=2) + "\n"
-    text = card(model, f'ncsn.load("{folder.name}")', folder.name, report)
+    shown = "" if image is None else IMAGE
+    text = card(model, f'ncsn.load("{folder.name}")', folder.name, report, shown)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as partial:
         made = Path(partial, folder.name)
@@ -116,6 +122,9 @@ def save_pretrained(
         for name, content in ((SETTINGS, settings), (CARD, text)):
             with atomic_write(made / name) as file:
                 file.write_text(content)
+        if image is not None:
+            with atomic_write(made / IMAGE) as file:
+                file.write_bytes(image)
         made.replace(folder)
 
 

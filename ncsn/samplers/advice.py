@@ -1,4 +1,4 @@
-"""Settings of annealed Langevin for a data set (Song & Ermon, 2020).
+"""Noise levels for a data set, and steps of annealed Langevin (Song & Ermon, 2020).
 
 `advise` applies the techniques of `ncsn.noise.techniques` to a distance between examples;
 `objections` compares configured settings with them.
@@ -27,6 +27,7 @@ PIXEL_SIGMA_MIN = 0.01
 NEARLY_GEOMETRIC = 100.0  # rho of a Karras schedule
 FEWEST_STEPS = 3  # of the published settings, per level
 USUAL_NFE = 1160  # published for CIFAR-10: 232 levels of 5 steps
+LANGEVIN = Langevin, AnnealedLangevin, ConsistentAnnealed  # they need levels that overlap
 FAR = 1.5  # factor from the best step size that is objected to
 
 
@@ -35,7 +36,7 @@ class Advice:
     """A schedule and a sampler for a data set, and the reasons for their numbers."""
 
     schedule: NoiseSchedule
-    sampler: AnnealedLangevin
+    sampler: Sampler
     reasons: dict[str, str]
 
 
@@ -48,6 +49,9 @@ def advise(
     of: str = "",
 ) -> Advice:
     """Return the techniques' settings, in the schedule's own class if it fits.
+
+    A sampler other than Langevin's is kept, with its number of levels: it needs neither
+    levels that overlap nor a step size, and costs far fewer evaluations.
 
     Args:
         distance: the largest distance between two examples.
@@ -69,30 +73,36 @@ def advise(
             f"data: no two examples are farther apart than {distance.upper:.3g}, and sigma_min is "
             f"{sigma_min:g}: there is no noise level in between; give data that differs"
         )
-    levels = num_levels(sigma_max, sigma_min, dimension)
+    kept = not isinstance(sampler, LANGEVIN) and len(own) > 1
+    levels = len(own) if kept else num_levels(sigma_max, sigma_min, dimension)
     settings: dict[str, Any] = {"sigma_max": sigma_max, "sigma_min": sigma_min, "levels": levels}
     rho = getattr(schedule, "rho", None)
-    if rho is not None and rho < NEARLY_GEOMETRIC:
+    if not kept and rho is not None and rho < NEARLY_GEOMETRIC:
         settings["rho"] = NEARLY_GEOMETRIC
     if is_dataclass(schedule) and all(hasattr(schedule, name) for name in settings):
         schedule = replace(schedule, **settings)
     else:
         schedule = GeometricSchedule(sigma_max, sigma_min, levels)
+    reasons = {
+        "sigma_max": f"Technique 1: the largest distance between two examples{of}, {stated(distance)}.",
+        "sigma_min": "Yours to choose: below the finest width of the density to sample.",
+    }
+    if pixels:
+        reasons["sigma_min"] = f"{255 * sigma_min:.3g} of 255 grey levels: invisible, but smooth."
+    if kept:
+        reasons["levels"] = f"As configured: {type(sampler).__name__} needs no levels that overlap."
+        return Advice(schedule, sampler, reasons)
     steps, budget = affordable(sampler, len(own), levels)
     sigmas = schedule.sigmas()
     epsilon = rounded(langevin_step_size(sigmas, steps))
     gamma = (sigma_max / sigma_min) ** (1 / (levels - 1))
     r = variance_ratio(sigmas, steps, epsilon).item()
-    reasons = {
-        "sigma_max": f"Technique 1: the largest distance between two examples{of}, {stated(distance)}.",
-        "sigma_min": "Yours to choose: below the finest width of the density to sample.",
+    reasons |= {
         "levels": f"Technique 2: levels in the ratio {gamma:.4g} overlap in {dimension:,} dimensions.",
         "rho": "Makes the levels nearly geometric, which the techniques assume.",
         "steps": budget,
         "epsilon": f"Technique 4: keeps the variance nearest the levels', r = {r:.3f}, as `auto` does.",
     }
-    if pixels:
-        reasons["sigma_min"] = f"{255 * sigma_min:.3g} of 255 grey levels: invisible, but smooth."
     denoise = getattr(sampler, "denoise", True)
     return Advice(schedule, AnnealedLangevin(epsilon, steps, denoise), reasons)
 
@@ -118,7 +128,7 @@ def objections(
         yield f"model.schedule: {type(schedule).__name__} has no noise levels to anneal"
         return
     # Other samplers need neither overlapping levels nor time to change modes.
-    langevin = isinstance(sampler, Langevin | AnnealedLangevin | ConsistentAnnealed)
+    langevin = isinstance(sampler, LANGEVIN)
     if langevin and sigma_max < distance.lower / 2:
         yield (
             f"model.schedule.sigma_max: {sigma_max:.4g} is {sigma_max / distance.lower:.2g} of the "

@@ -85,8 +85,10 @@ def log_prob(
     )
     # The log-density is one more column, per dimension, so that one tolerance fits both.
     state = torch.cat([x.reshape(len(x), -1), x.new_zeros(len(x), 1)], dim=1)
-    ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64, device=x.device)
+    dtype = finest_dtype(x.device)
+    ends = torch.tensor([sigma_min, sigma_max], dtype=dtype, device=x.device)
     options = {
+        "dtype": dtype,
         "norm": worst_example,
         "first_step": min(sigma_min, sigma_max - sigma_min),
         # The last step must end at sigma_max: the solver would step beyond it otherwise.
@@ -166,6 +168,11 @@ def bits_per_dim(
     dequantised = (255 * x + torch.rand_like(x)) / 256
     nats: Tensor = -log_prob(score, dequantised, sigma_min, sigma_max, prior, probes, rtol, atol)
     return nats / (x[0].numel() * math.log(2)) + 8
+
+
+def finest_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on Apple's GPUs (MPS), which have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def worst_example(error: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ __all__ = [
     "under_slurm",
 ]
 
-REQUEUE = signal.SIGUSR1  # SLURM's time limit warning with `--signal=SIGUSR1@SECONDS`
+# SLURM's time limit warning with `--signal=SIGUSR1@SECONDS`; Windows has no such signal.
+REQUEUE: int = getattr(signal, "SIGUSR1", -1)
 PARENT = os.getppid()  # at the start of this process
 under_slurm: Callable[[], bool] = SLURMEnvironment.detect
 

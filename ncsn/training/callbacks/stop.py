@@ -14,7 +14,7 @@ from ncsn.training.processes import REQUEUE, under_slurm
 
 __all__ = ["GracefulStop", "RunStopped"]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = tuple(n for n in signal.Signals if n.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 
 
 class RunStopped(BaseException):
