@@ -130,7 +130,7 @@ def lock_of(file: Path) -> Path:
 def _exclusive(lock: Path, output: Path) -> Iterator[None]:
     """Hold the POSIX lock of the file `lock`, and remove the file at the end."""
     if not POSIX_LOCKS:
-        with _folders(lock.parent):
+        with empty_folders_removed(lock.parent):
             lock.parent.mkdir(parents=True, exist_ok=True)
             yield
         return
