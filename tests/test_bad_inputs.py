@@ -1,5 +1,6 @@
 """Wrong input is answered in one line that names it, with the right exit status, and leaves nothing behind."""
 
+import io
 import os
 import re
 import shutil
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from ncsn.cli.config_file import check_config
-from ncsn.cli.main import sample
-from ncsn.data import FileImages
+from ncsn.cli.main import main, sample
+from ncsn.cli.options import parse
+from ncsn.data import FileImages, ImageFolder
 from ncsn.model import checkpoint_file
+from ncsn.networks import UNet
 from ncsn.training.callbacks import Checkpoint
 from PIL import Image
 from torch.utils.data import get_worker_info
@@ -111,6 +114,8 @@ OPTIONS = {
     "a billion blocks": (["--model.denoiser.network.blocks", "1000000000"], "larger network"),
     "no name": (["--name", ""], "name: ''"),
     "the name of the folder above": (["--name", ".."], r"name: '\.\.' is not the name of a folder"),
+    "99 devices": (["--trainer.devices", "99", "--trainer.strategy", "ddp"], r"devices: expected at most \d+ .* 99"),
+    "machines that were not started": (["--trainer.num_nodes", "3"], "num_nodes: 3 machines, .* torchrun or srun"),
     "a decay of 1": (["--ema.decay", "1"], "decay=1"),
 }
 
@@ -399,3 +404,35 @@ def test_a_worker_that_dies_is_a_failure_of_the_world(tmp_path, monkeypatch, cap
     options = [*data, "--data.memory", "0", "--data.workers", "1"]
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
     assert (status, "data.workers: DataLoader worker" in line) == (1, True), line
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "most"),
+    [("sample", "--num-samples", 10**7), ("sample", "--upscale", 256), ("evaluate", "--seeds", 1000)],
+)
+def test_a_cost_without_a_bound_is_refused_before_torch_is_imported(capsys, command, option, most):
+    assert vars(parse(command, [option, str(most)]))[option[2:].replace("-", "_")] == most
+    for beyond in (str(most + 1), "9" * 5000):
+        status, line = refusal(capsys, lambda given=beyond: parse(command, [option, given]))
+        assert (status, f"{option}: expected an integer from 1 to {most}, got" in line) == (2, True), line
+
+
+def test_more_workers_than_a_machine_has_are_refused(tmp_path):
+    for name in "abcd":
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    with pytest.raises(ValueError, match="ImageFolder: workers is 10000, and must be at least 0 and at most 256"):
+        ImageFolder(str(tmp_path), 8, workers=10_000)
+
+
+def test_a_network_of_thousands_of_resolutions_is_refused_before_it_is_built():
+    with pytest.raises(ValueError, match="expected at most 16 multipliers, got given=5000"):
+        UNet(1, 8, [1] * 5000)
+
+
+def test_a_name_that_the_terminal_cannot_show_is_printed_escaped(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stderr", out)
+    with pytest.raises(SystemExit, match="2"):
+        main(["sample", "--out", "Bühne\udcff/a.png"])
+    out.flush()
+    assert out.buffer.getvalue() == b"error: --out: there is no folder B\\xfchne\\udcff\n"

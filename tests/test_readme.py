@@ -14,7 +14,10 @@ from ncsn.cli.train import with_config_files
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-CODE = "".join(page.read_text() for page in PAGES if page.name in ("README.md", "sampling.md", "guide.md"))
+CODE = "".join(page.read_text() for page in PAGES if page.name in ("README.md", "sampling.md"))
+CODE += (
+    (REPOSITORY / "docs" / "guide.md").read_text().partition("## A model in Python")[2]
+)  # tests/test_own.py: the rest
 BLOCKS = re.findall(r"```python\n(.*?)```", CODE, re.DOTALL)
 LINES = [line for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
          for line in re.split(r"&&|\n", block)]  # fmt: skip

@@ -188,3 +188,10 @@ def test_metropolis_adjusted_langevin_takes_the_log_density_of_an_energy_model()
     assert x.std().item() == pytest.approx(0.5, abs=0.03)
     with pytest.raises(ValueError, match=r"MetropolisAdjustedLangevin takes a log-probability, .* an EnergyScore"):
         own.of(NCSNDenoiser(MLP(1)))
+
+
+def test_a_correction_where_the_score_vanishes_is_of_the_size_of_that_for_pure_noise():
+    x = PredictorCorrector(snr=0.2).correct(
+        lambda x, _: torch.full_like(x, 1e-6), torch.zeros(50_000, 2), torch.ones(())
+    )
+    assert x.var().item() == pytest.approx(4 * 0.2**2, rel=0.03)  # sqrt(2 alpha) z, with alpha = 2 (snr sigma)^2

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from io import TextIOWrapper
 
 from ncsn.cli.errors import exit_codes, exit_on_signals, fail, silence_libraries
 from ncsn.cli.options import COMMANDS, parse
@@ -16,6 +17,9 @@ OWN_PARSERS = ("train", "advise")  # whose options are the settings of a run
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command: `ncsn COMMAND ...`."""
+    for stream in (sys.stdout, sys.stderr):  # of any encoding, and names that are no text
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given.pop(0) if given else "--help"
     if command in ("-h", "--help"):

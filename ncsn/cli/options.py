@@ -30,6 +30,7 @@ NO_EFFECT = {
 MODEL = "default: the newest checkpoint under checkpoints/, or the digits of the package"
 OUT = """NAME.png: a grid; NAME.gif: trajectories; NAME.npz: an array arr_0 (N, H, W, C) of uint8;
 NAME: a folder of PNGs, of which missing ones are added. Default: samples.png, or a free name"""
+MOST_SAMPLES, MOST_SEEDS, MOST_UPSCALE = 10**7, 1000, 256
 NAMES = re.compile(r"[^\s,]+").findall  # the type of an option with names between commas
 DEVICE = "cpu, cuda, cuda:1, mps, ...; auto is the fastest"
 EXAMPLES = """\
@@ -142,7 +143,13 @@ def add_interpolate_options(parser: ArgumentParser) -> None:
     """Add the options of `ncsn interpolate`."""
     option = parser.add_argument
     option("images", nargs=2, type=Path, metavar="IMAGE")
-    option("--num-samples", type=int_at_least(2), default=10, metavar="N", help="images (10)")
+    option(
+        "--num-samples",
+        type=int_at_least(2, MOST_SAMPLES),
+        default=10,
+        metavar="N",
+        help="images (10)",
+    )
     add_levels(option)
     add_image_options(parser, "interpolated.png")
 
@@ -153,8 +160,13 @@ def add_evaluate_options(parser: ArgumentParser) -> None:
     option("checkpoint", nargs="?", type=Path, help=MODEL)
     add_sampling_options(parser)
     add_label(option, "default: every class in turn, `all`")
-    option("--num-samples", type=int_at_least(1), metavar="N", help="samples of a seed (10000)")
-    option("--seeds", type=int_at_least(1), metavar="N", help="repeat for N seeds (1)")
+    option(
+        "--num-samples",
+        type=int_at_least(1, MOST_SAMPLES),
+        metavar="N",
+        help="samples of a seed (10000)",
+    )
+    option("--seeds", type=int_at_least(1, MOST_SEEDS), metavar="N", help="repeat for N seeds (1)")
     add_data_options(parser, "a configuration, for its data; default: the model's")
     option("--features", metavar="FILE", help="weights of `ncsn features`, or `inception`")
     option("--likelihood", type=int_at_least(2), metavar="N", help="bits/dim of N held-out images")
@@ -207,10 +219,20 @@ def add_output_options(parser: ArgumentParser) -> None:
     """Add the options of the output: its file, its samples and its layout."""
     option = parser.add_argument_group("output").add_argument
     option("--out", type=Path, metavar="FILE", help=OUT)
-    option("--num-samples", type=int_at_least(1), metavar="N", help="(64 images, 4000 points)")
+    option(
+        "--num-samples",
+        type=int_at_least(1, MOST_SAMPLES),
+        metavar="N",
+        help="(64 images, 4000 points)",
+    )
     option("--start-index", type=int_at_least(0), default=0, metavar="N", help="first index (0)")
     option("--nrow", type=int_at_least(1), metavar="N", help="images in a row")
-    option("--upscale", type=int_at_least(1), metavar="N", help="enlarge each image N times")
+    option(
+        "--upscale",
+        type=int_at_least(1, MOST_UPSCALE),
+        metavar="N",
+        help="enlarge each image N times",
+    )
     option("--captions", action="store_true", help="write the index and class under each image")
     states = "show N states of each trajectory: in a row, or as frames"
     option("--trajectory", type=int_at_least(2), metavar="N", help=states)
@@ -252,7 +274,12 @@ def add_image_options(parser: ArgumentParser, default: str) -> None:
     """Add the options of the model and of one PNG, for commands whose arguments are images."""
     option = parser.add_argument
     option("--out", type=Path, metavar="FILE", help=f"a .png file ({default}, or a free name)")
-    option("--upscale", type=int_at_least(1), metavar="N", help="enlarge each image N times")
+    option(
+        "--upscale",
+        type=int_at_least(1, MOST_UPSCALE),
+        metavar="N",
+        help="enlarge each image N times",
+    )
     parser.set_defaults(default_out=Path(default), kinds={".png": "grid"})
     add_label(option)
     option("--device", default="auto", help=DEVICE)
@@ -293,12 +320,13 @@ def check_output(options: Namespace) -> None:
         fail(2, f"--out: there is no folder {out.parent}")
 
 
-def int_at_least(least: int) -> Callable[[str], int]:
-    """Return a converter to integers from `least` to 2^32 - 1, for argparse."""
+def int_at_least(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:
+    """Return a converter to integers from `least` to `most`, for argparse."""
 
     def convert(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) < 2**32:
-            raise argparse.ArgumentTypeError(f"expected an integer from {least}, got {text!r}")
+        if not text.isdecimal() or len(text) > 10 or not least <= int(text) <= most:
+            to = "" if most == 2**32 - 1 else f" to {most}"
+            raise argparse.ArgumentTypeError(f"expected an integer from {least}{to}, got {text!r}")
         return int(text)
 
     return convert

@@ -17,6 +17,7 @@ from ncsn.data.pixels import to_unit
 
 __all__ = ["DataModule", "ImageData", "limited"]
 
+MOST_WORKERS = 256
 LOADER_TIMEOUT = 600  # seconds to wait for a batch of a worker process
 
 Batch = tuple[Tensor, Tensor | None]
@@ -50,8 +51,9 @@ class DataModule(LightningDataModule, ABC):
         name = type(self).__name__
         if batch_size < 1:
             raise ValueError(f"{name}: batch_size is {batch_size}, and must be at least 1")
-        if workers < 0:
-            raise ValueError(f"{name}: workers is {workers}, and must be at least 0")
+        if not 0 <= workers <= MOST_WORKERS:
+            allowed = f"at least 0 and at most {MOST_WORKERS}"
+            raise ValueError(f"{name}: workers is {workers}, and must be {allowed}")
         if labels and not class_names:
             raise ValueError(f"{name}: class labels were asked for, and the data has no classes")
         self.shape = shape

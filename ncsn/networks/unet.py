@@ -46,6 +46,8 @@ class UNet(nn.Module):
         positive = min(sizes.values()) >= 1 and width >= 4
         expect("positive sizes, and width >= 4", positive, self, **sizes)
         expect("classes >= 0", classes >= 0, self, classes=classes)
+        count = len(multipliers)
+        expect("at most 16 multipliers", count <= 16, self, given=count)
         positive = min(multipliers, default=0) >= 1
         expect("multipliers >= 1", positive, self, multipliers=list(multipliers))
         known = set(attention) <= set(range(len(multipliers)))

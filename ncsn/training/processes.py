@@ -29,6 +29,7 @@ __all__ = [
 # SLURM's time limit warning with `--signal=SIGUSR1@SECONDS`; Windows has no such signal.
 REQUEUE: int = getattr(signal, "SIGUSR1", -1)
 PARENT = os.getppid()  # at the start of this process
+MOST_DEVICES = 16  # of a machine with fewer cores
 under_slurm: Callable[[], bool] = SLURMEnvironment.detect
 
 
@@ -54,8 +55,18 @@ def plugins() -> list[ClusterEnvironment]:
 
 
 def check_processes(processes: int, devices: int, machines: int) -> None:
-    """Refuse to run unless torchrun or SLURM started one process per device."""
-    found = starter()
+    """Refuse to run unless torchrun or SLURM started one process per device.
+
+    Without them, refuse several machines, and more processes than a machine can run.
+    """
+    found, most = starter(), max(MOST_DEVICES, os.cpu_count() or 1)
+    if found is None and devices > most:
+        raise ValueError(f"devices: expected at most {most} on this machine, got {devices}")
+    if found is None and machines > 1 and "MASTER_ADDR" not in os.environ:
+        raise ValueError(
+            f"num_nodes: {machines} machines, and only this one was started; start the command "
+            "on each of them by torchrun or srun"
+        )
     started = processes if found is None else found.world_size()
     if started != processes:
         name = "torchrun" if isinstance(found, TorchElasticEnvironment) else "SLURM"

@@ -1,4 +1,4 @@
-"""What a run shows, in the logger that the user has chosen."""
+"""Output of a run in the logger that the user has chosen."""
 
 from pathlib import Path
 
