@@ -57,6 +57,8 @@ def main() -> None:
     for config in options.configs:
         if not config.is_file():
             fail(2, f"configs: there is no file {config}")
+    if any(word.partition("=")[0] in ("--name", "--ckpt_path") for word in options.train):
+        fail(2, "--train: --name and --ckpt_path are set by this command; remove them")
     locks = [exclusive_file(file) for file in dict.fromkeys(map(file_of, options.configs))]
     with (
         exit_on_signals(),
@@ -82,7 +84,7 @@ def result(config: Path, options: Namespace) -> dict[str, Any]:
         if earlier["made_by"] == made_by:
             return earlier
     began = time.perf_counter()
-    done([*TRAIN, "--config", str(config), "--name", folder.name, *options.train])
+    done([*TRAIN, "--config", str(config), *options.train, "--name", folder.name])
     minutes = (time.perf_counter() - began) / 60
     report = folder / "report.json"
     done([*EVALUATE, str(newest_checkpoint(folder)), "--json", str(report), *options.evaluate])

@@ -19,6 +19,7 @@ from ncsn.cli.options import parse
 from ncsn.data import FileImages, ImageFolder
 from ncsn.model import checkpoint_file
 from ncsn.networks import UNet
+from ncsn.training.callbacks import Checkpoint
 from PIL import Image
 from torch.utils.data import get_worker_info
 
@@ -95,7 +96,10 @@ OPTIONS = {
     "true for a number": (["--model.schedule.sigma_max", "abc"], "model.schedule.*sigma_max"),
     "half an image": (["--data.batch_size", "2.5"], "data.*batch_size"),
     "minus one image": (["--data.batch_size", "-1"], "batch_size is -1"),
-    "no batches a step": (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches: 0 is not"),
+    "no batches a step": (
+        ["--trainer.accumulate_grad_batches", "0"],
+        "accumulate_grad_batches: expected at least 1, got 0",
+    ),
     "no batches": (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches: 0 leaves nothing to do"),
     "no epochs": (["--trainer.max_epochs", "0", "--trainer.max_steps", "-1"], "trainer.max_epochs"),
     "a seed too large": (["--seed_everything", "4294967296"], "seed_everything: expected .* got 4294967296"),
@@ -267,6 +271,60 @@ def test_other_images_in_the_same_folder_are_noticed(tmp_path, monkeypatch, caps
     status, line = refusal(capsys, lambda: run_train(*again))
     assert status == 2
     assert re.search(r"data: its examples have the fingerprint \w{12}, but \w{12} in .*step=7.ckpt", line), line
+    run_train(*again, "--accept_changes", "true")
+    out = capsys.readouterr().out
+    assert re.search(r"Changed: +data: its examples have the fingerprint \w{12} -> \w{12}", out), out
+    assert Path("checkpoints/small/step=9.ckpt").is_file()
+
+
+def test_a_run_that_meets_broken_images_is_saved_and_names_all_and_goes_on_without_them(tmp_path, monkeypatch, capsys):
+    image_folder(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    data = ["--data", "ImageFolder", "--data.root", "images", "--data.size", "8", "--data.channels", "1"]
+    data += ["--data.memory", "0", "--data.workers", "1", "--data.batch_size", "4", "--samples.count", "0"]
+    options = ["--config", "small.yaml", *data, "--trainer.max_steps", "12", "--checkpoint.every", "1000"]
+    options += ["--trainer.val_check_interval", "1000"]
+    files, batch_end = sorted(Path("images").iterdir()), Checkpoint.on_train_batch_end
+
+    def broken(self, trainer, *others):
+        if trainer.global_step == 3:
+            for file in files[:2]:
+                file.write_bytes(b"broken")
+        batch_end(self, trainer, *others)
+
+    monkeypatch.setattr(Checkpoint, "on_train_batch_end", broken)
+    status, line = refusal(capsys, lambda: run_train(*options))
+    assert status == 1
+    assert all(str(file) in line for file in files[:2]), line
+    assert "--ckpt_path last (--accept_changes true" in line
+    (saved,) = Path("checkpoints/small").glob("*.ckpt")
+    assert int(saved.stem.removeprefix("step=")) >= 3
+    for file in files[:2]:
+        file.unlink()
+    run_train(*options, "--ckpt_path", "last", "--accept_changes", "true")
+    assert Path("checkpoints/small/step=12.ckpt").is_file()
+
+
+def test_a_run_goes_on_with_changes_that_are_accepted_and_says_all(run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    options = ["--config", "small.yaml", "--ckpt_path", "last", "--accept_changes", "true", "--samples.count", "0"]
+    network = [*options, "--model.denoiser.network.width", "16"]
+    status, line = refusal(capsys, lambda: run_train(*network))
+    assert (status, "change it back, or give another --name" in line) == (2, True), line
+    changed = ["--trainer.max_steps", "9", "--data.batch_size", "32", "--model.cooldown", "1", "--ema.decay", "0.5"]
+    run_train(*options, *changed, "--trainer.gradient_clip_val", "0.5")
+    out = capsys.readouterr().out
+    assert re.findall(r"Changed: +(.*)", out) == [
+        "data.batch_size: 64 -> 32",
+        "model.cooldown: 0 -> 1",
+        "ema.decay: 0.999 -> 0.5",
+        "trainer.max_steps: 7 -> 9",
+        "trainer.gradient_clip_val: None -> 0.5",
+    ]
+    content = checkpoint_file.read("checkpoints/small/step=9.ckpt")
+    assert content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 9
 
 
 def test_what_may_change_takes_effect_and_a_finished_run_is_left_alone(run, tmp_path, monkeypatch, capsys):

@@ -185,10 +185,11 @@ def test_a_checkpoint_that_does_not_fit_itself_is_refused(checkpoint, tmp_path, 
 def test_the_newest_checkpoint_is_found(tmp_path):
     with pytest.raises(ValueError, match="there is no checkpoint under"):
         newest_checkpoint(tmp_path)
-    for i, name in enumerate(["b/step=9.ckpt", "a/step=100.ckpt", "c/d/step=1.ckpt"]):
+    names = ["b/step=9.ckpt", "a/step=100.ckpt", "c/d/step=1.ckpt", "a/step=99.ckpt"]  # copied after step 100
+    for i, name in enumerate(names):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-        os.utime(tmp_path / name, (i, i if i < 2 else 0))
+        os.utime(tmp_path / name, (i, i if i != 2 else 0))
     assert newest_checkpoint(tmp_path) == tmp_path / "a/step=100.ckpt"
 
 

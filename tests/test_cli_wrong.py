@@ -57,11 +57,25 @@ WRONG_TRAINING = [
     (["--model.optimizer.lr", "-1"], "model.optimizer.lr: -1.0, and must be positive"),
     (["--trainer.max_steps", "0"], "trainer.max_steps: 0 leaves nothing to do"),
     (["--trainer.val_check_interval", "0"], "trainer.val_check_interval: 0"),
-    (["--trainer.val_check_interval", "{minuets: 5}"], "trainer.val_check_interval: .*minuets.*give steps, or"),
+    (
+        ["--trainer.val_check_interval", "{minuets: 5}"],
+        "trainer.val_check_interval: .*minuets.*give training batches, or",
+    ),
     (
         ["--model.optimizer.fused", "true", "--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "1"],
         "trainer.gradient_clip_val: in bf16-mixed it does not go with model.optimizer.fused: true; set it to false",
     ),
+    (["--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1100"], "1100.* batches .25"),
+    (["--trainer.check_val_every_n_epoch", "0"], "check_val_every_n_epoch: expected at least 1, got 0"),
+    (["--trainer.gradient_clip_val", "-1"], "gradient_clip_val: expected at least 0, got -1"),
+    (["--trainer.limit_train_batches", "0.001"], "trainer: .*limit_train_batches=0.04"),
+    (["--trainer.accumulate_grad_batches", "26"], "expected at most the 25 batches of an epoch, got 26; lower it"),
+    (["--trainer.callbacks+=LearningRateFinder"], "LearningRateFinder is not for .* set model.optimizer.lr"),
+    (["--trainer.callbacks+=BatchSizeFinder"], "BatchSizeFinder is not for these runs; set data.batch_size"),
+    (["--trainer.callbacks+=BackboneFinetuning"], "trainer: .*no attribute 'backbone'"),
+    (["--trainer.devices", "[99]"], "trainer: .devices. selected"),
+    (["--trainer.max_steps", "12:30:00"], "trainer.max_steps: expected a number, got 12:30:00"),
+    (["--trainer.max_steps=1:30"], "trainer.max_steps: expected a number, got 1:30"),
     (["--trainer.precision", "bf16-true"], "trainer.precision: bf16-true is none of .*bf16-mixed"),
     (["--trainer.overfit_batches", "1"], "trainer.overfit_batches"),
     (["--name", "../evil"], r"name: '\.\./evil'"),
@@ -97,6 +111,8 @@ def test_a_wrong_setting_is_answered_in_one_line_and_leaves_nothing(tmp_path, mo
         (SMALL + "modle: {warmup: 3}", "modle"),
         (SMALL.replace("max_steps", "max_setps"), "trainer.*max_setps"),
         (SMALL.replace("batch_size: 64", "batch_size: null"), "data.batch_size: null, and must have a value"),
+        (SMALL.replace("levels: 6", "levels: 010"), "line 10: 010, but YAML reads it as another number; write that"),
+        (SMALL.replace("max_steps: 7", "max_steps: 12:30:00"), "line 13: 12:30:00, but YAML reads it as another"),
         (SMALL.replace("name: small", "name: 2024"), "name: expected str, got 2024; put it in quotes"),
         ("model: {", "line 1"),
     ],
@@ -127,6 +143,24 @@ def test_a_picture_that_breaks_while_it_is_streamed_is_named(tmp_path, monkeypat
     status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
     assert status == 1
     assert re.search(r"cannot read pictures/\d+\.png as an image", line)
+
+
+def test_a_setting_that_is_only_tried_during_a_run_is_answered_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    options = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=nope", "--samples.count", "0"]
+    status, line = refusal(capsys, lambda: run_train("--config", "small.yaml", *options))
+    assert (status, bool(re.search("nope.*val/loss", line))) == (2, True), line
+
+
+def test_a_trial_run_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    monkeypatch.setattr("ncsn.training.callbacks.quality.frechet", lambda *_, **__: 1.0)
+    trial = [*FEATURES, "--quality.count", "65", "--trainer.fast_dev_run", "true"]
+    run_train("--config", "small.yaml", *trial)
+    assert "Trained 1 steps." in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
 
 
 def test_a_run_without_a_logger_or_a_bar(tmp_path, capsys):

@@ -45,7 +45,7 @@ WRONG = [
     (["--features", "{checkpoint}"], "is not a safetensors file, or is damaged"),
     (["--data", "absent.yaml"], "--data: there is no file absent.yaml"),
     (["--data", "ncsn.data.Points"], "ImageData"),
-    (["--data.root", "x"], "--data: none given; give a configuration"),
+    (["--data.root", "x"], "data: Digits: got an unexpected keyword argument 'root'"),
     (["--sampler", "NoSuch"], "NoSuch"),
     (["--sampler.no_such", "3"], "no_such"),
     (["--steps", "1"], "--steps"),

@@ -125,6 +125,30 @@ def test_the_learning_rate_cools_down_at_the_end_of_the_run(tmp_path, length):
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
 
 
+@pytest.mark.parametrize(
+    ("warmup", "cooldown", "expected"),
+    [(100, 100, [1 / 4, 1 / 2, 3 / 4, 1, 3 / 4, 1 / 2, 1 / 4]), (12, 0, [i / 7 for i in range(1, 8)])],
+)
+def test_a_schedule_longer_than_the_run_is_shortened_to_it(tmp_path, warmup, cooldown, expected):
+    optimizer = partial(torch.optim.SGD, lr=1.0)
+    module, rates = small_module(warmup=warmup, cooldown=cooldown, optimizer=optimizer), []
+    module.on_train_batch_start = lambda *_: rates.append(module.optimizers().param_groups[0]["lr"])
+    with pytest.warns(UserWarning, match=rf"\({warmup}, {cooldown}\) steps are shortened to .* the 7 steps of the run"):
+        small_trainer(tmp_path, max_steps=7).fit(module, Digits())
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("accumulate", "batches"), [(2, 3), (3, 4), (20, 3)])
+def test_every_step_has_the_mean_gradient_of_its_batches(tmp_path, accumulate, batches):
+    module, norms = small_module(), []
+    weight = next(module.parameters())
+    module.losses = lambda x, *_: weight.sum().expand(len(x))  # of which the gradient is one
+    module.on_before_optimizer_step = lambda _: norms.append(weight.grad.flatten()[0].item())
+    limits = {"accumulate_grad_batches": accumulate, "limit_train_batches": batches}
+    small_trainer(tmp_path, max_steps=4, **limits).fit(module, Digits())
+    assert norms == pytest.approx([1.0] * 4)
+
+
 def test_a_run_without_an_end_does_not_cool_down(tmp_path):
     module = small_module(cooldown=3, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0))
     rates = []
@@ -168,7 +192,7 @@ def test_a_new_learning_rate_takes_effect_on_a_resumed_run(tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     trainer = small_trainer(tmp_path, max_steps=5)
     trainer.fit(module(4.0e-3), Digits(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert rates == pytest.approx([0.5e-3, 0.75e-3, 4e-3, 4e-3, 4e-3])
+    assert rates == pytest.approx([1e-3, 1e-3, 4e-3, 4e-3, 4e-3])  # the first of two steps
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ncsn.noise.streams import Streams
 from ncsn.samplers import Sampler
 from PIL import Image
 
+from test_bad_inputs import image_folder
 from test_cli import REPOSITORY, pixels, refusal, run_train, sample, train_small
 from test_drawing import pictures
 from test_sampling import trained
@@ -237,6 +238,21 @@ def test_several_checkpoints_are_a_block_each_of_the_same_seeds(digits, labelled
 def test_several_checkpoints_move_side_by_side(digits, labelled):
     sample([digits, labelled, "--num-samples", "1", "--trajectory", "3", "--out", "two.gif"])
     assert len(frames("two.gif")) == 3
+
+
+def test_nearest_images_are_found_in_data_that_has_moved(here, capsys):
+    image_folder(here / "images")
+    data = ["--data", "ImageFolder", "--data.root", "images", "--data.size", "8", "--data.channels", "1"]
+    checkpoint = train_small(here, *data, "--data.batch_size", "4", "--samples.count", "0", "--trainer.max_steps", "1")
+    Path("images").rename("moved")
+    capsys.readouterr()
+    options = [str(checkpoint), "--num-samples", "2", "--nearest", "1", "--out", "near.png"]
+    status, line = refusal(capsys, lambda: sample(options))
+    assert (status, "say where it lies now by --data.root DIR" in line) == (2, True), line
+    sample([*options, "--data.root", "moved"])
+    assert Path("near.png").is_file()
+    status, line = refusal(capsys, lambda: sample([str(checkpoint), "--data.root", "moved", "--out", "a.png"]))
+    assert (status, "--data has no effect without --nearest" in line) == (2, True), line
 
 
 def test_training_pictures_stand_beside_what_they_are_nearest_to(digits):

@@ -74,6 +74,17 @@ def test_a_training_that_was_killed_is_told_as_a_shell_does():
     done([sys.executable, "-c", ""])
 
 
+@pytest.mark.parametrize("option", ["--name r", "--name=r", "--ckpt_path last"])
+def test_a_name_of_its_own_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys, option):
+    monkeypatch.chdir(tmp_path)
+    Path("small.yaml").write_text(SMALL)
+    monkeypatch.setattr(sys, "argv", ["results.py", "small.yaml", f"--train={option}"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--train: --name and --ckpt_path are set by this command" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
 @pytest.mark.slow
 def test_results_are_trained_evaluated_and_put_in_one_table(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)

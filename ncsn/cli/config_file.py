@@ -1,5 +1,6 @@
 """Checks of a configuration file, which do not import torch."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,22 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 from ncsn.model.shipped import shipped_configs
 from ncsn.training.hints import did_you_mean
 
-__all__ = ["check_config"]
+__all__ = ["check_config", "check_number"]
 
 MAX_VALUES = 10_000  # values in a configuration, with aliases expanded
 PLAIN = [
     f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")
 ]
+NUMBERS = PLAIN[3:5]
+# YAML 1.1 reads 010 as octal, 12:30 in base 60.
+OTHER_NUMBER = re.compile(r"[-+]?(0[\d_]+|\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?)")
+
+
+def check_number(option: str, value: str) -> None:
+    """Refuse the value of an option that YAML would read as a number in base 60."""
+    is_text = option.rpartition(".")[2] in ("--name", "max_time", "val_check_interval")
+    if ":" in value and OTHER_NUMBER.fullmatch(value) and not is_text:
+        raise ValueError(f"{option}: expected a number, got {value}")
 
 
 def check_config(path: str | Path, option: str = "--config") -> None:
@@ -34,6 +45,9 @@ def check_config(path: str | Path, option: str = "--config") -> None:
             where = f"{file}, {line_of(node.start_mark)}"
             if count == MAX_VALUES:
                 raise ValueError(f"{where}: more than {MAX_VALUES:,} values")
+            if node.tag in NUMBERS and OTHER_NUMBER.fullmatch(node.value):
+                reason = "YAML reads it as another number; write that, or put it in quotes"
+                raise ValueError(f"{where}: {node.value}, but {reason}")
             if node.tag not in PLAIN:
                 kind = f"a value of the kind {node.tag} is not read"
                 raise ValueError(f"{where}: {kind}; put it in quotes if it is text")

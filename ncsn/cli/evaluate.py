@@ -16,7 +16,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from ncsn.cli.devices import device_of, fabric_for, shared_draws
-from ncsn.cli.from_options import chosen_data, label_of, loaded, sampler_of, sigmas_of
+from ncsn.cli.from_options import chosen_data, data_of, label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.writers import Collector, check_replaced
 from ncsn.data import FileImages, ImageData, same_images, to_unit
 from ncsn.evaluation.extractors import (
@@ -50,7 +50,7 @@ from ncsn.evaluation.samplers import compared_samplers, comparison_table
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.draws import Request, batches, default_batch_size
 from ncsn.model.files import exclusive_file
-from ncsn.model.load import CHECKPOINTS, default_checkpoint, load_data
+from ncsn.model.load import CHECKPOINTS, default_checkpoint
 from ncsn.model.model import Model
 from ncsn.samplers import Sampler
 from ncsn.training.processes import gathered, hold_outputs
@@ -107,7 +107,7 @@ def measured(
 def evaluated_data(options: Namespace, model: Model | None) -> ImageData:
     """Return the data set of the options or of the checkpoint, ready to be read."""
     checkpoint = options.checkpoint
-    data = chosen_data(options.data) if options.data else load_data(checkpoint, options.trust)
+    data = chosen_data(options.data) if checkpoint is None else data_of(checkpoint, options)
     if not isinstance(data, ImageData):
         raise ValueError(f"checkpoint: {checkpoint} was not trained on images")
     if model is not None and model.shape != data.shape:

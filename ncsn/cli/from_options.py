@@ -13,8 +13,8 @@ from torch import Tensor
 import ncsn.samplers
 from ncsn.cli.config_file import check_config
 from ncsn.cli.devices import device_of
-from ncsn.data import ImageData
-from ncsn.model.load import CHECKPOINTS, default_checkpoint, load
+from ncsn.data import DataModule, ImageData
+from ncsn.model.load import CHECKPOINTS, default_checkpoint, load, load_data
 from ncsn.model.model import Model
 from ncsn.samplers import Sampler
 from ncsn.training.checks import with_hint
@@ -22,6 +22,7 @@ from ncsn.training.hints import did_you_mean
 
 __all__ = [
     "chosen_data",
+    "data_of",
     "image_model",
     "image_shape",
     "label_of",
@@ -106,6 +107,15 @@ def chosen_data(arguments: Sequence[str]) -> ImageData:
     sections = [(key, data_section(value) if key == "--data" else value) for key, value in given]
     data: ImageData = described(ImageData, "data", [f"{key}={value}" for key, value in sections])
     return data
+
+
+def data_of(checkpoint: Path, options: Namespace) -> DataModule:
+    """Return the data of --data, or else a checkpoint's own, with the settings of --data.NAME."""
+    given = [argument.partition("=")[::2] for argument in options.data]
+    if "--data" in dict(given):
+        return chosen_data(options.data)
+    changes = {key.removeprefix("--data."): get_loader("yaml")(value) for key, value in given}
+    return load_data(checkpoint, options.trust, **changes)
 
 
 def data_section(text: str) -> str:

@@ -110,6 +110,7 @@ def add_sample_options(parser: ArgumentParser) -> None:
     add_label(option, "default: every class in turn, `all`; with `all`, a row for each")
     option("--guidance", type=float, metavar="W", help="weight of the class; 1 is no guidance")
     option("--nearest", type=int_at_least(1), metavar="N", help="show N nearest training images")
+    add_data_options(parser, "a configuration, for its data; default: the model's")
     option("--show-settings", action="store_true", help="print the checkpoint's settings as YAML")
 
 

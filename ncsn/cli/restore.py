@@ -31,6 +31,7 @@ def run(options: Namespace) -> None:
     """Sample from the posterior of the image, and write the samples after the image."""
     options.label = options.label or NONE  # the class of a given image is not known
     options.guidance = options.nearest = None
+    options.data = []
     options.show_settings = False
     sample(options, measurement_of)
 

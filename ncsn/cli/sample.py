@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from ncsn.cli.devices import fabric_for, shared_draws
-from ncsn.cli.from_options import label_of, loaded, sampler_of, sigmas_of
+from ncsn.cli.from_options import data_of, label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.writers import Collector, FolderWriter, NpzWriter, Writer, held_output
 from ncsn.data import DataModule, ImageData, Points, enlarged, pixel_grid, tiled, to_pixels
 from ncsn.evaluation.copies import are_copies, nearest, neighbours
@@ -31,7 +31,7 @@ from ncsn.evaluation.plots import plot, save_figure
 from ncsn.model.checkpoint_file import digest
 from ncsn.model.draws import Request, batches, default_batch_size
 from ncsn.model.labels import ALL, NONE
-from ncsn.model.load import CHECKPOINTS, contents, default_checkpoint, load_data
+from ncsn.model.load import CHECKPOINTS, contents, default_checkpoint
 from ncsn.model.model import DATA, Model
 from ncsn.model.renamed import updated
 from ncsn.model.settings import check_settings
@@ -157,8 +157,10 @@ def data_shown(model: Model, checkpoint: Path, options: Namespace) -> DataModule
     """Return the data that a model was trained on, if it is shown: for --nearest, and of points."""
     is_image = len(model.shape) == 3
     if not options.nearest and (is_image or (model.shape == (2,) and model.trained_on is None)):
+        if options.data:
+            raise ValueError("--data has no effect without --nearest; remove it")
         return None
-    data = load_data(checkpoint, options.trust)
+    data = data_of(checkpoint, options)
     is_shown = isinstance(data, ImageData) if is_image else isinstance(data, Points)
     if not is_shown or data.shape != model.shape:
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from ncsn.cli.config_file import check_config
+from ncsn.cli.config_file import check_config, check_number
 from ncsn.cli.errors import reason, silence_libraries
 from ncsn.cli.help import class_help, short_help
 from ncsn.model.renamed import updated
@@ -79,10 +79,10 @@ def from_config(config: str | Path, *options: str) -> tuple["ScoreModule", "Data
 
 def settings(arguments: Sequence[str]) -> list[str]:
     """Return arguments as the parser of training takes them, with the configurations checked."""
-    words = with_config_files(arguments)
-    return [
-        current(word) if option == "--config" else word for option, word in pairwise(["", *words])
-    ]
+    words = list(pairwise(["", *with_config_files(arguments)]))
+    for option, word in words:
+        check_number(*(word.partition("=")[::2] if "=" in word else (option, word)))
+    return [current(word) if option == "--config" else word for option, word in words]
 
 
 def with_config_files(arguments: Sequence[str]) -> list[str]:

@@ -23,11 +23,15 @@ from torch import Tensor
 from ncsn.data.examples import Examples, HeldExamples, held_out_last
 from ncsn.data.module import ImageData
 
-__all__ = ["FileImages", "ImageFolder", "same_images", "upright"]
+__all__ = ["BrokenImageError", "FileImages", "ImageFolder", "same_images", "upright"]
 
 STACKS = ("GIF", "PNG", "TIFF", "WEBP")  # formats whose files may hold many images
 # Names of the parts of a data set.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+class BrokenImageError(OSError):
+    """An image that turns out to be broken when it is streamed."""
 
 
 class ImageFolder(ImageData):
@@ -168,7 +172,7 @@ class FileImages(Examples):
         try:
             return torch.stack([self.read(self.files[i]) for i in indices]), self.labels[indices]
         except ValueError as error:  # during a run the settings are not to blame
-            raise OSError(error) from error
+            raise BrokenImageError(error) from error
 
     def fingerprint(self) -> str:
         """Return the sha256 of file names and sizes, labels and image shape."""
@@ -204,15 +208,28 @@ class FileImages(Examples):
             tried = track(reasons, "Trying images", total=len(self), transient=True)
             return {i: said for i, said in enumerate(tried) if said is not None}
 
+    def complaint(self) -> str:
+        """Try all images, and return one line that names the unreadable ones, or nothing."""
+        wrong = self.wrong()
+        if not wrong:
+            return ""
+        first, *others = wrong
+        names = ", ".join(str(self.files[i]) for i in others)
+        more = f"; so are {len(others)} more of {len(self):,}: {names}" if others else ""
+        return f"{wrong[first]}{more}; or leave such images out by --data.skip_broken true"
+
     def held(self) -> HeldExamples:
         """Read all images into memory."""
         pixels = torch.empty(len(self), self.channels, self.height, self.width, dtype=torch.uint8)
         with ThreadPoolExecutor() as threads:
             images = threads.map(self.read, self.files, chunksize=64)
-            for i, image in enumerate(
-                track(images, "Reading images", total=len(self), transient=True)
-            ):
-                pixels[i] = image
+            try:
+                for i, image in enumerate(
+                    track(images, "Reading images", total=len(self), transient=True)
+                ):
+                    pixels[i] = image
+            except ValueError as error:
+                raise ValueError(self.complaint()) from error
         return HeldExamples(pixels, self.labels)
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from ncsn.data.examples import Batches, Examples, HeldExamples
 from ncsn.data.pixels import to_unit
 
-__all__ = ["DataModule", "ImageData"]
+__all__ = ["DataModule", "ImageData", "limited"]
 
 MOST_WORKERS = 256
 LOADER_TIMEOUT = 600  # seconds to wait for a batch of a worker process
@@ -127,10 +127,7 @@ class DataModule(LightningDataModule, ABC):
         )
         if self.trainer and training:
             batches.given = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-            limit = self.trainer.limit_train_batches
-            batches.taken = (
-                min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * limit)
-            )
+            batches.taken = limited(len(batches), self.trainer.limit_train_batches)
         return batches
 
     def _loader(self, split: str) -> DataLoader[Any]:
@@ -188,6 +185,11 @@ class ImageData(DataModule):
                 mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
                 x = torch.where(mirrored, x.flip(-1), x)
         return x, label
+
+
+def limited(batches: int, limit: float) -> int:
+    """Return the batches of an epoch, of which Lightning's `limit` is a number or a share."""
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 def ignore_signals(worker: int) -> None:

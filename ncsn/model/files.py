@@ -20,6 +20,7 @@ from pathlib import Path
 __all__ = [
     "atomic_write",
     "check_writable",
+    "empty_folders_removed",
     "exclusive_file",
     "exclusive_folder",
     "lock_of",
@@ -111,7 +112,7 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
         ValueError: if another process has the lock, or its place is taken.
         OSError: if the folder cannot be made or written to.
     """
-    with _folders(folder), ExitStack() as held:
+    with empty_folders_removed(folder), ExitStack() as held:
         with nullcontext() if folder.exists() else _exclusive(lock_of(folder), folder):
             held.enter_context(_exclusive(folder / ".lock", folder))
         _remove_partial(
@@ -129,13 +130,13 @@ def lock_of(file: Path) -> Path:
 def _exclusive(lock: Path, output: Path) -> Iterator[None]:
     """Hold the POSIX lock of the file `lock`, and remove the file at the end."""
     if not POSIX_LOCKS:
-        with _folders(lock.parent):
+        with empty_folders_removed(lock.parent):
             lock.parent.mkdir(parents=True, exist_ok=True)
             yield
         return
     # The lock ends with its process, and a fork does not inherit it. It is lost when
     # the process closes any descriptor of the file: never open `lock` elsewhere.
-    with _folders(lock.parent), _locked(lock, output) as file:
+    with empty_folders_removed(lock.parent), _locked(lock, output) as file:
         try:
             file.truncate(0)
             since = time.strftime("%F %T")
@@ -147,7 +148,7 @@ def _exclusive(lock: Path, output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _folders(folder: Path) -> Iterator[None]:
+def empty_folders_removed(folder: Path) -> Iterator[None]:
     """At the end, remove a folder and its parents if they are new and empty."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

@@ -66,10 +66,11 @@ def load(
     return rebuilt_model(content, path, trust).eval().to(device)
 
 
-def load_data(path: str | Path, trust: Collection[str] = ()) -> "DataModule":
+def load_data(path: str | Path, trust: Collection[str] = (), **changes: Any) -> "DataModule":
     """Return the data module that the model in a file was trained on.
 
-    Nothing is downloaded, and no folder is made. The arguments are those of `load`.
+    Nothing is downloaded, and no folder is made. `path` and `trust` are those of `load`;
+    `changes` replace settings of the data, such as `root`.
 
     Raises:
         ValueError: if the file does not describe its data, or the data has moved.
@@ -77,6 +78,8 @@ def load_data(path: str | Path, trust: Collection[str] = ()) -> "DataModule":
     settings = contents(path).get(DATA)
     if settings is None:
         raise ValueError(f"checkpoint: {path} does not say what it was trained on; give --data")
+    if changes and isinstance(settings, dict):
+        settings = {**settings, "init_args": {**settings.get("init_args", {}), **changes}}
     return rebuilt_data(settings, path, trust)
 
 
@@ -113,7 +116,9 @@ def default_checkpoint(folder: str | Path) -> Path:
 
 
 def newest_checkpoint(folder: str | Path) -> Path:
-    """Return the newest checkpoint under `folder` that a run can resume from.
+    """Return the last checkpoint of the newest run under `folder`, which can be resumed.
+
+    Runs are compared by the time of their newest file, checkpoints of a run by step.
 
     Raises:
         ValueError: if there is none.
@@ -121,7 +126,9 @@ def newest_checkpoint(folder: str | Path) -> Path:
     files = [file for file in Path(folder).rglob("*.ckpt") if file.name != BEST]
     if not files:
         raise ValueError(f"there is no checkpoint under {folder}/ yet; `ncsn train` trains one")
-    return max(files, key=lambda file: file.stat().st_mtime_ns)
+    newest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    of_run = numbered(newest.parent)
+    return next(iter(of_run)) if newest in of_run else newest
 
 
 def numbered(folder: str | Path) -> dict[Path, int]:

@@ -99,7 +99,7 @@ def rebuilt_data(settings: object, path: str | Path, trust: Names = ()) -> "Data
         plan = data_plan(plain(settings), trust)
         root = plan.arguments.get("root")
         if isinstance(root, str):
-            folder, way_out = Path(root).resolve(), "evaluate with --data CONFIG"
+            folder, way_out = Path(root).resolve(), "say where it lies now by --data.root DIR"
             if not folder.is_dir():
                 raise ValueError(
                     f"data.root: there is no folder {shown(root)}, and none is made because a file "

@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
 from torch import nn
 
 from ncsn.data import DataModule
+from ncsn.data.module import limited
 from ncsn.model.classes import ALL_ROOMS, classes
 from ncsn.training.hints import did_you_mean, meant
 from ncsn.training.module import ScoreModule
 
 __all__ = [
+    "check_accumulation",
     "check_loss",
     "check_nulls",
     "check_optimizer",
@@ -29,11 +32,29 @@ __all__ = [
 EXAMPLES = 16  # that the loss is tried on
 PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
 
+LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+}  # of settings of the trainer
+# Callbacks of Lightning that would change settings behind the run's back, and what to set.
+REFUSED = {
+    "BatchSizeFinder": "data.batch_size",
+    "EMAWeightAveraging": "ema.decay",
+    "GradientAccumulationScheduler": "trainer.accumulate_grad_batches",
+    "LearningRateFinder": "model.optimizer.lr",
+    "ModelPruning": "a narrower network",
+    "StochasticWeightAveraging": "ema.decay",
+    "Timer": "trainer.max_time",
+    "WeightAveraging": "ema.decay",
+}
+
 
 def check_settings(config: Namespace) -> None:
     """Refuse settings that make no sense, and that the parser accepts."""
     name, seed, trainer = config.name, config.seed_everything, config.trainer
-    path, batches = config.model.optimizer.class_path, trainer.accumulate_grad_batches
+    path = config.model.optimizer.class_path
     if torch.optim.Optimizer not in getattr(locate(path), "__mro__", ()):  # it would be called
         raise ValueError(f"model.optimizer: {path} is not a subclass of torch.optim.Optimizer")
     if name in ("", "..") or Path(name).name != name:
@@ -43,14 +64,21 @@ def check_settings(config: Namespace) -> None:
     for key in ("max_steps", "max_epochs", "limit_train_batches", "val_check_interval"):
         if trainer[key] == 0:
             raise ValueError(f"trainer.{key}: 0 leaves nothing to do")
-    if batches < 1:
-        raise ValueError(f"trainer.accumulate_grad_batches: {batches} is not at least 1")
+    given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+    for made in [one.class_path.rpartition(".")[2] for one in given if one]:
+        if made in REFUSED:
+            raise ValueError(
+                f"trainer.callbacks: {made} is not for these runs; set {REFUSED[made]}"
+            )
+    for key, least in LEAST.items():
+        if trainer[key] is not None and not trainer[key] >= least:
+            raise ValueError(f"trainer.{key}: expected at least {least}, got {trainer[key]}")
     if isinstance(trainer.val_check_interval, dict):
         try:
             timedelta(**trainer.val_check_interval)
         except TypeError as error:
             key = "trainer.val_check_interval"
-            raise ValueError(f"{key}: {error}; give steps, or {{minutes: 5}}") from error
+            raise ValueError(f"{key}: {error}; give training batches, or {{minutes: 5}}") from error
     if trainer.precision not in PRECISIONS:
         allowed = ", ".join(map(str, PRECISIONS[1:]))
         raise ValueError(
@@ -122,6 +150,17 @@ def check_optimizer(model: ScoreModule, device: torch.device) -> None:
             model.optimizer([weights]).step(lambda: weights.sum().item())
     except (ValueError, RuntimeError, AssertionError) as error:
         raise ValueError(f"model.optimizer: {error}, with lr {rate}") from error
+
+
+def check_accumulation(trainer: Trainer, data: DataModule) -> None:
+    """Refuse to accumulate the gradients of more batches than an epoch has."""
+    of_rank = len(data.splits["train"]) // trainer.world_size // data.batch_size
+    batches, asked = limited(of_rank, trainer.limit_train_batches), trainer.accumulate_grad_batches
+    if asked > max(batches, 1):  # Lightning refuses an epoch of none
+        raise ValueError(
+            f"trainer.accumulate_grad_batches: expected at most the {batches} batches of an "
+            f"epoch, got {asked}; lower it, and raise data.batch_size"
+        )
 
 
 def check_loss(model: ScoreModule, data: DataModule) -> None:

@@ -1,5 +1,6 @@
 """The training module: a denoiser, a noise schedule, an objective and a sampler."""
 
+import math
 import sys
 import warnings
 from collections.abc import Collection, Iterable, Sequence
@@ -13,6 +14,7 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -46,7 +48,8 @@ class ScoreModule(LightningModule):
         shape: (C, H, W) of an image, or the shape of any other example.
         optimizer: makes the optimiser from the parameters.
         warmup: steps over which the learning rate rises from 0.
-        cooldown: steps over which it falls to 0 at the end of the run.
+        cooldown: steps over which it falls to 0 at the end of the run. Both are
+            shortened, with a warning, in a run of fewer steps than they have.
         label_dropout: the probability of training an example without its label.
         compile: compile the network; this takes minutes and pays on GPUs.
         class_names: the names of the classes by their numbers.
@@ -191,6 +194,11 @@ class ScoreModule(LightningModule):
             self.log("train/loss", per_dimension, prog_bar=True, batch_size=len(x))
         # The factor is 1, or NaN if the loss is not finite, which drops the step below.
         loss = loss * (1 + 0 * loss.detach())
+        accumulate = self.trainer.accumulate_grad_batches
+        # The last step of an epoch may have fewer batches than Lightning divides by.
+        left = self.trainer.num_training_batches - batch_idx // accumulate * accumulate
+        if left < accumulate:
+            loss = loss * (accumulate / left)
         losses = losses.detach() / x[0].numel()
         return {"loss": loss, "losses": losses, "sigma": sigma.flatten()}
 
@@ -258,22 +266,40 @@ class ScoreModule(LightningModule):
 
     def learning_rate_at(self, step: int) -> float:
         """Return the factor of the learning rate: it rises, stays at 1, and falls."""
-        rise = (step + 1) / (self.warmup + 1)
-        if not self.cooldown or self._trainer is None:
-            return min(1.0, rise)
-        left = self.trainer.estimated_stepping_batches - step
-        return min(1.0, rise, max(0.0, left / (self.cooldown + 1)))
+        steps = self.trainer.estimated_stepping_batches if self._trainer else math.inf
+        warmup, cooldown = self.ramps(steps)
+        rise, fall = (step + 1) / (warmup + 1), (steps - step) / (cooldown + 1)
+        return min(1.0, rise, max(0.0, fall) if cooldown else 1.0)
+
+    def ramps(self, steps: float) -> tuple[int, int]:
+        """Return `warmup` and `cooldown`, shortened to fit a run of so many steps."""
+        share = min(1.0, (steps - 1) / max(1, self.warmup + self.cooldown))
+        return int(share * self.warmup), int(share * self.cooldown)
 
     def on_train_start(self) -> None:
+        steps = self.trainer.estimated_stepping_batches
+        asked, ramps = (self.warmup, self.cooldown), self.ramps(steps)
+        if ramps != asked:
+            rank_zero_warn(
+                f"model.warmup and model.cooldown: {asked} steps are shortened to {ramps}, "
+                f"to fit the {steps} steps of the run"
+            )
+        if self.cooldown and steps == math.inf:
+            rank_zero_warn("model.cooldown has no effect without trainer.max_steps")
         # The learning rate of this run replaces that of the checkpoint.
         schedule = self.lr_schedulers()
         if not isinstance(schedule, LambdaLR):  # a subclass has its own
             return
         groups = self.optimizer(self.parameters()).param_groups
         schedule.base_lrs = [group["lr"] for group in groups]
-        factor = self.learning_rate_at(schedule.last_epoch)
+        factor, before = self.learning_rate_at(schedule.last_epoch), schedule.get_last_lr()
         for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
             group |= {"lr": rate * factor, "initial_lr": rate}
+        if before[0] != (rate := schedule.base_lrs[0] * factor):
+            rank_zero_warn(
+                f"the learning rate goes on at {rate:.3g}, and was {before[0]:.3g}: it follows "
+                "from model.optimizer.lr, model.warmup, model.cooldown and trainer.max_steps"
+            )
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:

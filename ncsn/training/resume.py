@@ -1,8 +1,9 @@
 """Settings that must match when a run is resumed, and the position it resumes from.
 
 No random state is saved: the order of examples follows from (seed, epoch), the noise of
-a step from (seed, step, rank). A run resumes bit-exactly if the settings in `FIXED`
-match. The learning rate, the length of the run, the sampler, and logging may change.
+a step from (seed, step, rank). A run resumes bit-exactly if the settings in `EXACT` and
+`OF_STATE` match. The learning rate, the length of the run, the sampler, and logging may
+change, and with `--accept_changes true` those in `EXACT` as well. All changes are printed.
 """
 
 import json
@@ -31,20 +32,25 @@ __all__ = [
     "resumable",
 ]
 
-# Settings that must match when a run is resumed, with all settings below them.
-FIXED = (
+# Settings that an exact continuation follows from, with all settings below them.
+EXACT = (
     "seed_everything",
     "data",
-    "model.denoiser",
+    "examples",
+    "the classes of data",
     "model.schedule",
     "model.objective",
-    "model.optimizer",
     "model.label_dropout",
     "trainer.accumulate_grad_batches",
     "trainer.limit_train_batches",
+    "trainer.devices",
 )
-# Exceptions to `FIXED`; the data itself is identified by its fingerprint.
-FREE = ("data.root", "data.workers", "data.memory", "model.optimizer.lr")
+# Settings that the weights and the optimiser's state in a checkpoint belong to.
+OF_STATE = ("model.denoiser", "model.optimizer")
+# Exceptions to both; the data itself is identified by its fingerprint.
+FREE = ("data.root", "data.workers", "data.memory", "data.skip_broken", "model.optimizer.lr")
+NEW_RUN = "give another --name, and --model.weights for a start from these weights"
+OF_COMMAND = ("name", "config", "ckpt_path", "accept_changes", "checkpoint.dirpath")
 
 # Entries of a checkpoint of the training command, and of its entry "run".
 ENTRIES = (
@@ -213,15 +219,21 @@ def is_finished(checkpoint: dict[str, Any], max_steps: int) -> bool:
     return 0 < max_steps < step or (max_steps == step and complete)
 
 
-def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) -> None:
-    """Check that a run matches the checkpoint that it resumes from.
+def check_resumed(
+    run: dict[str, Any], checkpoint: dict[str, Any], path: str, accept_changes: bool = False
+) -> list[str]:
+    """Return how a run differs from the checkpoint that it resumes from, one text a setting.
 
     Args:
         run: the description of the resumed run, of `Record`.
         checkpoint: the content of the checkpoint.
         path: of the checkpoint, for the message.
+        accept_changes: also let settings change that an exact continuation needs.
+
+    Raises:
+        ValueError: if a setting has changed that must not.
     """
-    ours, theirs = fixed(run), fixed(checkpoint["run"])
+    ours, theirs, changes = compared(run), compared(checkpoint["run"]), []
     as_text = sorted(run["classes"])
     is_earlier = "classes" not in checkpoint["run"] and "data.class_names" in ours
     if is_earlier and as_text != run["classes"]:
@@ -229,24 +241,33 @@ def check_resumed(run: dict[str, Any], checkpoint: dict[str, Any], path: str) ->
             f"data.class_names: {path} is of an earlier version, which numbered the classes in the "
             f"order of text; give --data.class_names {json.dumps(as_text)}"
         )
-    for key in ours:
+    for key, value in ours.items():
         # A missing setting is new in this version, or of a class that differs too.
-        if key in theirs and ours[key] != theirs[key]:
-            named = "data: its examples have the fingerprint" if key == "examples" else f"{key}:"
+        if key not in theirs or theirs[key] == value:
+            continue
+        named = "data: its examples have the fingerprint" if key == "examples" else f"{key}:"
+        of_state = key not in FREE and is_below(key, OF_STATE)
+        if of_state or (key not in FREE and is_below(key, EXACT) and not accept_changes):
+            way_out = NEW_RUN if of_state else "go on with --accept_changes true"
             raise ValueError(
-                f"{named} {ours[key]}, but {theirs[key]} in {path}; a run goes on as it began"
+                f"{named} {value}, but {theirs[key]} in {path}; change it back, or {way_out}"
             )
+        changes.append(f"{named} {theirs[key]} -> {value}")
+    return changes
 
 
-def fixed(run: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a checkpoint's entry "run" that must match, by dotted names."""
+def compared(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a checkpoint's entry "run", and its data, by dotted names."""
     settings = flattened(updated(run["config"]))
-    for key in list(settings):
-        if key in FREE or not any(f"{key}.".startswith(f"{one}.") for one in FIXED):
-            del settings[key]
+    settings |= {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
     if "classes" in run:
         settings["the classes of data"] = run["classes"]
-    return settings | {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
+    return {key: value for key, value in settings.items() if key not in OF_COMMAND}
+
+
+def is_below(key: str, settings: tuple[str, ...]) -> bool:
+    """Return True if `key` is one of the settings, or below one."""
+    return any(f"{key}.".startswith(f"{one}.") for one in settings)
 
 
 def flattened(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """A training run, read from top to bottom: parse, build, check, fit."""
 
 import math
+import shutil
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +22,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from ncsn.data import DataModule
-from ncsn.model.files import check_writable, exclusive_folder
+from ncsn.data import DataModule, FileImages
+from ncsn.data.folder import BrokenImageError
+from ncsn.model.files import check_writable, empty_folders_removed, exclusive_folder
 from ncsn.model.labels import numbered_names
 from ncsn.model.load import numbered
 from ncsn.model.settings import at_most_parameters, check_weights
@@ -88,6 +91,7 @@ class Run:
     record: Record
     files: PatientCheckpointIO
     resumed_from: Path | None = None
+    changes: Sequence[str] = ()  # of the settings, since that checkpoint
     finished: bool = False  # the run resumes from its end
 
     @property
@@ -121,6 +125,8 @@ def make_parser() -> LightningArgumentParser:
     parser.add_argument("--name", type=str, default="run", help=folders)
     resume = "Resume from this checkpoint, or from the run's `last`."
     parser.add_argument("--ckpt_path", type=str | None, default=None, help=resume)
+    accept = "Resume with other data, batch size, devices or noise; not an exact continuation."
+    parser.add_argument("--accept_changes", type=bool, default=False, help=accept)
     parser.add_argument("--seed_everything", type=int, default=0, help="The seed of the run.")
     parser.add_lightning_class_args(DataModule, "data", subclass_mode=True)
     for name, section in SECTIONS.items():
@@ -226,7 +232,10 @@ def make_trainer(
         Resume(),
     ]
     given["plugins"] = [*as_list(given["plugins"]), files, *processes.plugins()]
-    return Trainer(**given)
+    try:
+        return Trainer(**given)
+    except TypeError as error:
+        raise ValueError(f"trainer: {error}") from error
 
 
 def as_list(value: Any) -> list[Any]:
@@ -252,12 +261,14 @@ def check(run: Run) -> None:
         data.prepare_data()
         data.setup()
         data.check_share(trainer.world_size)
+        checks.check_accumulation(trainer, data)
         checks.check_loss(model, data)
         model.model.check(model.sampler, model.schedule.sigmas())
         run.parts.quality.check(model.model, data)
         run.record.describe(data, trainer.world_size)
         if checkpoint is not None:
-            check_resumed(run.record.run, checkpoint, str(run.resumed_from))
+            source, accept = str(run.resumed_from), run.config.accept_changes
+            run.changes = check_resumed(run.record.run, checkpoint, source, accept)
             check_weights(model, checkpoint["state_dict"], str(run.resumed_from))
 
 
@@ -269,17 +280,13 @@ def fit(run: Run) -> None:
         return
     announce(run)
     try:
-        with suppress(callbacks.RunStopped):
+        with no_logs_without_training(run), suppress(callbacks.RunStopped):
             trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=last, weights_only=True)
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if last is not None and not run.stop.began:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"--ckpt_path: {last} cannot be resumed: {reason}") from error
-        if str(error).startswith("DataLoader"):  # a killed worker, say, or a dead disk
-            raise OSError(f"data.workers: {error}") from error
-        if isinstance(error, ValueError):  # of the user's own code, whose traceback is of use
-            raise RuntimeError("training failed") from error
-        raise
+    except Exception as error:
+        failure = explained(run, error)
+        if failure is None:
+            raise
+        raise failure from error
     if run.files.failure is not None:
         raise run.files.failure
     report(run)
@@ -290,6 +297,45 @@ def fit(run: Run) -> None:
             trainer.strategy.barrier()
     if run.stop.signal is not None:
         sys.exit(128 + run.stop.signal)
+
+
+@contextmanager
+def no_logs_without_training(run: Run) -> Iterator[None]:
+    """Remove the new log folders of a run that ends before its training begins."""
+    loggers = run.trainer.loggers if run.trainer.is_global_zero else []
+    logs = [Path(one.log_dir) for one in loggers if isinstance(one, (TensorBoardLogger, CSVLogger))]
+    new = [folder for folder in logs if not folder.exists()]
+    with ExitStack() as parents:
+        for folder in new:
+            parents.enter_context(empty_folders_removed(folder))
+        try:
+            yield
+        finally:
+            for folder in new if not run.stop.began else []:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def explained(run: Run, error: Exception) -> Exception | None:
+    """Return the error of a run in the words of its settings; None if it stands as it is."""
+    reason, last = " ".join(str(error).split()), run.resumed_from
+    if isinstance(error, BrokenImageError):
+        splits = run.datamodule.splits.values()
+        found = [split.complaint() for split in splits if isinstance(split, FileImages)]
+        broken = "; ".join(filter(None, found)) or reason
+        way_on = "; then go on with --ckpt_path last (--accept_changes true if images are missing)"
+        return BrokenImageError(broken + (way_on if any(numbered(run.folder)) else ""))
+    file = traceback.extract_tb(error.__traceback__)[-1].filename
+    libraries = ("lightning",) if run.stop.began else ("lightning", "torch")
+    if not isinstance(error, OSError) and not run.stop.began and last is not None:
+        way_out = "begin another run with --name"
+        return ValueError(f"--ckpt_path: {last} cannot be resumed: {reason}; {way_out}")
+    if not isinstance(error, OSError) and set(libraries) & set(Path(file).parts):
+        return ValueError(f"trainer: {reason}")  # a setting that a library tries late
+    if reason.startswith("DataLoader"):  # a killed worker, say, or a dead disk
+        return OSError(f"data.workers: {error}")
+    if isinstance(error, ValueError):  # of the user's own code, whose traceback is of use
+        return RuntimeError("training failed")
+    return None
 
 
 @rank_zero_only
@@ -311,6 +357,8 @@ def announce(run: Run) -> None:
         print(f"{len(names)} classes: {numbered_names(names)}; samples are of each in turn")
     if run.resumed_from:
         print(f"Resuming from {run.resumed_from}")
+        for change in run.changes:
+            print(f"Changed:     {change}")
 
 
 @rank_zero_only

@@ -16,8 +16,9 @@ __all__ = ["BestCheckpoint", "Checkpoint"]
 class Checkpoint(callbacks.Checkpoint):
     """The newest checkpoints of a run, as step=N.ckpt.
 
-    The run is saved every `every` steps, before each validation, and when it ends.
-    `saved` is the last step on disk. If `due` is True, the current step is saved too.
+    The run is saved every `every` steps, before each validation, and when it ends. On
+    one device it is also saved if an error ends it between two steps. `saved` is the
+    last step on disk. If `due` is True, the current step is saved too.
 
     Args:
         dirpath: the folder.
@@ -31,6 +32,7 @@ class Checkpoint(callbacks.Checkpoint):
         self.every = every
         self.keep = keep
         self.saved = 0
+        self.completed = 0  # the last step that all callbacks have seen
         self.due = False
 
     def save(self, trainer: Trainer) -> None:
@@ -57,7 +59,11 @@ class Checkpoint(callbacks.Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.prune(trainer)  # a run killed before pruning leaves one too many
 
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self.completed = 0  # an error in the step may leave a part of the weights behind
+
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.completed = trainer.global_step
         if trainer.global_step % self.every == 0 or self.due:
             self.save(trainer)
 
@@ -68,6 +74,11 @@ class Checkpoint(callbacks.Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved = 0  # the step is saved again after the last validation
         self.save(trainer)
+
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        # On several devices the others would be waited for.
+        if trainer.world_size == 1 and self.completed == trainer.global_step > 0:
+            self.save(trainer)
 
 
 class BestCheckpoint(callbacks.Checkpoint):
@@ -95,7 +106,8 @@ class BestCheckpoint(callbacks.Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         distance = float(trainer.callback_metrics.get(FIGURE, math.inf))
-        if trainer.state.fn != "fit" or not distance < self.lowest:
+        fits = trainer.state.fn == "fit" and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not fits or not distance < self.lowest:
             return
         before, self.lowest = self.lowest, distance
         trainer.save_checkpoint(self.file)
