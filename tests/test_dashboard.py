@@ -162,3 +162,8 @@ def test_settings_stand_beside_the_last_figures(tmp_path):
     assert figures == ["val/loss", "val/frechet_distance", "train/loss", "images/s"]
     assert "_hparams_/session_end_info" in content
     assert run.name == "step=7.ckpt"
+
+
+def test_a_run_shorter_than_its_validation_interval_shows_samples_at_its_end(tmp_path):
+    train_small(tmp_path, "--trainer.val_check_interval", "1000")
+    assert [image.step for image in events(tmp_path / "logs/small/version_0").Images("samples")] == [7]

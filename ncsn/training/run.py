@@ -232,6 +232,9 @@ def make_trainer(
         Resume(),
     ]
     given["plugins"] = [*as_list(given["plugins"]), files, *processes.plugins()]
+    batches, interval = given["max_steps"] * given["accumulate_grad_batches"], "val_check_interval"
+    if isinstance(given[interval], int) and 0 < batches < given[interval]:
+        given[interval] = batches  # a short run shows samples, too
     try:
         return Trainer(**given)
     except TypeError as error:
