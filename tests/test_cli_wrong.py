@@ -260,6 +260,11 @@ def test_every_argument_of_a_part_is_described():
         assert all(f" {name}: " in made.__doc__ for name in signature(made).parameters), made
 
 
+@pytest.mark.parametrize("logger", [["--trainer.logger=CSVLogger"], ["--trainer.logger", "CSVLogger"]])
+def test_a_logger_of_files_needs_no_folder(logger):
+    assert with_config_files(logger)[2:] == [*logger, "--trainer.logger.save_dir", "logs"]
+
+
 def test_options_override_the_configuration_in_any_order(tmp_path):
     small = tmp_path / "small.yaml"
     small.write_text(SMALL)

@@ -29,6 +29,7 @@ DEFAULT_CONFIG = "digits"
 EARLIER = re.compile(
     r"^score:|\b(anneal_power|corruption|Annealed|ProbabilityFlow|StochasticHeun)\b", re.MULTILINE
 )
+FILE_LOGGER = re.compile(r"(--trainer\.logger=)?([\w.]+\.)?(CSV|TensorBoard)Logger")
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -96,6 +97,8 @@ def with_config_files(arguments: Sequence[str]) -> list[str]:
             configs += ["--config", config_file(value if equals else next(words, ""))]
         else:
             options.append(word)
+        if FILE_LOGGER.fullmatch(word):
+            options += ["--trainer.logger.save_dir", "logs"]
     return [*(configs or ["--config", config_file(DEFAULT_CONFIG)]), *options]
 
 
