@@ -188,7 +188,7 @@ def test_data_that_cannot_be_downloaded_is_a_failure_of_the_world(tmp_path, monk
     [
         (["nope.ckpt"], "there is no file nope.ckpt"),
         (["small.yaml"], "small.yaml is not a checkpoint"),
-        (["--num-samples", "0"], "--num-samples: expected an integer from 1, got '0'"),
+        (["--num-samples", "0"], "--num-samples: expected an integer from 1 to 10000000, got '0'"),
         (["--num-samples", "1.5"], "--num-samples"),
         (["--seed", "-1"], "--seed"),
         (["--batch-size", "x"], "--batch-size"),

@@ -210,7 +210,11 @@ def test_a_folder_of_samples_is_not_completed_with_other_classes(labelled, capsy
         ("digits", ["--start-index", "-1"], "--start-index"),
         ("digits", ["--devices", "0"], "--devices"),
         ("digits", ["--out", "no/such/folder"], "--out: there is no folder no/such"),
-        ("digits", ["--sampler", "Gibbs", "--sampler.sweeps", "1"], "takes the log-probability .* EDMDenoiser"),
+        (
+            "digits",
+            ["--sampler", "Gibbs", "--sampler.sweeps", "1"],
+            "Gibbs takes a log-probability, which EDMDenoiser does not give",
+        ),
         ("digits", ["--steps", "3", "--sampler=ConsistentAnnealed", "--sampler.epsilon=1e-3"], "got epsilon=0.001"),
     ],
 )

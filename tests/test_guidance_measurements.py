@@ -54,7 +54,7 @@ def test_the_posterior_score_of_gaussian_data_is_exact(operator, noise, dtype):
 def test_the_flow_draws_the_exact_posterior(operator):
     data, noise, sigmas = Correlated.draw(SHAPE), 0.3, KarrasSchedule(80, 0.05, 60).sigmas()
     y = measured(operator, data.sample(1), noise)
-    x = flow(posterior(data.score, operator, y, noise, iterations=5), 80 * torch.randn(2000, *SHAPE).double(), sigmas)
+    x = flow(posterior(data.score, operator, y, noise, iterations=8), 80 * torch.randn(2000, *SHAPE).double(), sigmas)
     data.given(operator, y, noise).assert_law(x, sigma=0.05, bias=0.02)
 
 
