@@ -398,6 +398,8 @@ def test_a_worker_that_dies_is_a_failure_of_the_world(tmp_path, monkeypatch, cap
         return read(self, file) if get_worker_info() is None else os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(FileImages, "read", killed)
+    # Lightning put back the handler of an earlier run in this process, which torch sets once.
+    monkeypatch.setattr("torch.utils.data._utils.signal_handling._SIGCHLD_handler_set", False)
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
     data = ["--data", "ImageFolder", "--data.root", "images", "--data.size", "8", "--data.batch_size", "4"]

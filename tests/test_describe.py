@@ -181,6 +181,15 @@ def test_a_sampler_that_is_replaced_after_loading_is_the_one_that_is_saved(tmp_p
         save_safetensors(model, tmp_path / "b.safetensors")
 
 
+def test_a_part_that_is_changed_after_loading_is_saved_as_it_is(tmp_path):
+    model = load(ncsn.model.shipped.SHIPPED_MODEL)
+    model.denoiser.data_std, model.shape = 0.9, (1, 12, 12)
+    save_safetensors(model, tmp_path / "a.safetensors")
+    again = load(tmp_path / "a.safetensors")
+    assert torch.equal(again.sample(2), model.sample(2))
+    assert again.shape == (1, 12, 12)
+
+
 def test_a_file_with_an_objective_says_by_it_alone_what_its_noise_is(tmp_path):
     model = load(ncsn.model.shipped.SHIPPED_MODEL)
     model.settings["hyper_parameters"]["gaussian_noise"] = True

@@ -122,6 +122,8 @@ def test_text_is_a_name_before_it_is_a_number_and_a_number_is_one(label, number)
         ("3", "got 3$"),
         (3, "got 3$"),
         (-2, "got -2"),
+        (1.5, "got 1.5"),
+        ([0, 1], r"got \[0, 1\]"),
         (
             "hoise",
             r"expected `all`, `none` or a class \(0 = cat, 1 = dog, 2 = house\), got hoise; did you mean 'house'",

@@ -19,11 +19,12 @@ from ncsn.model.plans import Plan, build, fitted, plan_class
 from ncsn.model.renamed import updated
 from ncsn.objectives import Weighted
 from ncsn.samplers import Euler, Heun, Sampler
+from ncsn.training.module import ScoreModule
 from ncsn.training.run import build as build_run
 from PIL import Image
 from torch import Tensor, nn
 
-from evil_settings import PLACES, at, changed, evil_settings, good_module, named, write
+from evil_settings import GOOD, PLACES, at, changed, evil_settings, good_module, named, write
 from watched import among_helpers, attack, control, in_library
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
@@ -60,6 +61,12 @@ def test_weights_to_start_from_are_read_and_nothing_else_of_their_file(marker):
     with pytest.raises(ValueError, match=r"^model\.weights: code\.ckpt holds code, which is not run"):
         good_module(weights="code.ckpt")
     assert not marker.exists()
+
+
+def test_a_file_does_not_name_another_to_start_from(tmp_path):
+    content = {"hyper_parameters": GOOD["model"], "subclass_parameters": {"weights": "/no/such/file"}}
+    checkpoint_file.write({**content, "state_dict": WEIGHTS, "global_step": 1}, tmp_path / "a.ckpt")
+    assert ScoreModule.load_from_checkpoint(tmp_path / "a.ckpt").denoiser.data_std == 0.4
 
 
 def test_the_watch_sees_a_trusted_helper_run(marker):

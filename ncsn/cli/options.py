@@ -132,7 +132,7 @@ def add_restore_options(parser: ArgumentParser) -> None:
     task("--factor", type=int_at_least(2), metavar="N", help="give it N times the pixels a side")
     task("--blur", type=float, metavar="PIXELS", help="undo a Gaussian blur of this width")
     task("--grey", action="store_true", help="give it colour")
-    option("--noise", type=float, default=0.01, metavar="SIGMA", help="its noise level (0.01)")
+    option("--noise", type=positive, default=0.01, metavar="SIGMA", help="its noise level (0.01)")
     add_label(option)
     add_output_options(parser)
     add_sampling_options(parser)
@@ -318,6 +318,14 @@ def check_output(options: Namespace) -> None:
         fail(2, f"--out: {out} is a folder; give another name")
     if not out.parent.is_dir():
         fail(2, f"--out: there is no folder {out.parent}")
+
+
+def positive(text: str) -> float:
+    """Return a positive number, for argparse."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
 
 
 def int_at_least(least: int, most: int = 2**32 - 1) -> Callable[[str], int]:

@@ -239,6 +239,8 @@ def opened(file: Path) -> Iterator[Image.Image]:
     try:
         if file.exists() and not file.is_file():  # opening a pipe would block
             raise ValueError("it is not a file")
+        if file.suffix in (".ckpt", ".safetensors"):
+            raise ValueError("it is a model: give it as --model")
         with Image.open(file) as image:
             yield image
     except Exception as error:  # broken files raise errors of many kinds

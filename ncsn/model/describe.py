@@ -28,19 +28,24 @@ Describe = Callable[[object, str], dict[str, Any]]
 def settings_of(model: Model) -> dict[str, Any]:
     """Return the plain settings that a model can be rebuilt from.
 
-    They are those of the file that it was loaded from, and of any part made in Python.
+    They describe the parts as they are now. For a part of a file that does not describe
+    itself they are those of the file.
 
     Raises:
         ValueError: if such a part cannot be described.
     """
     settings = model.settings or {}
     made = {"shape": list(model.shape), "gaussian_noise": model.gaussian_noise}
-    made |= {"class_names": model.class_names, "label_dropout": 0.1 * model.labels.dropped}
+    made |= {"class_names": model.class_names, "label_dropout": model.label_dropout}
     known = dict(settings.get("hyper_parameters", made))
-    for name in PARTS:
+    known["shape"] = list(model.shape)
+    for name in PARTS:  # any may have been changed since
         part = getattr(model, name)
-        if name not in known or is_dataclass(part):  # it may have been replaced
+        try:
             known[name] = described(part, f"model.{name}")
+        except ValueError:
+            if name not in known or is_dataclass(part):
+                raise
     return {**settings, "hyper_parameters": known}
 
 

@@ -66,7 +66,7 @@ class Labels:
             raise ValueError(f"label: {label}, but {reason}")
         if label in self.names:
             return self.names.index(str(label))
-        is_number = not isinstance(label, str) or label.isdecimal()
+        is_number = isinstance(label, int) or (isinstance(label, str) and label.isdecimal())
         if is_number and 0 <= int(label) < count:
             return int(label)
         close = get_close_matches(str(label), self.names, 1, 0.7)

@@ -87,6 +87,7 @@ class Model(nn.Module):
         self.shape = tuple(shape)
         self.gaussian_noise = gaussian_noise
         self.settings = settings
+        self.label_dropout = label_dropout
 
     def __repr__(self) -> str:
         count = sum(weight.numel() for weight in self.parameters())
@@ -121,8 +122,8 @@ class Model(nn.Module):
             label: the classes, for a model that takes them; "none" by default.
 
         Raises:
-            ValueError: if a shape, dtype or class is wrong, or sigma is not positive (on a
-                GPU only a number is looked at).
+            ValueError: if a shape, dtype or class is wrong, or sigma is not positive (a
+                tensor on a GPU is not read).
         """
         sigma = self._level(x, sigma)
         label = self._label(label, x)
@@ -403,7 +404,7 @@ class Model(nn.Module):
 
     def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return `sigma` as a tensor like `x`, after checking both."""
-        if x.ndim != len(self.shape) + 1:
+        if x.ndim != len(self.shape) + 1 or x.shape[1:2] != self.shape[:1]:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"expected x of shape (B, {expected}), got {tuple(x.shape)}")
         if not x.is_floating_point():

@@ -70,7 +70,7 @@ def rebuilt_module(
     """
     settings = without(content["hyper_parameters"], (*NOT_BUILT, *parts))
     with settings_errors(path, settings, trust):
-        settings |= without(content.get(OF_SUBCLASS, {}), parts)
+        settings |= without(content.get(OF_SUBCLASS, {}), (*NOT_BUILT, *parts))
         check_parts({**settings, **parts})
         plans = plan_arguments(kind, plain(settings), "", trust, parts)
     return built(kind, plans, content["state_dict"], path, **parts)

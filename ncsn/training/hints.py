@@ -16,7 +16,7 @@ MOST_USED = {
     "data.batch_size": ("N", "examples in a batch, on each device"),
     "data.labels": ("true", "train with the classes of the data"),
     "trainer.max_steps": ("N", "the length of the run"),
-    "trainer.val_check_interval": ("N", "steps between validations"),
+    "trainer.val_check_interval": ("N", "training batches between validations"),
     "trainer.devices": ("N", "GPUs, or processes on a CPU"),
     "trainer.precision": ("bf16-mixed", "the precision of the network"),
     "model.optimizer.lr": ("X", "the learning rate"),

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace  # type: ignore[attr-defined]
@@ -232,9 +233,9 @@ def make_trainer(
         Resume(),
     ]
     given["plugins"] = [*as_list(given["plugins"]), files, *processes.plugins()]
-    batches, interval = given["max_steps"] * given["accumulate_grad_batches"], "val_check_interval"
-    if isinstance(given[interval], int) and 0 < batches < given[interval]:
-        given[interval] = batches  # a short run shows samples, too
+    interval, steps = given["val_check_interval"], given["max_steps"]
+    if isinstance(interval, int) and 0 < steps < interval:  # a short run shows samples, too
+        given["val_check_interval"] = steps
     try:
         return Trainer(**given)
     except TypeError as error:
@@ -328,11 +329,12 @@ def explained(run: Run, error: Exception) -> Exception | None:
         way_on = "; then go on with --ckpt_path last (--accept_changes true if images are missing)"
         return BrokenImageError(broken + (way_on if any(numbered(run.folder)) else ""))
     file = traceback.extract_tb(error.__traceback__)[-1].filename
-    libraries = ("lightning",) if run.stop.began else ("lightning", "torch")
+    libraries = {Path(lightning.__file__).parent, Path(torch.__file__).parent}
+    libraries -= {Path(torch.__file__).parent} if run.stop.began else set()
     if not isinstance(error, OSError) and not run.stop.began and last is not None:
         way_out = "begin another run with --name"
         return ValueError(f"--ckpt_path: {last} cannot be resumed: {reason}; {way_out}")
-    if not isinstance(error, OSError) and set(libraries) & set(Path(file).parts):
+    if not isinstance(error, OSError) and libraries & set(Path(file).parents):
         return ValueError(f"trainer: {reason}")  # a setting that a library tries late
     if reason.startswith("DataLoader"):  # a killed worker, say, or a dead disk
         return OSError(f"data.workers: {error}")
@@ -351,9 +353,8 @@ def announce(run: Run) -> None:
     device = f"{trainer.num_devices * trainer.num_nodes} x {trainer.strategy.root_device.type}"
     ends = {"step": trainer.max_steps, "epoch": trainer.max_epochs or -1}
     end = " or ".join(f"{unit} {count:,}" for unit, count in ends.items() if count > 0)
-    print(
-        f"Device:      {device}, {trainer.precision}; batches of {batch}, up to {end or 'a signal'}"
-    )
+    end = f", up to {end}" if end else ""
+    print(f"Device:      {device}, {trainer.precision}; batches of {batch}{end}")
     show_logs(trainer)
     if run.datamodule.classes:
         names = run.model.model.labels.names

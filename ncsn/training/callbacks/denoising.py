@@ -37,7 +37,7 @@ class DenoisingStrips(Callback):
         assert isinstance(pl_module, ScoreModule)
         model, sigmas = pl_module.model, pl_module.schedule.sigmas()
         denoises = len(model.shape) == 3 and model.gaussian_noise and sigmas.min() > 0
-        if index or not (self.count and denoises and trainer.is_global_zero):
+        if index or not (self.count and denoises and trainer.loggers and trainer.is_global_zero):
             return
         # The ends are left out: they show clean images or pure noise.
         ends = sigmas.max().log().item(), sigmas.min().log().item()

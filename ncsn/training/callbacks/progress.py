@@ -146,7 +146,8 @@ class RunProgress(ProgressBar):
         now = time.monotonic()
         if not self.progress.console.is_terminal and now - self.printed > BETWEEN_LINES:
             self.printed, total = now, self.progress.tasks[self.task].total
-            print(f"step {trainer.global_step:,} of {total:,.0f}  {metrics}", flush=True)
+            end = f" of {total:,.0f}" if total else ""
+            print(f"step {trainer.global_step:,}{end}  {metrics}", flush=True)
 
 
 def is_logging_step(trainer: Trainer, batch_idx: int) -> bool:

@@ -48,7 +48,8 @@ class SampleGrid(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
         model, step = pl_module.model, trainer.global_step
-        if not (self.count and trainer.loggers and trainer.is_global_zero):
+        shows = trainer.loggers and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not (self.count and shows and trainer.is_global_zero):
             return
         shown = shown_levels(len(model.schedule.sigmas()), STATES)
         try:
