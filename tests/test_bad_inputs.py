@@ -282,7 +282,7 @@ def test_a_run_that_meets_broken_images_is_saved_and_names_all_and_goes_on_witho
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
     data = ["--data", "ImageFolder", "--data.root", "images", "--data.size", "8", "--data.channels", "1"]
-    data += ["--data.memory", "0", "--data.workers", "1", "--data.batch_size", "4", "--samples.count", "0"]
+    data += ["--data.memory", "0", "--data.workers", "0", "--data.batch_size", "4", "--samples.count", "0"]
     options = ["--config", "small.yaml", *data, "--trainer.max_steps", "12", "--checkpoint.every", "1000"]
     options += ["--trainer.val_check_interval", "1000"]
     files, batch_end = sorted(Path("images").iterdir()), Checkpoint.on_train_batch_end
