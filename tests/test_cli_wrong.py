@@ -65,7 +65,17 @@ WRONG_TRAINING = [
         ["--model.optimizer.fused", "true", "--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "1"],
         "trainer.gradient_clip_val: in bf16-mixed it does not go with model.optimizer.fused: true; set it to false",
     ),
-    (["--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1100"], "1100.* batches .25"),
+    (
+        [
+            "--trainer.check_val_every_n_epoch",
+            "1",
+            "--trainer.val_check_interval",
+            "1100",
+            "--trainer.max_steps",
+            "2000",
+        ],
+        "1100.* batches .25",
+    ),
     (["--trainer.check_val_every_n_epoch", "0"], "check_val_every_n_epoch: expected at least 1, got 0"),
     (["--trainer.gradient_clip_val", "-1"], "gradient_clip_val: expected at least 0, got -1"),
     (["--trainer.limit_train_batches", "0.001"], "trainer: .*limit_train_batches=0.04"),
