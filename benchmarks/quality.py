@@ -33,8 +33,8 @@ def trained(config: Path, steps: int, others: list[str]) -> tuple[Run, float]:
     fixed = [
         "--trainer.max_steps",
         str(steps),
-        "--trainer.val_check_interval",
-        str(10 * steps),
+        "--trainer.limit_val_batches",
+        "0",
         "--samples.count",
         "0",
     ]

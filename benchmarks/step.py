@@ -77,8 +77,8 @@ def main() -> None:
     fixed = [
         "--trainer.max_steps",
         str(total),
-        "--trainer.val_check_interval",
-        str(10 * total),
+        "--trainer.limit_val_batches",
+        "0",
         "--samples.count",
         "0",
     ]
