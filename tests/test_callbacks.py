@@ -352,6 +352,12 @@ def test_without_a_terminal_the_bar_is_a_line_now_and_then(tmp_path, capsys):
     assert re.fullmatch(r"step 1 of 7  train/loss 0\.\d+.*", shown[0])
 
 
+def test_the_line_of_a_run_without_an_end_names_none(tmp_path, capsys):
+    settings = {"max_epochs": -1, "max_time": {"seconds": 1}, "log_every_n_steps": 1, "limit_val_batches": 0}
+    fit(tmp_path, RunProgress(), steps=-1, enable_progress_bar=True, **settings)
+    assert re.search(r"^step 1  train/loss 0\.\d+", capsys.readouterr().out, re.M)
+
+
 def test_a_loss_curve_is_of_the_level_that_it_is_named_by(tmp_path):
     schedule, levels = GeometricSchedule(2.0, 0.05, 10), LossPerLevel(10)
     levels.on_fit_start(None, small_module())

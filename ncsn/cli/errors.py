@@ -132,4 +132,3 @@ def silence_libraries() -> None:
         r".*callbacks used to create the checkpoint .*\[.(Best)?Checkpoint\{",  # of an earlier version
     ):
         warnings.filterwarnings("ignore", message)
-    warnings.formatwarning = lambda text, *_, **__: f"warning: {' '.join(str(text).split())}\n"
