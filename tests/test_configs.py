@@ -149,3 +149,5 @@ def test_a_configuration_gives_the_module_and_the_data_to_python(tmp_path, monke
     ):
         with pytest.raises(ValueError, match=message):
             from_config(*given)
+    with pytest.raises(TypeError, match=r"each a text, got \['--data.batch_size=3'\]$"):
+        from_config("digits", ["--data.batch_size=3"])

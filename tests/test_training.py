@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import lightning
 import pytest
 import torch
-from ncsn.training.run import explained, report
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from ncsn.training.run import explained, report, show_logs
 
 from test_cli import refusal, run_train
 from test_sampling import CONFIGS, SHORT
@@ -100,6 +101,12 @@ def test_an_error_of_ones_own_code_is_not_blamed_on_the_trainer(folder, began, k
         exec(compile("raise ValueError('wrong')", folder / "mine.py", "exec"))
     found = explained(run, raised.value)
     assert (type(found), str(found)) == (kind, message)
+
+
+def test_only_logs_of_tensorboard_are_opened_by_it(capsys):
+    show_logs(SimpleNamespace(loggers=[TensorBoardLogger("logs", "a", version=0), CSVLogger("logs", "b", version=1)]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["Logs:        logs/a/version_0  (tensorboard --logdir logs/a)", "Logs:        logs/b/version_1"]
 
 
 @pytest.mark.parametrize(("signal", "last"), [(None, "Sample: .* ncsn sample "), (15, "Resume: .* --ckpt_path last$")])
