@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from ncsn.noise import NoNoise
-from ncsn.samplers import AnnealedLangevin, Langevin, MetropolisAdjustedLangevin
+from ncsn.samplers import AnnealedLangevin, ConsistentAnnealed, Langevin, MetropolisAdjustedLangevin
 
 from conftest import gaussian_score, named
 
@@ -81,3 +81,13 @@ def test_a_level_of_0_is_no_obstacle_to_langevin():
     Langevin(0.1, 3).check(NoNoise().sigmas())
     *_, x = Langevin(0.1, 3)(gaussian_score(0.0, 0.8), torch.zeros(4, 2), NoNoise().sigmas())
     assert x.isfinite().all()
+
+
+def test_consistent_annealing_takes_a_step_at_the_last_level_and_denoises_it():
+    def score(x, sigma):
+        return (0.3 - x) / (0.7**2 + sigma**2)
+
+    x, sigma = torch.linspace(-2, 2, 9).unsqueeze(1), torch.tensor(0.5)
+    (end,) = ConsistentAnnealed(epsilon=0.2)(score, x, sigma[None])
+    stepped = x + 0.2 * score(x, sigma)
+    torch.testing.assert_close(end, stepped + sigma**2 * score(stepped, sigma))

@@ -289,3 +289,12 @@ def test_a_guide_of_scores_is_refused_by_a_sampler_that_follows_a_log_probabilit
     assert given.sample(1, sampler=sampler).shape == (1, 1, 2, 2)
     with pytest.raises(ValueError, match=re.escape(f"guide: {sampler} follows a log-probability")):
         given.sample(1, sampler=sampler, guide=lambda score: score)
+
+
+def test_sampling_starts_from_uniform_images_with_noise():
+    x = model().start(2000, torch.tensor(1e-6))
+    assert -1e-5 < x.min() < 0.01
+    assert 0.99 < x.max() < 1 + 1e-5
+    assert x.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert x.std().item() == pytest.approx(12**-0.5, abs=0.01)
+    assert model().start(2000).std().item() == pytest.approx(20, rel=0.05)

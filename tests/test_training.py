@@ -8,9 +8,12 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from ncsn.data import Digits
+from ncsn.training.checks import check_loss
 from ncsn.training.run import explained, report, show_logs
 
 from test_cli import refusal, run_train
+from test_module import small_module
 from test_sampling import CONFIGS, SHORT
 
 NO_NOISE = ["--model.schedule", "ncsn.noise.NoNoise"]
@@ -74,6 +77,13 @@ def test_parts_that_do_not_fit_are_refused_in_one_line(tmp_path, monkeypatch, ca
     assert status == 2
     assert re.fullmatch(message, line), line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_trial_of_the_loss_leaves_the_dropout_of_training_on():
+    module, data = small_module(), Digits(batch_size=64)
+    data.setup()
+    check_loss(module, data)
+    assert all(part.training for part in module.modules())
 
 
 def test_a_loss_without_noise_is_found_where_there_is_one(tmp_path, monkeypatch, capsys):
