@@ -269,7 +269,8 @@ def test_other_images_in_the_same_folder_are_noticed(tmp_path, monkeypatch, caps
     again = [*options, "--ckpt_path", "last", "--trainer.max_steps", "9"]
     status, line = refusal(capsys, lambda: run_train(*again))
     assert status == 2
-    assert re.search(r"data: its examples have the fingerprint \w{12}, but \w{12} in .*step=7.ckpt", line), line
+    known = r"data: its examples have the fingerprint \w{12}, but \w{12} in .*step=7.ckpt"
+    assert re.search(f"{known}; change it back, or go on with --accept_changes true", line), line
     run_train(*again, "--accept_changes", "true")
     out = capsys.readouterr().out
     assert re.search(r"Changed: +data: its examples have the fingerprint \w{12} -> \w{12}", out), out

@@ -164,7 +164,7 @@ def test_the_way_between_two_pictures_begins_and_ends_with_them(digits, here, pi
         (["restore", "digit.png", "--grey", "--checkpoint", "a"], r"--checkpoint a; did you mean --model FILE\?"),
         (["interpolate", "digit.png", "no.png", "--num-samples", "9999"], "an integer from 2 to 1000, got '9999'"),
         (["restore", "no.png", "--blur", "1"], r"cannot read no\.png"),
-        (["restore", "digit.png", "--grey"], "--grey: the model's images are grey"),
+        (["restore", "digit.png", "--grey"], "--grey: expected a model of images in colour, got 1 channel"),
         (["restore", "digit.png", "--mask", "mask.png", "--noise", "0"], "noise"),
         (["restore", "digit.png", "--mask", "mask.png", "--grey"], "not allowed with"),
         (["sample", "--guidance", "2"], "--guidance: 2, but the model was trained without labels"),

@@ -44,8 +44,8 @@ def measurement_of(model: Model, options: Namespace) -> Measurement:
     if height % factor or width % factor:
         expected = f"a divisor of {height} and {width}, the height and width of the model's images"
         raise ValueError(f"--factor: expected {expected}, got {factor}")
-    if options.grey and channels == 1:
-        raise ValueError("--grey: the model's images are grey")
+    if options.grey and channels != 3:
+        raise ValueError(f"--grey: expected a model of images in colour, got {channels} channel(s)")
     shape = 1 if options.grey else channels, height // factor, width // factor
     y = read_images([options.image], shape)
     operator: LinearOperator = grey
