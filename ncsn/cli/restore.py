@@ -57,6 +57,9 @@ def measurement_of(model: Model, options: Namespace) -> Measurement:
     elif options.factor is not None:
         operator = AveragePooling(options.factor)
     elif options.blur is not None:
+        if options.blur > max(height, width):
+            widest = f"at most the {max(height, width)} pixels of the image"
+            raise ValueError(f"--blur: expected {widest}, got {options.blur:g}")
         operator = GaussianBlur(options.blur)
     guide = partial(posterior, operator=operator, measurement=y, noise=options.noise)
     return Measurement(guide, enlarged(y[0], factor).expand(channels, -1, -1), finish)
