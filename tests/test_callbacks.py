@@ -74,7 +74,7 @@ def averaged(copies, decay):
 @pytest.mark.parametrize(("decay", "steps"), [(0.2, 7), (0.999, 7), (0.99, 105)])
 def test_ema_is_the_moving_average_and_is_what_a_checkpoint_holds(tmp_path, decay, steps):
     copies = Copies()
-    _, module = fit(tmp_path, copies, EMA(decay), Checkpoint(tmp_path, every=3), steps=steps)
+    _, module = fit(tmp_path, copies, EMA(decay), Checkpoint(tmp_path, every=steps), steps=steps)
     expected = averaged(copies.weights, decay)
     torch.testing.assert_close(weights(module), expected, rtol=1e-5, atol=1e-6)
     path = tmp_path / f"step={steps}.ckpt"
