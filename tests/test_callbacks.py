@@ -419,6 +419,7 @@ def test_a_ladder_of_one_level_is_one_curve_named_by_it(tmp_path, schedule, obje
         (lambda: Checkpoint(every=0), "every=0"),
         (lambda: Checkpoint(keep=0), "keep=0"),
         (lambda: SampleGrid(-1), "count=-1"),
+        (lambda: SampleGrid(10**9), "count from 0 to 10,000, got count=1000000000"),
         (lambda: DenoisingStrips(-1), "count=-1"),
         (lambda: LossPerLevel(0), "bins=0"),
     ],

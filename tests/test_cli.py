@@ -88,9 +88,10 @@ def test_a_run_leaves_checkpoints_logs_and_grids_and_says_where(tmp_path, capsys
     logs = tmp_path / "logs/small/version_0"
     assert (logs / "config.yaml").is_file()
     assert [file.name for file in (logs / "samples").iterdir()] == ["step=0000004.png"]
-    out = capsys.readouterr().out
+    before, out = capsys.readouterr().out.split("Trained 7 steps.")
+    assert "Device:      1 x cpu, 32-true; batches of 64, up to step 7\n" in before
+    assert "Logs:        logs/small/version_0  (tensorboard --logdir logs/small)\n" in before
     for line in (
-        "Trained 7 steps.",
         "Checkpoint:  checkpoints/small/step=7.ckpt",
         "Logs:        logs/small/version_0",
         "Sample:      ncsn sample checkpoints/small/step=7.ckpt",

@@ -1,6 +1,7 @@
 """An output has one writer: each command refuses, before any work, what another process is writing."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,6 +121,15 @@ def test_a_default_name_that_was_finished_just_before_the_lock_is_not_written_ov
     cli.sample([digits, "--num-samples", "2"])
     assert "Wrote samples-2.png" in capsys.readouterr().out
     assert Path("samples.png").read_text() == "another's"
+
+
+def test_an_output_without_a_place_is_named_with_its_option():
+    missing = re.escape("No such file or directory: '/proc/.a.png.lock'")
+    with (
+        pytest.raises(OSError, match=f"^--out: .*{missing}"),
+        hold_outputs("--out", exclusive_file(Path("/proc/a.png"))),
+    ):
+        raise AssertionError
 
 
 def test_the_other_processes_of_a_command_leave_the_lock_to_the_first(monkeypatch):

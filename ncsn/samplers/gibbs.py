@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ncsn.noise.checks import expect
 from ncsn.noise.streams import uniform
-from ncsn.samplers.sampler import Sampler
+from ncsn.samplers.sampler import MAX_STEPS, Sampler
 from ncsn.score import Score, ScoreModel, log_prob_of
 
 __all__ = ["Gibbs"]
@@ -29,8 +29,8 @@ class Gibbs(Sampler):
     sweeps: int
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.sweeps, int) and self.sweeps >= 1
-        expect("an integer sweeps >= 1", whole, self, sweeps=self.sweeps)
+        whole = isinstance(self.sweeps, int) and 1 <= self.sweeps <= MAX_STEPS
+        expect(f"an integer sweeps from 1 to {MAX_STEPS:,}", whole, self, sweeps=self.sweeps)
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
         return log_prob_of(model, self)
