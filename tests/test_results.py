@@ -45,7 +45,12 @@ benchmarks.results.main()
 
 
 @pytest.mark.parametrize(
-    ("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGHUP, os.kill), (signal.SIGINT, os.killpg)]
+    ("number", "send"),
+    [
+        (signal.SIGTERM, os.kill),
+        pytest.param(signal.SIGHUP, os.kill, marks=pytest.mark.slow),
+        (signal.SIGINT, os.killpg),
+    ],
 )
 def test_a_signal_ends_the_training_that_was_started_and_waits_for_it(tmp_path, number, send):
     """Catches a command that leaves its training to itself, ends before it, or gives it Ctrl-C twice: the terminal

@@ -41,13 +41,11 @@ class Gibbs(Sampler):
     @torch.no_grad()
     def __call__(self, log_prob: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         x = (x > 0.5).to(x)
+        bits = torch.arange(x[0].numel(), device=x.device)
         for sigma in sigmas.to(x):
             for _ in range(self.sweeps):
-                for bit in range(x[0].numel()):
-                    on, off = (
-                        x.flatten(1).index_fill(1, torch.tensor(bit, device=x.device), value)
-                        for value in (1, 0)
-                    )
+                for bit in bits:
+                    on, off = (x.flatten(1).index_fill(1, bit, value) for value in (1, 0))
                     log_odds = log_prob(on.view_as(x), sigma) - log_prob(off.view_as(x), sigma)
                     chosen = uniform(log_odds) < log_odds.sigmoid()
                     x = torch.where(chosen.unsqueeze(1), on, off).view_as(x)

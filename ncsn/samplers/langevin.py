@@ -58,7 +58,7 @@ class Langevin(Sampler):
     def step(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the state after one step."""
         z = normal(x)
-        return langevin_step(x, score(x, sigma), torch.as_tensor(self.epsilon).to(x), z)
+        return langevin_step(x, score(x, sigma), x.new_full((), self.epsilon), z)
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ class AnnealedLangevin(Sampler):
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        sigmas = sigmas.to(x)
-        alphas = self.step_size(sigmas) * (sigmas / sigmas[-1]) ** 2
+        epsilon, sigmas = self.step_size(sigmas), sigmas.to(x)
+        alphas = epsilon * (sigmas / sigmas[-1]) ** 2
         last = len(sigmas) - 1
         for level, (sigma, alpha) in enumerate(zip(sigmas, alphas, strict=True)):
             for _ in range(self.steps):

@@ -78,7 +78,7 @@ class GaussianBlur:
 
     def _weights(self, side: int, x: Tensor) -> Tensor:
         """Return the weight of each pixel of a line (columns) in each blurred one (rows)."""
-        place = torch.arange(side).to(x)
+        place = torch.arange(side, dtype=x.dtype, device=x.device)
         return (-((place[:, None] - place) ** 2) / (2 * self.width**2)).softmax(1)
 
 
