@@ -18,6 +18,7 @@ from ncsn.cli import main as cli
 from ncsn.cli.writers import FolderWriter, NpzWriter
 from ncsn.model.files import exclusive_file, lock_of, temporary_file
 from ncsn.training.processes import hold_outputs
+from PIL import Image
 
 from test_cli import SMALL, refusal, train_small
 from test_files import HOLDER, names
@@ -160,6 +161,17 @@ def test_a_process_whose_first_has_died_writes_no_more(here, monkeypatch, capsys
         writer.write([0], torch.zeros(1, 1, 2, 2))
     assert ([path.read_bytes() for path in here.iterdir()] == before) == stops
     assert capsys.readouterr().err.startswith("error: the first process has died") == stops
+
+
+def test_of_a_batch_with_some_pictures_there_only_the_missing_ones_are_written(here):
+    fabric = SimpleNamespace(local_rank=0)
+    FolderWriter(fabric, here, [0], "drawn").write([0], torch.zeros(1, 1, 2, 2))
+    before = (here / "000000.png").stat()
+    writer = FolderWriter(fabric, here, [0, 1], "drawn")
+    assert (writer.is_written([0]), writer.is_written([0, 1])) == (True, False)
+    writer.write([0, 1], torch.ones(2, 1, 2, 2))
+    assert (here / "000000.png").stat() == before
+    assert Image.open(here / "000001.png").getextrema() == (255, 255)
 
 
 def test_what_is_exported_meanwhile_is_not_written_over(digits, monkeypatch, capsys):
