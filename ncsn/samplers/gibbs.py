@@ -43,12 +43,13 @@ class Gibbs(Sampler):
         x = (x > 0.5).to(x)
         for sigma in sigmas.to(x):
             for _ in range(self.sweeps):
+                u = uniform(x.flatten(1))
                 for bit in range(x[0].numel()):
                     on, off = (
                         x.flatten(1).index_fill(1, torch.tensor(bit, device=x.device), value)
                         for value in (1, 0)
                     )
                     log_odds = log_prob(on.view_as(x), sigma) - log_prob(off.view_as(x), sigma)
-                    chosen = uniform(log_odds) < log_odds.sigmoid()
+                    chosen = u[:, bit] < log_odds.sigmoid()
                     x = torch.where(chosen.unsqueeze(1), on, off).view_as(x)
             yield x
