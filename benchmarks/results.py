@@ -126,7 +126,7 @@ def done(command: list[str]) -> None:
 
 
 def results_table(results: list[dict[str, Any]]) -> Table:
-    """Return a row for each result, with the metrics of held-out images in brackets."""
+    """Return a row for each result, with those of as many held-out images in brackets."""
     names = list(dict.fromkeys(name for one in results for name in one["figures"]))
     table = Table(
         "config",
@@ -139,16 +139,17 @@ def results_table(results: list[dict[str, Any]]) -> Table:
         box=box.MARKDOWN,
     )
     for one in results:
-        samples, cost = one["samples"], one["samples"]["cost"]
+        samples, cost, counts = one["samples"], one["samples"]["cost"], one["counts"]
+        is_equal = counts["judged"] == counts["floor"]  # the distance of fewer images is larger
         table.add_row(
             one["config"],
             f"{one['minutes']:.1f} min",
-            f"{one['counts']['judged']:,}",
+            f"{counts['judged']:,}",
             f"{samples['sampler']}, {samples['levels']} levels",
             f"{cost['NFE']:g}",
             f"{cost['images/s']:.3g}",
             *(
-                f"{spread(one['figures'][n])} ({one['floor'][n]:.4g})"
+                spread(one["figures"][n]) + f" ({one['floor'][n]:.4g})" * is_equal
                 if n in one["figures"]
                 else ""
                 for n in names

@@ -63,12 +63,14 @@ def gaussian_score(mean: float, std: float):
 
 def mixture_score(weights: list[float], means: list[float], std: float):
     """The exact score of a mixture of one-dimensional Gaussians of equal width, at every noise level."""
-    log_weights, centres = torch.tensor(weights).log(), torch.tensor(means)
 
     def score(x: Tensor, sigma: Tensor) -> Tensor:
-        pull = (centres - x[..., None]) / (std**2 + sigma**2)[..., None]
-        responsibility = torch.softmax(log_weights - pull**2 * (std**2 + sigma**2)[..., None] / 2, dim=-1)
-        return (responsibility * pull).sum(-1)
+        # The components come first: a softmax over a last dimension of two is slow.
+        shape = -1, *[1] * x.ndim
+        log_weights, centres = torch.tensor(weights).log().view(shape), torch.tensor(means).view(shape)
+        pull = (centres - x) / (std**2 + sigma**2)
+        responsibility = torch.softmax(log_weights - pull**2 * (std**2 + sigma**2) / 2, dim=0)
+        return (responsibility * pull).sum(0)
 
     return score
 

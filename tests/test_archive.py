@@ -107,10 +107,17 @@ def test_another_version_is_refused_and_is_no_damage(tmp_path, content, message)
 
 
 @pytest.mark.parametrize("section", ["state_dict", "current_model_state", "optimizer_states"])
-@pytest.mark.parametrize("number", [torch.nan, torch.inf])
-def test_weights_that_are_not_finite_are_refused(tmp_path, section, number):
-    write({section: {"a": [torch.tensor([1.0, number])]}}, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match=f"has numbers in its {section} that are not finite"):
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, 1e300])
+def test_weights_that_are_not_finite_in_32_bits_are_refused(tmp_path, section, number):
+    write({section: {"a": [torch.tensor([1.0, number], dtype=torch.float64)]}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=f"has numbers in its {section} that are not finite in 32 bits"):
+        read(tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("step", [-3, 1.5, "7", True])
+def test_a_step_that_is_none_is_refused(tmp_path, step):
+    write({"global_step": step}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=f"a.ckpt has a global_step of {step!r}, expected an integer from 0"):
         read(tmp_path / "a.ckpt")
 
 

@@ -74,7 +74,7 @@ def averaged(copies, decay):
 @pytest.mark.parametrize(("decay", "steps"), [(0.2, 7), (0.999, 7), (0.99, 105)])
 def test_ema_is_the_moving_average_and_is_what_a_checkpoint_holds(tmp_path, decay, steps):
     copies = Copies()
-    _, module = fit(tmp_path, copies, EMA(decay), Checkpoint(tmp_path, every=3), steps=steps)
+    _, module = fit(tmp_path, copies, EMA(decay), Checkpoint(tmp_path, every=steps), steps=steps)
     expected = averaged(copies.weights, decay)
     torch.testing.assert_close(weights(module), expected, rtol=1e-5, atol=1e-6)
     path = tmp_path / f"step={steps}.ckpt"
@@ -279,10 +279,12 @@ def test_twenty_bad_steps_in_a_row_end_the_run_with_its_good_weights_kept(tmp_pa
     module = small_module(kind=LossOf)
     module.bad = (*range(3, 10), *range(11, 40))
     callbacks = [EMA(), Checkpoint(tmp_path, every=2)]
-    trainer = small_trainer(tmp_path, max_steps=99, callbacks=callbacks, enable_checkpointing=True)
-    with pytest.raises(FloatingPointError, match=r"not finite in 20 steps in a row, up to step 31: lower model"):
+    settings = {"callbacks": callbacks, "enable_checkpointing": True, "log_every_n_steps": 4}
+    trainer = small_trainer(tmp_path, max_steps=99, **settings)
+    # Steps 12 to 40 are bad, and the run looks at every fourth.
+    with pytest.raises(FloatingPointError, match=r"not finite in 21 steps in a row, up to step 32: lower model"):
         trainer.fit(module, Digits(batch_size=64))
-    assert module.skipped_steps == 27
+    assert module.skipped_steps == 28
     content = torch.load(tmp_path / "step=30.ckpt", weights_only=True)
     assert all(value.isfinite().all() for value in content["state_dict"].values())
     assert content["skipped_steps"] == [26, 19]
@@ -417,6 +419,7 @@ def test_a_ladder_of_one_level_is_one_curve_named_by_it(tmp_path, schedule, obje
         (lambda: Checkpoint(every=0), "every=0"),
         (lambda: Checkpoint(keep=0), "keep=0"),
         (lambda: SampleGrid(-1), "count=-1"),
+        (lambda: SampleGrid(10**9), "count from 0 to 10,000, got count=1000000000"),
         (lambda: DenoisingStrips(-1), "count=-1"),
         (lambda: LossPerLevel(0), "bins=0"),
     ],

@@ -209,6 +209,15 @@ def test_a_published_model_is_its_weights_and_settings_and_nothing_else(checkpoi
         save_safetensors(module, tmp_path / "model.ckpt")
 
 
+@pytest.mark.parametrize("arguments", [[1], 5, "root"])
+def test_data_with_arguments_that_are_no_mapping_is_refused_in_one_line(monkeypatch, arguments):
+    content = {"datamodule_hyper_parameters": {"class_path": "ncsn.data.Digits", "init_args": arguments}}
+    monkeypatch.setattr("ncsn.model.load.contents", lambda path: content)
+    with pytest.raises(ValueError, match=r"^checkpoint: the settings in a\.ckpt are invalid: .*") as refused:
+        load_data("a.ckpt", root="here")
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("place", [-5, 300, 20])
 def test_a_published_model_that_is_damaged_is_refused(checkpoint, tmp_path, place):
     save_safetensors(load(checkpoint), tmp_path / "model.safetensors")

@@ -88,9 +88,10 @@ def test_a_run_leaves_checkpoints_logs_and_grids_and_says_where(tmp_path, capsys
     logs = tmp_path / "logs/small/version_0"
     assert (logs / "config.yaml").is_file()
     assert [file.name for file in (logs / "samples").iterdir()] == ["step=0000004.png"]
-    out = capsys.readouterr().out
+    before, out = capsys.readouterr().out.split("Trained 7 steps.")
+    assert "Device:      1 x cpu, 32-true; batches of 64, up to step 7\n" in before
+    assert "Logs:        logs/small/version_0  (tensorboard --logdir logs/small)\n" in before
     for line in (
-        "Trained 7 steps.",
         "Checkpoint:  checkpoints/small/step=7.ckpt",
         "Logs:        logs/small/version_0",
         "Sample:      ncsn sample checkpoints/small/step=7.ckpt",
@@ -117,14 +118,18 @@ def test_last_goes_on_where_the_run_ended(tmp_path, capsys, monkeypatch):
     assert steps == {9}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The checkpoint of a run of 33 steps that was left alone."""
+    path = train_small(tmp_path_factory.mktemp("whole"), "--trainer.max_steps", "33", "--samples.count", "0")
+    return torch.load(path, weights_only=True)
+
+
 @pytest.mark.parametrize("stop", [7, 25, 31])
-def test_a_resumed_run_ends_as_one_left_alone(tmp_path, monkeypatch, stop):
-    train_small(tmp_path, "--trainer.max_steps", "33", "--name", "whole", "--samples.count", "0")
+def test_a_resumed_run_ends_as_one_left_alone(tmp_path, whole, stop):
     train_small(tmp_path, "--trainer.max_steps", str(stop), "--samples.count", "0")
     train_small(tmp_path, "--trainer.max_steps", "33", "--ckpt_path", "last", "--samples.count", "0")
-    whole, resumed = (
-        torch.load(tmp_path / f"checkpoints/{name}/step=33.ckpt", weights_only=True) for name in ("whole", "small")
-    )
+    resumed = torch.load(tmp_path / "checkpoints/small/step=33.ckpt", weights_only=True)
     for weights in ("state_dict", "current_model_state"):
         assert all(torch.equal(value, resumed[weights][name]) for name, value in whole[weights].items())
 

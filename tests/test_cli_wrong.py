@@ -1,5 +1,6 @@
 """What the two commands answer to wrong settings, options and files: one line, and nothing is left behind."""
 
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from ncsn.cli.train import with_config_files
 from ncsn.model.classes import ALL_ROOMS, classes
 from ncsn.noise import NoiseSchedule
 from ncsn.samplers import Sampler
+from ncsn.training.checks import with_hint
 from ncsn.training.hints import MOST_USED
 from ncsn.training.run import make_parser
 
@@ -49,6 +51,7 @@ WRONG_TRAINING = [
     (["--data.batch_size", "5000"], "batch_size is 5000, .* 1617"),
     (["--data", "ImageFolder", "--data.root", "no/such", "--data.size", "8"], "root is no/such"),
     (["--trainer.accelerator", "cuda"], "CUDAAccelerator.*available"),
+    (["--trainer.accelerator", "tpu"], "trainer: .*torch_xla"),
     (["--trainer.max_steps", "-5"], "max_steps"),
     (["--seed_everything", "-1"], "seed_everything: expected .* got -1"),
     (["--config", "nope.yaml"], "config: .*nope.yaml"),
@@ -174,7 +177,9 @@ def test_a_trial_run_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_without_a_logger_or_a_bar(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("of the user")
     train_small(tmp_path, "--trainer.logger", "false", "--trainer.enable_progress_bar", "false")
+    assert (tmp_path / "config.yaml").read_text() == "of the user"
     assert not (tmp_path / "logs").exists()
     assert "Trained 7 steps." in capsys.readouterr().out
 
@@ -207,6 +212,12 @@ def test_data_that_cannot_be_downloaded_is_a_failure_of_the_world(tmp_path, monk
         (["--out", "a.xyz"], "--out: expected .* got a.xyz"),
         (["--foo"], "--foo"),
         (["--num_samples", "3"], "did you mean '--num-samples'"),
+        (["--checkpoint", "a.ckpt"], r"--checkpoint; did you mean ncsn sample FILE\?"),
+        (["--num-samples", "3000000"], "3,000,000 of 64 pixels are more than the 134,217,728 of an image; lower it"),
+        (
+            ["--out", "a.gif", "--upscale", "256", "--num-samples", "9"],
+            "--num-samples: 9 of 29,360,128 pixels are more",
+        ),
         (["--sampler", "heun"], "got heun; did you mean 'Heun'"),
         (["--sampler", "NoSuch"], "--sampler: expected one of Ancestral, .*got NoSuch"),
         (["--sampler.epsilo", "1"], "'epsilo' is not accepted; did you mean 'epsilon'"),
@@ -263,6 +274,23 @@ def test_the_help_of_a_class_has_options_that_are_accepted_and_no_class_of_torch
     assert len(names) > 2
     assert all(name.startswith(option[2:].partition(".help")[0]) for name in names)
     assert "torch" not in text
+
+
+@pytest.mark.parametrize("given", ["modle.optimizer.lr", "model.optimiser.lr", "Model.optimizer.lrr"])
+def test_an_option_with_a_wrong_section_is_hinted_at_whole(given):
+    message = with_hint(f"unrecognized arguments: --{given} 3", make_parser())
+    assert message == f"unrecognized arguments: --{given} 3; did you mean --model.optimizer.lr?"
+
+
+@pytest.mark.parametrize("arguments", [["configs"], ["--help"], ["--version"], ["train", "--help"]])
+def test_a_command_whose_reader_has_gone_ends_silently(monkeypatch, capsys, arguments):
+    end, start = os.pipe()
+    os.close(end)
+    with os.fdopen(start, "w") as out:  # whose end is silent, too
+        monkeypatch.setattr("sys.stdout", out)
+        with pytest.raises(SystemExit, match="141"):
+            main(arguments)
+    assert capsys.readouterr().err == ""
 
 
 def test_every_argument_of_a_part_is_described():

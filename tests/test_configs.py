@@ -1,15 +1,17 @@
 """Every configuration builds, and has the numbers that its source published."""
 
+import math
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Trainer, seed_everything
 from ncsn.cli.train import from_config
 from ncsn.model.load import load_data
 from ncsn.model.shipped import config_file
-from ncsn.noise import GeometricSchedule, langevin_step_size
+from ncsn.noise import GeometricSchedule, LogNormalSchedule, langevin_step_size
 from ncsn.training.module import ScoreModule
 from ncsn.training.run import build
 from PIL import Image
@@ -71,6 +73,15 @@ def test_the_papers_configs_are_the_papers(
     assert cli.trainer.max_steps == steps
     assert cli.parts.ema.decay == decay
     assert (cli.datamodule.batch_size, cli.datamodule.flip, cli.datamodule.dequantise) == (128, flip, dequantise)
+
+
+def test_the_levels_of_cifar10_are_edms_for_half_the_range():
+    """Karras et al. (2022), Table 1, for images in [-1, 1]."""
+    settings = yaml.safe_load(Path(config_file("cifar10")).read_text())["model"]["schedule"]
+    schedule = LogNormalSchedule(**settings["init_args"])
+    assert (2 * schedule.sigma_min, 2 * schedule.sigma_max) == (0.002, 80)
+    assert schedule.mean + math.log(2) == pytest.approx(-1.2, abs=1e-3)
+    assert (schedule.std, schedule.levels, schedule.rho) == (1.2, 18, 7)
 
 
 def technique_4(sigma_max: float, sigma_min: float, levels: int, steps: int) -> float:
@@ -138,3 +149,5 @@ def test_a_configuration_gives_the_module_and_the_data_to_python(tmp_path, monke
     ):
         with pytest.raises(ValueError, match=message):
             from_config(*given)
+    with pytest.raises(TypeError, match=r"each a text, got \['--data.batch_size=3'\]$"):
+        from_config("digits", ["--data.batch_size=3"])

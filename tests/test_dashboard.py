@@ -3,10 +3,11 @@
 import math
 import re
 from io import BytesIO
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from ncsn.data import Digits, enlarged, tiled, to_pixels, to_unit
 from ncsn.evaluation import grids
 from ncsn.score import tweedie
@@ -19,6 +20,7 @@ from ncsn.training.callbacks import (
     Throughput,
 )
 from ncsn.training.callbacks.dashboard import charts
+from ncsn.training.callbacks.logged import show_image
 from PIL import Image
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -142,6 +144,26 @@ def test_every_logger_gets_the_images_and_the_settings_that_it_takes(tmp_path, m
     assert logger.settings["max_steps"] == 3
     assert "train/loss" in logger.scalars
     assert [file.name for file in (tmp_path / "logs/takes/samples").iterdir()] == ["step=0000003.png"]
+
+
+class MLflow(MLFlowLogger):
+    """MLflow's logger, without MLflow."""
+
+    experiment = property(lambda self: self)
+    run_id = "a run"
+
+    def __init__(self):
+        self.images = []
+
+    def log_image(self, run_id, image, key, step):
+        self.images.append((run_id, image.size, key, step))
+
+
+def test_mlflow_gets_images_of_its_own_kind():
+    logger = MLflow()
+    trainer = SimpleNamespace(loggers=[logger], global_step=3, is_global_zero=True)
+    show_image(trainer, "samples", torch.zeros(3, 4, 6, dtype=torch.uint8))
+    assert logger.images == [("a run", (6, 4), "samples", 3)]
 
 
 def test_settings_stand_beside_the_last_figures(tmp_path):

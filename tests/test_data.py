@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from ncsn.data import (
@@ -196,3 +197,17 @@ def test_a_fingerprint_is_of_every_pixel_label_and_place():
         HeldExamples(values[:-1], labels[:-1]),
     ]
     assert len({one, *(other.fingerprint() for other in others)}) == 7
+
+
+def test_photographs_keep_their_rows_and_columns(tmp_path, monkeypatch):
+    images = np.arange(2 * 32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(2, 32, 32, 3)
+
+    def source(root, train):
+        return SimpleNamespace(data=images[int(train)][None], targets=[7])
+
+    monkeypatch.setattr(CIFAR10, "source", staticmethod(source))
+    splits = CIFAR10(str(tmp_path), batch_size=1).load()
+    for name, image in (("val", images[0]), ("train", images[1])):
+        pixels, labels = splits[name][[0]]
+        assert labels.tolist() == [7]
+        assert pixels[0, :, 3, 20].tolist() == image[3, 20].tolist()

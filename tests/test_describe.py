@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ncsn import samplers
-from ncsn.model.describe import described
+from ncsn.model.describe import described, settings_of
 from ncsn.model.load import load
 from ncsn.model.model import Model
 from ncsn.model.plans import build, plan_class
@@ -196,3 +196,34 @@ def test_a_file_with_an_objective_says_by_it_alone_what_its_noise_is(tmp_path):
     save_safetensors(model, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="multiple values for keyword argument 'gaussian_noise'"):
         load(tmp_path / "a.safetensors")
+
+
+def changed_std(model):
+    model.denoiser.data_std = 0.9
+
+
+def changed_network(model):
+    model.denoiser.network = Forgetful(3)
+
+
+def changed_inside(model):
+    model.denoiser.network.layer = nn.Linear(3, 1, bias=False)
+
+
+def replaced(model):
+    model.denoiser = NCSNDenoiser(model.denoiser.network)
+
+
+@pytest.mark.parametrize("change", [None, changed_std, changed_network, changed_inside, replaced])
+def test_a_part_that_does_not_describe_itself_is_saved_only_as_the_file_has_it(tmp_path, change):
+    network = {"class_path": "test_describe.Forgetful", "init_args": {"width": 2}}
+    settings = {"class_path": "ncsn.score.EDMDenoiser", "init_args": {"network": network, "data_std": 0.3}}
+    parts = EDMDenoiser(Forgetful(2), data_std=0.3), SCHEDULE, Heun(), (2,)
+    model = Model(*parts, settings={"hyper_parameters": {"denoiser": settings, "shape": [2]}})
+    if change is None:
+        assert settings_of(model)["hyper_parameters"]["denoiser"] == settings
+        return
+    change(model)
+    with pytest.raises(ValueError, match=r"^model\.denoiser\.network: Forgetful does not keep its argument width"):
+        save_safetensors(model, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())

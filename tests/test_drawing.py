@@ -320,16 +320,22 @@ def test_what_is_made_of_the_samples_is_not_rounded(digits):
     assert seen == [torch.float32]
 
 
-def test_memory_that_does_not_hold_a_batch_ends_it_in_one_line(digits, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2 GiB."),
+        (RuntimeError, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4194304000 bytes."),
+        (RuntimeError, "std::bad_alloc"),
+        (MemoryError, "Unable to allocate 2 GiB for an array"),
+    ],
+)
+def test_memory_that_does_not_hold_a_batch_ends_it_in_one_line(digits, monkeypatch, capsys, kind, text):
     def none(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        raise kind(text)
 
     monkeypatch.setattr(Model, "trajectories", none)
     status, line = refusal(capsys, lambda: sample([digits, "--num-samples", "2"]))
-    assert (status, line) == (
-        1,
-        "error: CUDA out of memory. Tried to allocate 2 GiB.; lower the batch size (--batch-size)",
-    )
+    assert (status, line) == (1, f"error: {text}; lower the batch size (--batch-size)")
 
 
 def test_the_network_is_compiled_when_asked(digits, monkeypatch):

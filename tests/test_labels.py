@@ -3,9 +3,11 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from ncsn.networks import UNet
 from ncsn.noise import GeometricSchedule
 from ncsn.samplers import Heun
 from ncsn.score import EDMDenoiser
+from ncsn.training.run import announce
 from PIL import Image
 
 from test_cli import refusal, run_train, train_small
@@ -63,6 +66,19 @@ def model(classes=3, **settings):
 def test_a_run_says_which_class_has_which_number(run):
     assert "\n3 classes: 0 = 2, 1 = 10, 2 = cat; samples are of each in turn\n" in run[1]
     assert numbered_names([*map(str, range(30))]).endswith("18 = 18, 19 = 19, ...")
+
+
+def test_a_class_named_as_a_word_of_the_option_is_said_to_be_reached_by_its_number(capsys):
+    announced = Mock(resumed_from=None)
+    announced.model = Mock(parameters=list, model=model(class_names=["all", "cat", "none"]), shape=(1, 2, 2))
+    announced.datamodule.splits = {"train": []}
+    announced.trainer = Mock(loggers=[], num_devices=1, num_nodes=1, max_steps=1, max_epochs=None)
+    announce(announced)
+    said = re.findall("--label .*", capsys.readouterr().out)
+    assert said == [
+        "--label all is each class in turn; the class of this name is --label 0",
+        "--label none is no class; the class of this name is --label 2",
+    ]
 
 
 def test_the_names_are_those_of_the_checkpoint_and_not_of_the_folder_of_today(here, monkeypatch, capsys):

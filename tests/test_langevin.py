@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from ncsn.noise import NoNoise
-from ncsn.samplers import AnnealedLangevin, Langevin, MetropolisAdjustedLangevin
+from ncsn.samplers import AnnealedLangevin, ConsistentAnnealed, Langevin, MetropolisAdjustedLangevin, PredictorCorrector
 
 from conftest import gaussian_score, named
 
@@ -50,17 +50,22 @@ def test_a_proposal_takes_two_scores_at_the_most():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Langevin(1.0, math.inf), r"expected an integer steps >= 1, got steps=inf \(Langevin\)"),
-        (lambda: Langevin(1.0, 1.5), r"expected an integer steps >= 1, got steps=1.5 \(Langevin\)"),
+        (lambda: Langevin(1.0, math.inf), r"expected an integer steps from 1 to 1,000,000, got steps=inf \(Langevin\)"),
+        (lambda: Langevin(1.0, 1.5), r"expected an integer steps from 1 to 1,000,000, got steps=1.5 \(Langevin\)"),
+        (lambda: Langevin(1.0, 10**9), r"expected an integer steps from 1 to 1,000,000, got steps=1000000000 .*"),
+        (
+            lambda: PredictorCorrector(corrector_steps=10**9),
+            r"expected corrector_steps from 0 to 1,000,000, got corrector_steps=1000000000 .*",
+        ),
         (lambda: Langevin(-1.0, 1), r"expected epsilon > 0, got epsilon=-1.0 \(Langevin\)"),
         (lambda: Langevin("auto", 1), r"expected epsilon > 0, got epsilon='auto' \(Langevin\)"),
         (
             lambda: AnnealedLangevin(1.0, math.inf),
-            r"expected an integer steps >= 1, got steps=inf .AnnealedLangevin.",
+            r"expected an integer steps from 1 to 1,000,000, got steps=inf .AnnealedLangevin.",
         ),
         (
             lambda: MetropolisAdjustedLangevin(1.0, 0, log_normal),
-            r"expected an integer steps >= 1, got steps=0 \(MetropolisAdjustedLangevin\)",
+            r"expected an integer steps from 1 to 1,000,000, got steps=0 \(MetropolisAdjustedLangevin\)",
         ),
         (
             lambda: AnnealedLangevin(1e-3, 1).check(NoNoise().sigmas()),
@@ -81,3 +86,13 @@ def test_a_level_of_0_is_no_obstacle_to_langevin():
     Langevin(0.1, 3).check(NoNoise().sigmas())
     *_, x = Langevin(0.1, 3)(gaussian_score(0.0, 0.8), torch.zeros(4, 2), NoNoise().sigmas())
     assert x.isfinite().all()
+
+
+def test_consistent_annealing_takes_a_step_at_the_last_level_and_denoises_it():
+    def score(x, sigma):
+        return (0.3 - x) / (0.7**2 + sigma**2)
+
+    x, sigma = torch.linspace(-2, 2, 9).unsqueeze(1), torch.tensor(0.5)
+    (end,) = ConsistentAnnealed(epsilon=0.2)(score, x, sigma[None])
+    stepped = x + 0.2 * score(x, sigma)
+    torch.testing.assert_close(end, stepped + sigma**2 * score(stepped, sigma))

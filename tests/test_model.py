@@ -250,3 +250,51 @@ def test_a_model_prints_as_one_line_with_what_it_is_made_of():
 
 def test_a_model_is_loaded_onto_a_device():
     assert ncsn.load(SHIPPED_MODEL, device="meta").device.type == "meta"
+
+
+@pytest.mark.parametrize("sigmas", [[2.0, 0.5, 0.1], (2, 0.5, 0.1), torch.tensor([2.0, 0.5, 0.1])])
+def test_noise_levels_are_taken_as_a_list(sigmas):
+    x = model().sample(2, sigmas=sigmas)
+    assert torch.equal(x, model().sample(2, sigmas=torch.tensor([2.0, 0.5, 0.1])))
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: model().sample(2, sigmas=[0.5, 1.0]), ValueError, r"levels \(L,\) from high to low, got \[0.5, 1.0\]"),
+        (lambda: model().sample(2, sigmas=[]), ValueError, "from high to low, got"),
+        (lambda: model().sample(2, sigmas=1.0), ValueError, "from high to low, got 1.0"),
+        (lambda: model().sample(2, sigmas="high"), TypeError, "sigmas: expected noise levels .*, got 'high'"),
+        (lambda: model().sample(2, sigmas=["a"]), TypeError, "sigmas: expected noise levels"),
+        (lambda: model().sample(2, sampler="Heun"), TypeError, r"sampler: expected .* ncsn.Heun\(\), got 'Heun'"),
+        (
+            lambda: model().sample(2, sampler=Heun, steps=3),
+            TypeError,
+            r"sampler: expected .* ncsn.Heun\(\), got <class",
+        ),
+        (lambda: model().score([[0.5]], 0.5), TypeError, r"expected x, a tensor \(B, ...\), got list"),
+        (lambda: model().denoise(X.numpy(), 0.5), TypeError, r"expected x, a tensor \(B, ...\), got ndarray"),
+    ],
+)
+def test_wrong_arguments_are_named(call, kind, message):
+    with pytest.raises(kind, match=message) as refused:
+        call()
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("sampler", [MetropolisAdjustedLangevin(0.1, 1), Gibbs(1)])
+def test_a_guide_of_scores_is_refused_by_a_sampler_that_follows_a_log_probability(sampler):
+    energy = EnergyScore(lambda x, sigma: x.square().flatten(1).sum(1) / 2)
+    given = Model(energy, NoNoise(), Langevin(0.1, 1), (1, 2, 2))
+    assert given.sample(1, sampler=sampler).shape == (1, 1, 2, 2)
+    with pytest.raises(ValueError, match=re.escape(f"guide: {sampler} follows a log-probability")):
+        given.sample(1, sampler=sampler, guide=lambda score: score)
+
+
+def test_sampling_starts_from_uniform_images_with_noise():
+    x = model().start(2000, torch.tensor(1e-6))
+    assert -1e-5 < x.min() < 0.01
+    assert 0.99 < x.max() < 1 + 1e-5
+    assert x.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert x.std().item() == pytest.approx(12**-0.5, abs=0.01)
+    assert model().start(2000).std().item() == pytest.approx(20, rel=0.05)

@@ -85,6 +85,7 @@ def test_log_normal_draws_on_the_karras_ladder():
     schedule = LogNormalSchedule(sigma_max=40, sigma_min=0.001, levels=18)
     torch.testing.assert_close(schedule.sigmas() * 2, torch.tensor(KARRAS_18), rtol=5e-3, atol=0)
     assert LogNormalSchedule() == schedule
+    assert torch.equal(LogNormalSchedule(rho=3).sigmas(), KarrasSchedule(40, 0.001, 18, rho=3).sigmas())
 
 
 def test_the_default_log_normal_levels_are_half_of_those_of_images_of_twice_the_range():

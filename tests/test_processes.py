@@ -1,6 +1,7 @@
 """Several processes train, draw and measure as one, whoever starts them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from ncsn.cli.main import sample
+from ncsn.cli.main import check_environment, main, sample
 from ncsn.model import checkpoint_file
 from ncsn.model.load import numbered
-from ncsn.training.processes import requeue
+from ncsn.training.processes import check_processes, requeue
 
 from test_cli import REPOSITORY, SMALL, refusal, run_train
 
@@ -84,7 +85,7 @@ def test_processes_without_a_device_of_their_own_are_refused(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     Path("small.yaml").write_text(SMALL)
     wrong = "devices: 1 on each of 1 machines, and {} has {} processes"
-    torchrun = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4"}
+    torchrun = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}
     for name, count, environment in (("torchrun", 4, torchrun), ("SLURM", 2, SLURM), ("torchrun", 4, SLURM | torchrun)):
         with monkeypatch.context() as patch:
             for variable, value in environment.items():
@@ -103,6 +104,48 @@ def test_processes_without_a_device_of_their_own_are_refused(tmp_path, monkeypat
             assert status == 2
             assert "error: SLURM: You set `--ntasks=2`" in line
     assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+GARBAGE = [
+    ({"RANK": "x"}, "RANK: expected a number in the environment, got 'x'; unset it"),
+    ({"LOCAL_RANK": "0.5"}, "LOCAL_RANK: expected a number"),
+    ({"SLURM_PROCID": "a"}, "SLURM_PROCID: expected a number"),
+    ({"WORLD_SIZE": "-1"}, "WORLD_SIZE: expected a number"),
+    ({"TORCHELASTIC_RUN_ID": "1"}, "TORCHELASTIC_RUN_ID: set in the environment without all of RANK, LOCAL_RANK"),
+    ({"RANK": "3"}, r"RANK: expected a number below that of the processes \(WORLD_SIZE\), 1, got 3; unset it"),
+    ({"LOCAL_RANK": "2", "WORLD_SIZE": "2"}, r"LOCAL_RANK: .* \(WORLD_SIZE\), 2, got 2"),
+    ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "bash"}, r"SLURM_PROCID: .* 1, got 1; unset it"),
+]
+
+
+@pytest.mark.parametrize(("environment", "message"), GARBAGE)
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
+def test_garbage_in_the_environment_is_named_before_lightning_reads_it(
+    monkeypatch, capsys, command, environment, message
+):
+    monkeypatch.setattr("ncsn.cli.main.import_module", None)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    status, line = refusal(capsys, lambda: main([command]))
+    assert (status, bool(re.search(f"error: {message}", line))) == (2, True), line
+
+
+@pytest.mark.parametrize("environment", [{}, SLURM, {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}])
+def test_the_environment_of_a_launcher_is_taken(monkeypatch, environment):
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    check_environment()
+
+
+@pytest.mark.parametrize("environment", [{}, {"MASTER_ADDR": "10.0.0.1"}])
+def test_several_machines_of_which_one_was_started_are_refused(monkeypatch, environment):
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match="num_nodes: 2 machines, and only this one was started"):
+        check_processes(2, 1, 2)
+    for variable, value in {"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "0"}.items():
+        monkeypatch.setenv(variable, value)
+    check_processes(2, 1, 2)
 
 
 @pytest.mark.slow

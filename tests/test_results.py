@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.results import done, main
+from benchmarks.results import done, main, results_table
 
 from test_cli import REPOSITORY, SMALL, refusal
 
@@ -45,7 +45,12 @@ benchmarks.results.main()
 
 
 @pytest.mark.parametrize(
-    ("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGHUP, os.kill), (signal.SIGINT, os.killpg)]
+    ("number", "send"),
+    [
+        (signal.SIGTERM, os.kill),
+        pytest.param(signal.SIGHUP, os.kill, marks=pytest.mark.slow),
+        (signal.SIGINT, os.killpg),
+    ],
 )
 def test_a_signal_ends_the_training_that_was_started_and_waits_for_it(tmp_path, number, send):
     """Catches a command that leaves its training to itself, ends before it, or gives it Ctrl-C twice: the terminal
@@ -83,6 +88,14 @@ def test_a_name_of_its_own_is_refused_before_anything_is_trained(tmp_path, monke
         main()
     assert "--train: --name and --ckpt_path are set by this command" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(("held_out", "cell"), [(70, "0.5 (0.25)"), (60, "0.5")])
+def test_held_out_images_are_compared_with_only_if_they_are_as_many(held_out, cell):
+    samples = {"sampler": "Heun()", "levels": 6, "cost": {"NFE": 11, "images/s": 3.0}}
+    one = {"config": "a", "minutes": 1.0, "samples": samples, "counts": {"judged": 70, "floor": held_out}}
+    table = results_table([one | {"figures": {"recall": [0.5]}, "floor": {"recall": 0.25}}])
+    assert list(table.columns[-1].cells) == [cell]
 
 
 @pytest.mark.slow

@@ -1,10 +1,13 @@
 """Where a resumed run continues, against what Lightning's own counters say after each batch."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from lightning.pytorch import Callback, seed_everything
 from ncsn.data import Digits
 from ncsn.training.callbacks import EMA, Checkpoint
-from ncsn.training.resume import Resume, is_finished, position_after
+from ncsn.training.resume import Resume, check_state, is_finished, position_after, resumable
 
 from test_callbacks import fit
 from test_module import small_module, small_trainer
@@ -70,3 +73,74 @@ def test_a_run_is_finished_once_its_last_validation_is(step, complete, finished)
     assert is_finished({"global_step": step, "complete": complete}, 10) == finished
     assert is_finished({"global_step": step}, 10) == (step == 10)  # of an earlier version
     assert is_finished({"global_step": 11, "complete": complete}, 10)
+
+
+@pytest.fixture
+def content():
+    """What a file of the training command holds, with one weight for all."""
+    one = {"a": torch.ones(1)}
+    return {
+        "global_step": 3,
+        **dict.fromkeys(("state_dict", "current_model_state", "loops", "callbacks"), one),
+        **{"optimizer_states": [one], "lr_schedulers": [one], "skipped_steps": [0, 0]},
+        "run": {"config": one, "fingerprint": "a", "devices": 1},
+    }
+
+
+STRANGE = {
+    "global_step": [0, 1.5, True, None],
+    "current_model_state": [None, {}, [1]],
+    "optimizer_states": [[], {}],
+    "callbacks": [7],
+    "skipped_steps": [7],
+    "run": [7, {}],
+    "run.config": [[], {}],
+    "run.fingerprint": [7],
+    "run.devices": ["x"],
+}
+
+
+@pytest.mark.parametrize("entry", STRANGE)
+def test_an_entry_that_is_missing_or_of_another_kind_is_named(content, monkeypatch, entry):
+    monkeypatch.setattr("ncsn.training.resume.read", lambda path: content)
+    assert resumable(Path("a.ckpt")) is content
+    *of_run, key = entry.split(".")
+    place = content["run"] if of_run else content
+    for value in STRANGE[entry]:
+        place[key] = value
+        with pytest.raises(ValueError, match=rf"--ckpt_path: a.ckpt has no {entry}\S* .* cannot be resumed; --model"):
+            resumable(Path("a.ckpt"))
+
+
+def state(module, **entries):
+    weights = {name: weight.clone() for name, weight in module.state_dict().items()}
+    kept = [{"state": {0: {"step": torch.ones(())}}}]
+    return {"state_dict": weights, "current_model_state": dict(weights), "optimizer_states": kept} | entries
+
+
+WEIGHTS = {
+    "8 bits": (lambda weight: weight.to(torch.int8), r"is of another network: its .* torch.int8\), here it is \(.*"),
+    "64 bits": (lambda weight: weight.double(), "of torch.float64, here it is torch.float32"),
+    "another shape": (lambda weight: weight[None], r"is of another network: its .*"),
+}
+
+
+@pytest.mark.parametrize("entry", ["state_dict", "current_model_state"])
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_weights_that_a_run_does_not_have_are_refused_with_the_way_to_a_new_run(entry, kind):
+    module, (change, message) = small_module(), WEIGHTS[kind]
+    checkpoint = state(module)
+    check_state(module, True, checkpoint, "a.ckpt")
+    name = next(iter(checkpoint[entry]))
+    checkpoint[entry][name] = change(checkpoint[entry][name])
+    with pytest.raises(ValueError, match=f"a.ckpt .*{message}; give another --name, and --model.weights"):
+        check_state(module, True, checkpoint, "a.ckpt")
+
+
+@pytest.mark.parametrize("states", [{}, {"state": {}}, {"state": {0: {}, 1: {}}}, {"state": 7}, 7])
+def test_an_optimiser_that_keeps_a_state_is_not_resumed_without_one(states):
+    module = small_module()
+    checkpoint = state(module, optimizer_states=[states])
+    check_state(module, False, checkpoint, "a.ckpt")  # as plain SGD
+    with pytest.raises(ValueError, match=r"a.ckpt has no state in its optimizer_states, .*; give another --name"):
+        check_state(module, True, checkpoint, "a.ckpt")

@@ -32,6 +32,7 @@ from test_cli import REPOSITORY, pixels, refusal, run_train, sample, train_small
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "toy"
 SHORT = ["--trainer.max_steps", "3", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
+SHORT += ["--samples.count", "16"]
 
 
 def trained(name: str, folder: Path, *options: str) -> Path:

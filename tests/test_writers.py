@@ -1,6 +1,7 @@
 """An output has one writer: each command refuses, before any work, what another process is writing."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from ncsn.cli import main as cli
 from ncsn.cli.writers import FolderWriter, NpzWriter
 from ncsn.model.files import exclusive_file, lock_of, temporary_file
 from ncsn.training.processes import hold_outputs
+from PIL import Image
 
 from test_cli import SMALL, refusal, train_small
 from test_files import HOLDER, names
@@ -122,6 +124,15 @@ def test_a_default_name_that_was_finished_just_before_the_lock_is_not_written_ov
     assert Path("samples.png").read_text() == "another's"
 
 
+def test_an_output_without_a_place_is_named_with_its_option():
+    missing = re.escape("No such file or directory: '/proc/.a.png.lock'")
+    with (
+        pytest.raises(OSError, match=f"^--out: .*{missing}"),
+        hold_outputs("--out", exclusive_file(Path("/proc/a.png"))),
+    ):
+        raise AssertionError
+
+
 def test_the_other_processes_of_a_command_leave_the_lock_to_the_first(monkeypatch):
     """Catches a command of several processes that refuses its own second one."""
     monkeypatch.setattr(rank_zero_only, "rank", 1)
@@ -150,6 +161,17 @@ def test_a_process_whose_first_has_died_writes_no_more(here, monkeypatch, capsys
         writer.write([0], torch.zeros(1, 1, 2, 2))
     assert ([path.read_bytes() for path in here.iterdir()] == before) == stops
     assert capsys.readouterr().err.startswith("error: the first process has died") == stops
+
+
+def test_of_a_batch_with_some_pictures_there_only_the_missing_ones_are_written(here):
+    fabric = SimpleNamespace(local_rank=0)
+    FolderWriter(fabric, here, [0], "drawn").write([0], torch.zeros(1, 1, 2, 2))
+    before = (here / "000000.png").stat()
+    writer = FolderWriter(fabric, here, [0, 1], "drawn")
+    assert (writer.is_written([0]), writer.is_written([0, 1])) == (True, False)
+    writer.write([0, 1], torch.ones(2, 1, 2, 2))
+    assert (here / "000000.png").stat() == before
+    assert Image.open(here / "000001.png").getextrema() == (255, 255)
 
 
 def test_what_is_exported_meanwhile_is_not_written_over(digits, monkeypatch, capsys):

@@ -26,6 +26,8 @@ CODES = {
     "FloatingPointError": 3,
     "OSError": 1,
 }  # exit codes by class name, which needs no imports
+MEMORY = {"OutOfMemoryError", "MemoryError"}  # of torch on a GPU, and of NumPy
+NO_MEMORY = re.compile("can't allocate memory|bad_alloc")  # torch's RuntimeErrors on a CPU
 
 # jsonargparse lists every alternative that did not match, and repeats its input.
 _KEY = re.compile(r"""Parser key ["']([^"']*)["']:?""")
@@ -48,15 +50,25 @@ def fail(code: int, message: object) -> NoReturn:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """End the program in one line on an exception of `CODES` or a lack of memory."""
+    """End the program in one line on an exception of `CODES` or a lack of memory.
+
+    It ends silently if nobody reads its output any more, as a program that SIGPIPE ends.
+    """
     try:
-        yield
+        try:
+            yield
+        finally:
+            print(end="", flush=True)
     except KeyboardInterrupt:
         fail(130, "interrupted")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        sys.exit(141)
     except Exception as error:
         kinds = [kind.__name__ for kind in type(error).__mro__]
-        if "OutOfMemoryError" in kinds:
-            fail(1, f"{str(error).splitlines()[0]}; lower the batch size (--batch-size)")
+        if MEMORY.intersection(kinds) or ("RuntimeError" in kinds and NO_MEMORY.search(str(error))):
+            what = (str(error).splitlines() or ["out of memory"])[0]
+            fail(1, f"{what}; lower the batch size (--batch-size)")
         code = next((CODES[kind] for kind in kinds if kind in CODES), None)
         if code is None:
             raise

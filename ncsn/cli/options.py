@@ -27,10 +27,11 @@ NO_EFFECT = {
     "png": (*SAMPLING, "likelihood", "samplers"),
     "samplers": (*SAMPLING, "json"),
 }
+FOR_A_MODEL = ("--checkpoint", "--ckpt", "--ckpt-path", "--ckpt_path", "--model", "--weights")
 MODEL = "default: the newest checkpoint under checkpoints/, or the digits of the package"
 OUT = """NAME.png: a grid; NAME.gif: trajectories; NAME.npz: an array arr_0 (N, H, W, C) of uint8;
 NAME: a folder of PNGs, of which missing ones are added. Default: samples.png, or a free name"""
-MOST_SAMPLES, MOST_SEEDS, MOST_UPSCALE = 10**7, 1000, 256
+MOST_SAMPLES, MOST_BETWEEN, MOST_SEEDS, MOST_UPSCALE = 10**7, 1000, 1000, 256
 NAMES = re.compile(r"[^\s,]+").findall  # the type of an option with names between commas
 DEVICE = "cpu, cuda, cuda:1, mps, ...; auto is the fastest"
 EXAMPLES = """\
@@ -62,6 +63,9 @@ class OneLineParser(ArgumentParser):
         """End the program, with the option that an unknown one is close to."""
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
         known = re.findall(r"--[\w-]+", self.format_help())
+        if unknown and unknown[1] in FOR_A_MODEL and "--raw" in known:
+            way = "--model FILE" if "--model" in known else f"{self.prog} FILE"
+            fail(2, f"{message}; did you mean {way}?")
         fail(2, message + (did_you_mean(unknown[1], known) if unknown else ""))
 
 
@@ -145,7 +149,7 @@ def add_interpolate_options(parser: ArgumentParser) -> None:
     option("images", nargs=2, type=Path, metavar="IMAGE")
     option(
         "--num-samples",
-        type=int_at_least(2, MOST_SAMPLES),
+        type=int_at_least(2, MOST_BETWEEN),
         default=10,
         metavar="N",
         help="images (10)",

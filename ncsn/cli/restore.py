@@ -44,8 +44,8 @@ def measurement_of(model: Model, options: Namespace) -> Measurement:
     if height % factor or width % factor:
         expected = f"a divisor of {height} and {width}, the height and width of the model's images"
         raise ValueError(f"--factor: expected {expected}, got {factor}")
-    if options.grey and channels == 1:
-        raise ValueError("--grey: the model's images are grey")
+    if options.grey and channels != 3:
+        raise ValueError(f"--grey: expected a model of images in colour, got {channels} channel(s)")
     shape = 1 if options.grey else channels, height // factor, width // factor
     y = read_images([options.image], shape)
     operator: LinearOperator = grey
@@ -57,6 +57,9 @@ def measurement_of(model: Model, options: Namespace) -> Measurement:
     elif options.factor is not None:
         operator = AveragePooling(options.factor)
     elif options.blur is not None:
+        if options.blur > max(height, width):
+            widest = f"at most the {max(height, width)} pixels of the image"
+            raise ValueError(f"--blur: expected {widest}, got {options.blur:g}")
         operator = GaussianBlur(options.blur)
     guide = partial(posterior, operator=operator, measurement=y, noise=options.noise)
     return Measurement(guide, enlarged(y[0], factor).expand(channels, -1, -1), finish)

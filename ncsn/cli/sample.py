@@ -1,6 +1,7 @@
 """`ncsn sample`: samples of one or several models, as files, an array, a grid or a GIF."""
 
 import json
+import math
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ from ncsn.score import Score
 __all__ = ["Measurement", "run"]
 
 FRAMES = 61  # of a GIF, if --trajectory does not say
+MOST_PIXELS = 2**27  # of an image, which is made in memory
 # Settings that a new run has of its own.
 NOT_SHOWN = ("_instantiator", "shape", "class_names", "weights")
 
@@ -110,6 +112,12 @@ def job_of(checkpoint: Path, options: Namespace, measure: Measure | None) -> Job
     shown: Sequence[int] = ()
     if options.trajectory or options.kind == "gif":
         shown = shown_levels(len(sigmas), options.trajectory or FRAMES)[:-1]
+    images = (len(shown) + 1) * (1 + (options.nearest or 0)) * (options.upscale or 1) ** 2
+    each = images * math.prod(model.shape[1:])
+    if options.kind in ("grid", "gif") and count * each > MOST_PIXELS:
+        found = f"{count:,} of {each:,} pixels are more than the {MOST_PIXELS:,} of an image"
+        way_out = "lower it, --upscale, --trajectory or --nearest, or give --out a folder"
+        raise ValueError(f"--num-samples: {found}; {way_out}")
     indices = range(options.start_index, options.start_index + count)
     parts = batches(indices, options.batch_size or default_batch_size(model))
     guide = measurement.guide if measurement else guide_of(model, options)

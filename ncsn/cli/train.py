@@ -68,7 +68,12 @@ def from_config(config: str | Path, *options: str) -> tuple["ScoreModule", "Data
 
     Raises:
         ValueError: if a setting is wrong.
+        TypeError: if an option is no text.
     """
+    if wrong := [option for option in options if not isinstance(option, str)]:
+        raise TypeError(
+            f"expected options as '--data.batch_size=64', each a text, got {wrong[0]!r}"
+        )
     from ncsn.training.run import build_parts
 
     try:

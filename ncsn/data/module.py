@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 from ncsn.data.examples import Batches, Examples, HeldExamples
 from ncsn.data.pixels import to_unit
 
-__all__ = ["DataModule", "ImageData", "limited"]
+__all__ = ["SIGNALS", "DataModule", "ImageData", "limited"]
 
+# Those that end a run, as in `ncsn.cli.errors`, which imports no torch. Windows has no SIGHUP.
+SIGNALS = tuple(n for n in signal.Signals if n.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 MOST_WORKERS = 256
 LOADER_TIMEOUT = 600  # seconds to wait for a batch of a worker process
 
@@ -194,6 +196,5 @@ def limited(batches: int, limit: float) -> int:
 
 def ignore_signals(worker: int) -> None:
     """Make a worker process ignore the signals for the training process."""
-    for number in signal.Signals:
-        if number.name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-            signal.signal(number, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -110,6 +110,10 @@ def read(path: str | Path) -> dict[str, Any]:
     elif type(version) is not int or version != FORMAT:
         found = ascii(version)[:20]
         raise ValueError(f"checkpoint: {path} is of format {found}, this version reads {FORMAT}")
+    step = content.get("global_step", 0)
+    if type(step) is not int or step < 0:
+        found = f"a global_step of {ascii(step)[:20]}, expected an integer from 0"
+        raise ValueError(f"checkpoint: {path} has {found}")
     check_tensors(content, path)
     return content
 
@@ -223,8 +227,9 @@ def check_tensors(content: dict[str, Any], path: Path) -> None:
             large = f"a tensor of shape {tuple(tensor.shape)}, larger than its data"
             raise ValueError(f"checkpoint: {path} has {large}")
     for section in WEIGHTS:
-        if not all(tensor.isfinite().all() for tensor in tensors(content.get(section))):
-            raise ValueError(f"checkpoint: {path} has numbers in its {section} that are not finite")
+        if not all(tensor.float().isfinite().all() for tensor in tensors(content.get(section))):
+            where = f"numbers in its {section} that are not finite in 32 bits"
+            raise ValueError(f"checkpoint: {path} has {where}")
 
 
 def tensors(content: Any) -> Iterator[Tensor]:

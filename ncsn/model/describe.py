@@ -29,10 +29,10 @@ def settings_of(model: Model) -> dict[str, Any]:
     """Return the plain settings that a model can be rebuilt from.
 
     They describe the parts as they are now. For a part of a file that does not describe
-    itself they are those of the file.
+    itself they are those of the file, if they give this part.
 
     Raises:
-        ValueError: if such a part cannot be described.
+        ValueError: if a part cannot be described.
     """
     settings = model.settings or {}
     made = {"shape": list(model.shape), "gaussian_noise": model.gaussian_noise}
@@ -44,7 +44,7 @@ def settings_of(model: Model) -> dict[str, Any]:
         try:
             known[name] = described(part, f"model.{name}")
         except ValueError:
-            if name not in known or is_dataclass(part):
+            if name not in known or is_dataclass(part) or not gives(known[name], part):
                 raise
     return {**settings, "hyper_parameters": known}
 
@@ -71,6 +71,27 @@ def described(part: object, key: str) -> dict[str, Any]:
                 "keep each argument of __init__ as it is given"
             )
     return settings
+
+
+def gives(settings: dict[str, Any], part: object) -> bool:
+    """Return True if settings of a file give a part, as far as its attributes tell."""
+    plan = plan_class(settings, (object,), "", class_paths(settings))
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return traits(build(plan)) == traits(part)
+
+
+def traits(part: object) -> list[object]:
+    """Return the class of each module of a part, and the attributes of its arguments' names."""
+    modules = list(part.modules()) if isinstance(part, nn.Module) else [part]
+    kept = [
+        {
+            name: repr(value)
+            for name in signature(type(each)).parameters
+            if isinstance(value := getattr(each, name, None), (bool, int, float, str, tuple, list))
+        }
+        for each in modules
+    ]
+    return [list(map(type, modules)), kept, shapes(part)]
 
 
 def outline(part: object, key: str, of: Describe | None = None) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Labels:
         return before + of
 
 
-def numbered_names(names: Sequence[str]) -> str:
+def numbered_names(names: Sequence[str], most: int = MOST_SHOWN) -> str:
     """Return "0 = cat, 1 = dog", of the first classes if there are many."""
-    shown = [f"{number} = {name}" for number, name in enumerate(names[:MOST_SHOWN])]
-    return ", ".join(shown + ["..."] * (len(names) > MOST_SHOWN))
+    shown = [f"{number} = {name}" for number, name in enumerate(names[:most])]
+    return ", ".join(shown + ["..."] * (len(names) > most))

@@ -78,8 +78,9 @@ def load_data(path: str | Path, trust: Collection[str] = (), **changes: Any) -> 
     settings = contents(path).get(DATA)
     if settings is None:
         raise ValueError(f"checkpoint: {path} does not say what it was trained on; give --data")
-    if changes and isinstance(settings, dict):
-        settings = {**settings, "init_args": {**settings.get("init_args", {}), **changes}}
+    known = settings.get("init_args") or {} if isinstance(settings, dict) else None
+    if changes and isinstance(known, dict):
+        settings = {**settings, "init_args": {**known, **changes}}
     return rebuilt_data(settings, path, trust)
 
 

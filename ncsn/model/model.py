@@ -185,7 +185,7 @@ class Model(nn.Module):
         start: Tensor,
         label: Label = None,
         sampler: Sampler | None = None,
-        sigmas: Tensor | None = None,
+        sigmas: Tensor | Sequence[float] | None = None,
         guide: Callable[[Score], Score] | None = None,
     ) -> Iterator[Tensor]:
         """Yield the state (B, *shape) after each noise level; the last is the sample.
@@ -199,16 +199,22 @@ class Model(nn.Module):
                 `ncsn.score.guidance`.
 
         Raises:
-            ValueError: if the sampler does not support the model or these noise levels, or a
-                class is wrong.
+            ValueError: if the sampler does not support the model, these noise levels or a
+                guide, or a class is wrong.
+            TypeError: if the noise levels are no numbers, or the sampler is none.
             FloatingPointError: if a state is not finite; the message gives the level.
         """
-        sampler = self.sampler if sampler is None else sampler
-        sigmas = self.schedule.sigmas() if sigmas is None else sigmas
+        sampler = self._sampler(sampler)
+        sigmas = self.schedule.sigmas() if sigmas is None else as_levels(sigmas)
         self.check(sampler, sigmas)
         chosen = self.labels.of(label, range(len(start)))
         score = sampler.of(self.denoiser, None if chosen is None else chosen.to(start.device))
         if guide is not None:
+            if score == getattr(self.denoiser, "log_prob", None):
+                raise ValueError(
+                    f"guide: {sampler} follows a log-probability, and a guide changes a score; "
+                    "take another sampler, as AnnealedLangevin()"
+                )
             score = guide(score)
         unseen: list[Tensor] = []
         states = inside(partial(evaluating, self), sampler(score, start, sigmas))
@@ -231,7 +237,7 @@ class Model(nn.Module):
         seed: int = 0,
         label: Label = None,
         sampler: Sampler | None = None,
-        sigmas: Tensor | None = None,
+        sigmas: Tensor | Sequence[float] | None = None,
         guide: Callable[[Score], Score] | None = None,
     ) -> Iterator[Tensor]:
         """Yield the states of the samples `indices` of a seed, as `trajectory` does.
@@ -239,7 +245,7 @@ class Model(nn.Module):
         A sample depends on (seed, index) alone, not on the rest of its batch.
         """
         label = self.labels.of(label, indices)
-        sigmas = self.schedule.sigmas() if sigmas is None else sigmas
+        sigmas = self.schedule.sigmas() if sigmas is None else as_levels(sigmas)
         streams = Streams(seed, indices, self.device)
         with streams:
             start = self.start(len(indices), sigmas[0])
@@ -252,7 +258,7 @@ class Model(nn.Module):
         seed: int = 0,
         label: Label = None,
         sampler: Sampler | None = None,
-        sigmas: Tensor | None = None,
+        sigmas: Tensor | Sequence[float] | None = None,
         guide: Callable[[Score], Score] | None = None,
         steps: int | None = None,
         sigma_max: float | None = None,
@@ -276,12 +282,12 @@ class Model(nn.Module):
         Raises:
             ValueError: as `trajectory`, `sigmas_for` and `guidance`, and if a number is
                 below 1.
-            FloatingPointError: as `trajectory`.
+            FloatingPointError, TypeError: as `trajectory`.
         """
         size = count if batch_size is None else batch_size
         if min(count, size) < 1:
             raise ValueError(f"expected count and batch_size of at least 1, got {count}, {size}")
-        sampler = self.sampler if sampler is None else sampler
+        sampler = self._sampler(sampler)
         if sigmas is None:
             sigmas = self.sigmas_for(sampler, steps, sigma_max, sigma_min)
         elif (steps, sigma_max, sigma_min) != (None, None, None):
@@ -397,6 +403,13 @@ class Model(nn.Module):
             )
         self.denoiser.network.compile(mode=mode, dynamic=False)
 
+    def _sampler(self, sampler: Sampler | None) -> Sampler:
+        """Return the given sampler, or the model's own."""
+        chosen = self.sampler if sampler is None else sampler
+        if not isinstance(chosen, Sampler):
+            raise TypeError(f"sampler: expected a sampler, as ncsn.Heun(), got {chosen!r}")
+        return chosen
+
     def _label(self, label: Label, x: Tensor) -> Tensor | None:
         """Return the classes of given `x`; the default is "none"."""
         chosen = self.labels.of(NONE if label is None else label, range(len(x)))
@@ -404,6 +417,8 @@ class Model(nn.Module):
 
     def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Return `sigma` as a tensor like `x`, after checking both."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"expected x, a tensor (B, ...), got {type(x).__name__}")
         if x.ndim != len(self.shape) + 1 or x.shape[1:2] != self.shape[:1]:
             expected = ", ".join(map(str, self.shape))
             raise ValueError(f"expected x of shape (B, {expected}), got {tuple(x.shape)}")
@@ -419,6 +434,17 @@ class Model(nn.Module):
         if level.ndim and level.shape != each:
             raise ValueError(f"expected sigma () or {each}, got shape {tuple(level.shape)}")
         return level
+
+
+def as_levels(sigmas: Tensor | Sequence[float]) -> Tensor:
+    """Return noise levels (L,), from high to low, as a tensor."""
+    try:
+        levels = torch.as_tensor(sigmas)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"sigmas: expected noise levels (L,), got {sigmas!r}") from error
+    if levels.ndim != 1 or not len(levels) or (levels[1:] > levels[:-1]).any():
+        raise ValueError(f"sigmas: expected noise levels (L,) from high to low, got {sigmas}")
+    return levels
 
 
 def inside(

@@ -17,6 +17,7 @@ import yaml
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.classes import dotted
 from ncsn.model.describe import settings_of
+from ncsn.model.labels import numbered_names
 from ncsn.model.model import DATA, Model
 
 __all__ = ["card", "spread"]
@@ -86,7 +87,7 @@ def card(
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     named = isinstance(data, dict) and dotted(data.get("class_path"))
     trained_on = data["class_path"] if named else None
-    classes = ", ".join(f"{number} = {name}" for number, name in enumerate(model.labels.names))
+    classes = numbered_names(model.labels.names, model.classes)
     classes = f"\nIts labels are {inline(classes, 10_000)}.\n" if classes else ""
     metadata = "pipeline_tag: unconditional-image-generation\n" * (len(model.shape) == 3)
     if trained_on in HUB:

@@ -84,8 +84,8 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
             f"checkpoint: {path} is not a safetensors file of this package, or is damaged "
             f"({path.stat().st_size:,} bytes)"
         ) from error
-    if not all(weight.isfinite().all() for weight in weights.values()):
-        raise ValueError(f"checkpoint: {path} has weights that are not finite")
+    if not all(weight.float().isfinite().all() for weight in weights.values()):
+        raise ValueError(f"checkpoint: {path} has weights that are not finite in 32 bits")
     return {**content, "state_dict": weights}
 
 

@@ -46,6 +46,8 @@ def log_ratios(log_prob: Score, x: Tensor, sigma: Tensor) -> Tensor:
     """Return log p(x) - log p(x with bit i flipped), shape (B, d)."""
     dimension = x[0].numel()
     flat = x.flatten(1).unsqueeze(1)
-    flipped = (flat - torch.eye(dimension).to(x)).abs().view(-1, *x.shape[1:])
+    flipped = (
+        (flat - torch.eye(dimension, dtype=x.dtype, device=x.device)).abs().view(-1, *x.shape[1:])
+    )
     levels = sigma.repeat_interleave(dimension, 0) if sigma.ndim else sigma
     return log_prob(x, sigma).unsqueeze(1) - log_prob(flipped, levels).view(-1, dimension)

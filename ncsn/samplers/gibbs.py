@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ncsn.noise.checks import expect
 from ncsn.noise.streams import uniform
-from ncsn.samplers.sampler import Sampler
+from ncsn.samplers.sampler import MAX_STEPS, Sampler
 from ncsn.score import Score, ScoreModel, log_prob_of
 
 __all__ = ["Gibbs"]
@@ -29,8 +29,8 @@ class Gibbs(Sampler):
     sweeps: int
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.sweeps, int) and self.sweeps >= 1
-        expect("an integer sweeps >= 1", whole, self, sweeps=self.sweeps)
+        whole = isinstance(self.sweeps, int) and 1 <= self.sweeps <= MAX_STEPS
+        expect(f"an integer sweeps from 1 to {MAX_STEPS:,}", whole, self, sweeps=self.sweeps)
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:
         return log_prob_of(model, self)
@@ -41,15 +41,13 @@ class Gibbs(Sampler):
     @torch.no_grad()
     def __call__(self, log_prob: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
         x = (x > 0.5).to(x)
+        bits = torch.arange(x[0].numel(), device=x.device)
         for sigma in sigmas.to(x):
             for _ in range(self.sweeps):
-                u = uniform(x.flatten(1))
-                for bit in range(x[0].numel()):
-                    on, off = (
-                        x.flatten(1).index_fill(1, torch.tensor(bit, device=x.device), value)
-                        for value in (1, 0)
-                    )
+                numbers = uniform(x.flatten(1)).unbind(1)
+                for bit, u in zip(bits, numbers, strict=True):
+                    on, off = (x.flatten(1).index_fill(1, bit, value) for value in (1, 0))
                     log_odds = log_prob(on.view_as(x), sigma) - log_prob(off.view_as(x), sigma)
-                    chosen = u[:, bit] < log_odds.sigmoid()
+                    chosen = u < log_odds.sigmoid()
                     x = torch.where(chosen.unsqueeze(1), on, off).view_as(x)
             yield x

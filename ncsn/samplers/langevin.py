@@ -13,7 +13,7 @@ from ncsn.noise import langevin_step_size
 from ncsn.noise.checks import expect
 from ncsn.noise.shapes import per_example, sum_per_example
 from ncsn.noise.streams import normal, uniform
-from ncsn.samplers.sampler import Sampler
+from ncsn.samplers.sampler import MAX_STEPS, Sampler
 from ncsn.score import EnergyScore, Score, ScoreModel, log_prob_of, tweedie
 
 __all__ = ["AnnealedLangevin", "ConsistentAnnealed", "Langevin", "MetropolisAdjustedLangevin"]
@@ -58,7 +58,7 @@ class Langevin(Sampler):
     def step(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the state after one step."""
         z = normal(x)
-        return langevin_step(x, score(x, sigma), torch.as_tensor(self.epsilon).to(x), z)
+        return langevin_step(x, score(x, sigma), x.new_full((), self.epsilon), z)
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ class AnnealedLangevin(Sampler):
 
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        sigmas = sigmas.to(x)
-        alphas = self.step_size(sigmas) * (sigmas / sigmas[-1]) ** 2
+        epsilon, sigmas = self.step_size(sigmas), sigmas.to(x)
+        alphas = epsilon * (sigmas / sigmas[-1]) ** 2
         last = len(sigmas) - 1
         for level, (sigma, alpha) in enumerate(zip(sigmas, alphas, strict=True)):
             for _ in range(self.steps):
@@ -217,5 +217,5 @@ def check_numbers(sampler: Sampler, epsilon: float | str, steps: int = 1) -> Non
     """Refuse a step size or a number of steps that is not positive."""
     positive = not isinstance(epsilon, str) and 0 < epsilon < math.inf
     expect("epsilon > 0", positive, sampler, epsilon=epsilon)
-    whole = isinstance(steps, int) and steps >= 1
-    expect("an integer steps >= 1", whole, sampler, steps=steps)
+    whole = isinstance(steps, int) and 1 <= steps <= MAX_STEPS
+    expect(f"an integer steps from 1 to {MAX_STEPS:,}", whole, sampler, steps=steps)

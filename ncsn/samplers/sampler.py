@@ -11,7 +11,9 @@ from torch import Tensor
 from ncsn.noise.checks import expect
 from ncsn.score import Score, ScoreModel
 
-__all__ = ["Sampler", "level_pairs"]
+__all__ = ["MAX_STEPS", "Sampler", "level_pairs"]
+
+MAX_STEPS = 1_000_000  # at a noise level
 
 
 class Sampler(ABC):

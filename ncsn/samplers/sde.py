@@ -11,7 +11,7 @@ from ncsn.noise.checks import expect
 from ncsn.noise.shapes import norm_per_example
 from ncsn.noise.streams import normal
 from ncsn.samplers.langevin import langevin_step
-from ncsn.samplers.sampler import Sampler, level_pairs
+from ncsn.samplers.sampler import MAX_STEPS, Sampler, level_pairs
 from ncsn.score import Score
 
 __all__ = ["Ancestral", "EulerMaruyama", "PredictorCorrector"]
@@ -79,7 +79,8 @@ class PredictorCorrector(EulerMaruyama):
     def __post_init__(self) -> None:
         steps = self.corrector_steps
         expect("snr > 0", 0 < self.snr < math.inf, self, snr=self.snr)
-        expect("corrector_steps >= 0", steps >= 0, self, corrector_steps=steps)
+        rule = f"corrector_steps from 0 to {MAX_STEPS:,}"
+        expect(rule, 0 <= steps <= MAX_STEPS, self, corrector_steps=steps)
 
     def correct(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         for _ in range(self.corrector_steps):

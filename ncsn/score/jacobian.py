@@ -33,4 +33,5 @@ def jacobian_quadratic_forms(
 def unit_vectors(x: Tensor) -> Tensor:
     """Return the d unit vectors of an example's space, for each example of `x`: (d, B, ...)."""
     dimension = x[0].numel()
-    return torch.eye(dimension).to(x).view(dimension, 1, *x.shape[1:]).expand(-1, *x.shape)
+    every = torch.eye(dimension, dtype=x.dtype, device=x.device)
+    return every.view(dimension, 1, *x.shape[1:]).expand(-1, *x.shape)

@@ -16,7 +16,7 @@ from torch import nn
 from ncsn.data import DataModule
 from ncsn.data.module import limited
 from ncsn.model.classes import ALL_ROOMS, classes
-from ncsn.training.hints import did_you_mean, meant
+from ncsn.training.hints import closest, did_you_mean, meant
 from ncsn.training.module import ScoreModule
 
 __all__ = [
@@ -105,7 +105,12 @@ def with_hint(message: str, parser: ArgumentParser) -> str:
     else:
         known = {part for option in options for part in option.split(".")}
         known |= {key for made in parts.values() for key in signature(made).parameters}
-        hint = did_you_mean(next((p for p in name.split(".") if p not in known), ""), known)
+        words = [word if word in known else closest(word, known) for word in name.split(".")]
+        full = ".".join(words)
+        if start.startswith("unrecognized"):
+            hint = f"; did you mean --{full}?" if full != name else ""
+        else:
+            hint = did_you_mean(next((p for p in name.split(".") if p not in known), ""), known)
     before, found, rest = message.strip().partition(unknown[0])
     line, newline, others = rest.partition("\n")  # jsonargparse goes on in more lines
     return f"{before}{found}{line}{hint}{newline}{others}"
@@ -137,8 +142,8 @@ def check_precision(config: Namespace, device: torch.device) -> None:
         raise ValueError("trainer.precision: 16-mixed needs a GPU; take bf16-mixed on a CPU")
 
 
-def check_optimizer(model: ScoreModule, device: torch.device) -> None:
-    """Make the optimiser, and let another like it take a step."""
+def check_optimizer(model: ScoreModule, device: torch.device) -> bool:
+    """Make the optimiser, let another like it take a step, and return True if it keeps a state."""
     rate = model.hparams["optimizer"].get("init_args", {}).get("lr")
     if rate is not None and not 0 < rate < math.inf:
         raise ValueError(f"model.optimizer.lr: {rate}, and must be positive and finite")
@@ -147,9 +152,11 @@ def check_optimizer(model: ScoreModule, device: torch.device) -> None:
     try:
         model.configure_optimizers()
         with torch.enable_grad():
-            model.optimizer([weights]).step(lambda: weights.sum().item())
+            trial = model.optimizer([weights])
+            trial.step(lambda: weights.sum().item())
     except (ValueError, RuntimeError, AssertionError) as error:
         raise ValueError(f"model.optimizer: {error}, with lr {rate}") from error
+    return any(trial.state.values())
 
 
 def check_accumulation(trainer: Trainer, data: DataModule) -> None:

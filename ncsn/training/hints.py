@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["MOST_USED", "did_you_mean", "meant"]
+__all__ = ["MOST_USED", "closest", "did_you_mean", "meant"]
 
 # The options by name, with a value and its meaning.
 MOST_USED = {
@@ -39,9 +39,15 @@ OTHER_NAMES = {
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'NAME'?" for the known name that is close, or nothing."""
+    close = closest(name, known)
+    return f"; did you mean {close!r}?" if close != name else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is closest, or the name itself if none is close."""
     by_case = {each.casefold(): each for each in known}
     close = get_close_matches(name.casefold(), by_case, 1)
-    return f"; did you mean {by_case[close[0]]!r}?" if close else ""
+    return by_case[close[0]] if close else name
 
 
 def meant(name: str, options: Iterable[str]) -> str:

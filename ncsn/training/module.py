@@ -29,12 +29,13 @@ from ncsn.noise.streams import Streams, mixed_seed, uniform
 from ncsn.objectives import Objective
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, ScoreModel
+from ncsn.training.optimisers import skip_step
 
 __all__ = ["ScoreModule"]
 
 Batch: TypeAlias = Any  # x, (x,) or (x, label)
 
-MOST_SKIPPED = 20  # steps in a row without a finite gradient before training ends
+MOST_SKIPPED = 20  # steps in a row without a finite gradient; training ends when it next logs
 
 
 class ScoreModule(LightningModule):
@@ -100,8 +101,9 @@ class ScoreModule(LightningModule):
         self.class_names = class_names
         self.compiled = compile
         self.seed = 0
-        self.skipped_steps = 0
-        self.skipped_in_a_row = 0
+        # Tensors on the device once training has begun.
+        self.skipped_steps: int | Tensor = 0
+        self.skipped_in_a_row: int | Tensor = 0
         if weights is not None:
             try:
                 said = take_weights(self, contents(weights)["state_dict"], weights)
@@ -224,19 +226,18 @@ class ScoreModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         norm = gradient_norm(p for group in optimizer.param_groups for p in group["params"])
-        if not norm.isfinite():
-            # The step would make all weights NaN; without gradients it has no effect.
-            optimizer.zero_grad(set_to_none=True)
-            self.skipped_steps += 1
-            self.skipped_in_a_row += 1
-            if self.skipped_in_a_row == MOST_SKIPPED:
+        # The step would make all weights NaN. Reading the norm would make a GPU wait.
+        skipped = ~norm.isfinite()
+        self.skipped_steps = self.skipped_steps + skipped
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * skipped
+        skip_step(optimizer, skipped)
+        if self.logs:
+            in_a_row = int(self.skipped_in_a_row)
+            if in_a_row >= MOST_SKIPPED:
                 raise FloatingPointError(
-                    f"the loss or its gradient was not finite in {MOST_SKIPPED} steps in a row, up to step "
+                    f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to step "
                     f"{self.global_step + 1}: lower model.optimizer.lr, or set trainer.gradient_clip_val"
                 )
-        else:
-            self.skipped_in_a_row = 0
-        if self.logs:
             self.log("train/gradient_norm", norm)
             self.log("train/skipped_steps", float(self.skipped_steps))
             self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
@@ -265,7 +266,7 @@ class ScoreModule(LightningModule):
         if isinstance(data, DataModule) and DATA not in checkpoint:
             with suppress(ValueError):
                 checkpoint[DATA] = described(data, "data")
-        checkpoint["skipped_steps"] = [self.skipped_steps, self.skipped_in_a_row]
+        checkpoint["skipped_steps"] = [int(self.skipped_steps), int(self.skipped_in_a_row)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps, self.skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))

@@ -11,7 +11,7 @@ from torch.optim import Adam, Optimizer
 
 from ncsn.noise.checks import expect
 
-__all__ = ["MuonAdam"]
+__all__ = ["MuonAdam", "skip_step"]
 
 # Five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X bring all singular values near 1.
 NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
@@ -53,12 +53,13 @@ class MuonAdam(Optimizer):
         if not matrices:
             raise ValueError("MuonAdam: no matrix among the parameters; use torch.optim.Adam")
         vectors = {"params": [p for p in every if p.ndim < 2]}
+        self.found_inf: Tensor | None = None
         self._adam = Adam([vectors], lr=lr, betas=betas, fused=True)
         muon = {"params": matrices, "momentum": momentum}
         super().__init__([*self._adam.param_groups, muon], {"lr": lr})
 
     def __getstate__(self) -> dict[str, Any]:  # copies need `_adam`, which torch leaves out
-        return {**super().__getstate__(), "_adam": self._adam}
+        return {**super().__getstate__(), "_adam": self._adam, "found_inf": self.found_inf}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -70,6 +71,7 @@ class MuonAdam(Optimizer):
         vectors, matrices = self.param_groups
         # `load_state_dict` replaces both objects.
         self._adam.param_groups, self._adam.state = [vectors], self.state
+        skip_step(self._adam, self.found_inf)
         self._adam.step()
         updates: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for p in matrices["params"]:
@@ -82,6 +84,8 @@ class MuonAdam(Optimizer):
             if stacked.dtype == torch.float32 and has_bfloat16(stacked.device):
                 stacked = stacked.bfloat16()
             turned = orthogonal(stacked)
+            if self.found_inf is not None:
+                turned = torch.where(self.found_inf, 0, turned)
             for (p, _), update in zip(found, turned, strict=True):
                 p.add_(update.view_as(p), alpha=-rate)
         return loss
@@ -91,8 +95,25 @@ class MuonAdam(Optimizer):
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
+        if self.found_inf is not None:
+            grad = torch.where(self.found_inf, state["momentum"], grad)
         state["momentum"].lerp_(grad, 1 - momentum)
         return torch.lerp(grad, state["momentum"], momentum)
+
+
+def skip_step(optimizer: Optimizer, skipped: Tensor | None) -> None:
+    """Let the next step of `optimizer` change nothing if `skipped` (), a bool, is true.
+
+    `MuonAdam` and fused optimisers of torch read it on the device, as `found_inf`. For any
+    other, it is read here, which makes a GPU wait, and the gradients are removed.
+    """
+    if isinstance(optimizer, MuonAdam):
+        optimizer.found_inf = skipped
+    elif all(group.get("fused") for group in optimizer.param_groups):
+        found_inf = None if skipped is None else skipped.float()
+        optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+    elif skipped:
+        optimizer.zero_grad(set_to_none=True)
 
 
 @cache

@@ -62,7 +62,7 @@ def check_processes(processes: int, devices: int, machines: int) -> None:
     found, most = starter(), max(MOST_DEVICES, os.cpu_count() or 1)
     if found is None and devices > most:
         raise ValueError(f"devices: expected at most {most} on this machine, got {devices}")
-    if found is None and machines > 1 and "MASTER_ADDR" not in os.environ:
+    if found is None and machines > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
         raise ValueError(
             f"num_nodes: {machines} machines, and only this one was started; start the command "
             "on each of them by torchrun or srun"
@@ -86,14 +86,16 @@ def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> Iterator[
 
     Raises:
         ValueError: if another command holds one of the outputs.
+        OSError: if there is no place for one.
     """
     with ExitStack() as held:
         if rank_zero_only(lambda: True)():
             try:
                 for lock in locks:
                     held.enter_context(lock)
-            except ValueError as error:
-                raise ValueError(f"{option}: {error}") from error
+            except (ValueError, OSError) as error:
+                kind = OSError if isinstance(error, OSError) else ValueError
+                raise kind(f"{option}: {error}") from error
         yield
 
 

@@ -20,11 +20,14 @@ from ncsn.data import DataModule
 from ncsn.model.checkpoint_file import local_file, read
 from ncsn.model.load import newest_whole, numbered
 from ncsn.model.renamed import updated
+from ncsn.model.settings import check_weights
+from ncsn.training.module import ScoreModule
 
 __all__ = [
     "Record",
     "Resume",
     "check_resumed",
+    "check_state",
     "checkpoint_of",
     "flattened",
     "is_finished",
@@ -52,12 +55,21 @@ FREE = ("data.root", "data.workers", "data.memory", "data.skip_broken", "model.o
 NEW_RUN = "give another --name, and --model.weights for a start from these weights"
 OF_COMMAND = ("name", "config", "ckpt_path", "accept_changes", "checkpoint.dirpath")
 
-# Entries of a checkpoint of the training command, and of its entry "run".
-ENTRIES = (
-    *("global_step", "state_dict", "current_model_state", "optimizer_states", "lr_schedulers"),
-    *("loops", "callbacks", "skipped_steps", "run"),
-)
-OF_RUN = {"config", "fingerprint", "devices"}
+# Entries of a checkpoint of the training command, and of its entry "run". None is empty or 0.
+ENTRIES = {
+    "global_step": int,
+    "state_dict": dict,
+    "current_model_state": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+    "skipped_steps": list,
+    "run": dict,
+    "run.config": dict,
+    "run.fingerprint": str,
+    "run.devices": int,
+}
 
 
 class Record(Callback):
@@ -203,12 +215,15 @@ def checkpoint_of(asked: str | None, folder: Path) -> Path | None:
 def resumable(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint of the training command."""
     content = read(path)
-    run, complete = content.get("run"), all(content.get(entry) for entry in ENTRIES)
-    if not (complete and isinstance(run, dict) and run.keys() >= OF_RUN):
-        raise ValueError(
-            f"--ckpt_path: {path} was not made by the training command, and cannot be resumed; "
-            "--model.weights FILE starts a new run from its weights"
-        )
+    run = content.get("run")
+    of_run = {f"run.{key}": value for key, value in run.items()} if isinstance(run, dict) else {}
+    for entry, kind in ENTRIES.items():
+        value = (content | of_run).get(entry)
+        if type(value) is not kind or not value:
+            raise ValueError(
+                f"--ckpt_path: {path} has no {entry} of the training command, and cannot be "
+                "resumed; --model.weights FILE starts a new run from its weights"
+            )
     return content
 
 
@@ -254,6 +269,32 @@ def check_resumed(
             )
         changes.append(f"{named} {theirs[key]} -> {value}")
     return changes
+
+
+def check_state(
+    model: ScoreModule, keeps_state: bool, checkpoint: dict[str, Any], path: str
+) -> None:
+    """Check that the weights and the optimiser's state are those of a model.
+
+    Raises:
+        ValueError: if they are not, or the optimiser keeps a state and there is none.
+    """
+    own = model.state_dict()
+    for entry in ("state_dict", "current_model_state"):
+        weights = checkpoint[entry]
+        try:
+            check_weights(model, weights, path)
+        except ValueError as error:
+            raise ValueError(f"{error}; {NEW_RUN}") from error
+        for name, weight in weights.items():
+            if weight.dtype != own[name].dtype:
+                found = f"{name} of {weight.dtype}, here it is {own[name].dtype}"
+                raise ValueError(f"--ckpt_path: {path} has a {entry} with {found}; {NEW_RUN}")
+    kept = checkpoint["optimizer_states"][0]
+    state = kept.get("state") if isinstance(kept, dict) else None
+    if keeps_state and not (isinstance(state, dict) and any(state.values())):
+        lost = "has no state in its optimizer_states, and cannot be resumed exactly"
+        raise ValueError(f"--ckpt_path: {path} {lost}; {NEW_RUN}")
 
 
 def compared(run: dict[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from ncsn.data import DataModule, FileImages
 from ncsn.data.folder import BrokenImageError
 from ncsn.model.files import check_writable, empty_folders_removed, exclusive_folder
-from ncsn.model.labels import numbered_names
+from ncsn.model.labels import ALL, NONE, numbered_names
 from ncsn.model.load import numbered
-from ncsn.model.settings import at_most_parameters, check_weights
+from ncsn.model.settings import at_most_parameters
 from ncsn.training import callbacks, checks, processes
 from ncsn.training.callbacks.logged import log_folder
 from ncsn.training.checkpoint_io import PatientCheckpointIO
@@ -37,6 +37,7 @@ from ncsn.training.resume import (
     Record,
     Resume,
     check_resumed,
+    check_state,
     checkpoint_of,
     is_finished,
     resumable,
@@ -72,6 +73,11 @@ FROM_DATA: dict[str, Callable[[DataModule], int | None]] = {
 
 class SaveConfig(SaveConfigCallback):
     """The whole configuration, saved with the logs and shown in TensorBoard."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Without a folder of its own, it would replace a config.yaml in the working folder.
+        self.save_to_log_dir = isinstance(trainer.logger, (TensorBoardLogger, CSVLogger))
+        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(trainer.logger, TensorBoardLogger):
@@ -238,7 +244,7 @@ def make_trainer(
         given["val_check_interval"] = steps
     try:
         return Trainer(**given)
-    except TypeError as error:
+    except (TypeError, ModuleNotFoundError) as error:
         raise ValueError(f"trainer: {error}") from error
 
 
@@ -256,7 +262,7 @@ def check(run: Run) -> None:
     run.resumed_from = checkpoint_of("last" if resumes else run.config.ckpt_path, run.folder)
     checkpoint = resumable(run.resumed_from) if run.resumed_from else None
     run.finished = checkpoint is not None and is_finished(checkpoint, trainer.max_steps)
-    checks.check_optimizer(model, trainer.strategy.root_device)
+    keeps_state = checks.check_optimizer(model, trainer.strategy.root_device)
     checks.check_precision(run.config, trainer.strategy.root_device)
     if trainer.is_global_zero:  # the other ranks do this when the first has the data
         for logger in trainer.loggers:
@@ -273,7 +279,7 @@ def check(run: Run) -> None:
         if checkpoint is not None:
             source, accept = str(run.resumed_from), run.config.accept_changes
             run.changes = check_resumed(run.record.run, checkpoint, source, accept)
-            check_weights(model, checkpoint["state_dict"], str(run.resumed_from))
+            check_state(model, keeps_state, checkpoint, source)
 
 
 def fit(run: Run) -> None:
@@ -331,7 +337,9 @@ def explained(run: Run, error: Exception) -> Exception | None:
     file = traceback.extract_tb(error.__traceback__)[-1].filename
     libraries = {Path(lightning.__file__).parent, Path(torch.__file__).parent}
     libraries -= {Path(torch.__file__).parent} if run.stop.began else set()
-    if not isinstance(error, OSError) and not run.stop.began and last is not None:
+    of_state = not run.stop.began or Path(torch.optim.__file__).parent in Path(file).parents
+    is_lack = isinstance(error, (OSError, torch.OutOfMemoryError))
+    if of_state and not is_lack and last is not None:
         way_out = "begin another run with --name"
         return ValueError(f"--ckpt_path: {last} cannot be resumed: {reason}; {way_out}")
     if not isinstance(error, OSError) and libraries & set(Path(file).parents):
@@ -359,6 +367,11 @@ def announce(run: Run) -> None:
     if run.datamodule.classes:
         names = run.model.model.labels.names
         print(f"{len(names)} classes: {numbered_names(names)}; samples are of each in turn")
+        for word in sorted({ALL, NONE}.intersection(names)):
+            meaning = "each class in turn" if word == ALL else "no class"
+            print(
+                f"--label {word} is {meaning}; the class of this name is --label {names.index(word)}"
+            )
     if run.resumed_from:
         print(f"Resuming from {run.resumed_from}")
         for change in run.changes:

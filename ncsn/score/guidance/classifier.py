@@ -39,11 +39,14 @@ def classifier_free(
     expect("a finite weight", math.isfinite(weight), "classifier_free", weight=weight)
     expect("0 <= low < high", 0 <= low < high, "classifier_free", interval=interval)
 
+    limited = (low, high) != (0, math.inf)
+
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma).to(x)
         inside = (low <= sigma) & (sigma <= high)
         wanted = conditional(x, sigma)
-        if weight == 1 or not inside.any():
+        # Reading `inside` makes a GPU wait, and saves an evaluation.
+        if weight == 1 or (limited and not inside.any()):
             return wanted
         # The same sum, exact at w = 1.
         steered = wanted + (weight - 1) * (wanted - unconditional(x, sigma))

@@ -78,10 +78,17 @@ class GaussianBlur:
 
     def _weights(self, side: int, x: Tensor) -> Tensor:
         """Return the weight of each pixel of a line (columns) in each blurred one (rows)."""
-        place = torch.arange(side).to(x)
+        place = torch.arange(side, dtype=x.dtype, device=x.device)
         return (-((place[:, None] - place) ** 2) / (2 * self.width**2)).softmax(1)
 
 
 def grey(x: Tensor) -> Tensor:
-    """Return the mean over the channels of x (B, channels, ...), (B, 1, ...), to colourise."""
-    return x.mean(1, keepdim=True)
+    """Return the luma of colours x (B, 3, ...), (B, 1, ...), to colourise.
+
+    It is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), as photographs are made grey, also by Pillow.
+
+    Raises:
+        ValueError: if x has not three channels.
+    """
+    expect("three channels", x.shape[1] == 3, "grey", channels=x.shape[1])
+    return 0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]

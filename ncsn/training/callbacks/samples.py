@@ -18,6 +18,7 @@ from ncsn.training.module import ScoreModule
 __all__ = ["SampleGrid"]
 
 STATES = 7  # states shown of the trajectory
+MOST = 10_000  # samples in memory at once, as one image
 
 
 class SampleGrid(Callback):
@@ -33,7 +34,7 @@ class SampleGrid(Callback):
     """
 
     def __init__(self, count: int = 16, seed: int = 0) -> None:
-        expect("count >= 0", count >= 0, self, count=count)
+        expect(f"count from 0 to {MOST:,}", 0 <= count <= MOST, self, count=count)
         self.count = count
         self.seed = seed
 

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ncsn.data.module import SIGNALS
 from ncsn.training.callbacks.checkpoints import Checkpoint
 from ncsn.training.callbacks.progress import has_stepped
 from ncsn.training.processes import REQUEUE, under_slurm
 
 __all__ = ["GracefulStop", "RunStopped"]
-
-SIGNALS = tuple(n for n in signal.Signals if n.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 
 
 class RunStopped(BaseException):
