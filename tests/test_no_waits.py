@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from ncsn.data import Digits
 from ncsn.networks import RBM, AutoencoderEnergy, UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule, LogNormalSchedule, NoNoise
+from ncsn.noise.streams import Streams, exponential, integers, normal, uniform
 from ncsn.objectives import (
     CorruptionScoreMatching,
     DenoisingScoreMatching,
@@ -24,7 +25,6 @@ from ncsn.objectives import (
     SlicedScoreMatching,
     Weighted,
 )
-from ncsn.noise.streams import Streams, exponential, integers, normal, uniform
 from ncsn.samplers import (
     Ancestral,
     AnnealedLangevin,
