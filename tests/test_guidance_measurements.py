@@ -163,6 +163,9 @@ def test_operators_see_what_they_say():
     colours = torch.randint(256, (1, 3, 16, 16), dtype=torch.uint8)
     luma = pil_to_tensor(to_pil_image(colours[0]).convert("L")).float()
     assert (grey(colours.float()) - luma).abs().max() <= 0.51  # which Pillow rounds
+    assert torch.equal(grey(x[:, :1]), x[:, :1])
+    with pytest.raises(ValueError, match="expected one or three channels, got channels=2"):
+        grey(x[:, :2])
 
 
 def test_a_blur_spreads_a_point_over_a_gaussian_and_leaves_an_even_picture():

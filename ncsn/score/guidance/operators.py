@@ -86,9 +86,12 @@ def grey(x: Tensor) -> Tensor:
     """Return the luma of colours x (B, 3, ...), (B, 1, ...), to colourise.
 
     It is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), as photographs are made grey, also by Pillow.
+    One channel is grey already.
 
     Raises:
-        ValueError: if x has not three channels.
+        ValueError: if x has another number of channels.
     """
-    expect("three channels", x.shape[1] == 3, "grey", channels=x.shape[1])
+    expect("one or three channels", x.shape[1] in (1, 3), "grey", channels=x.shape[1])
+    if x.shape[1] == 1:
+        return x
     return 0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]
