@@ -207,9 +207,7 @@ def events(folder):
 def grid_of(module, weights_):
     """The grid of a module with the given weights."""
     torch.nn.utils.vector_to_parameters(weights_, module.parameters())
-    torch.manual_seed(0)
-    *_, x = module.eval().model.trajectory(module.model.start(4))
-    return pixel_grid(x)
+    return pixel_grid(module.eval().model.sample(4, seed=0))
 
 
 def test_grids_are_drawn_with_the_averaged_weights_to_tensorboard_and_to_disk(tmp_path, monkeypatch):

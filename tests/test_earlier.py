@@ -1,16 +1,19 @@
 """Files of an earlier version (commit 871aba1) load, sample as they did, and are resumed.
 
 `data/samples.safetensors` has its samples of the shipped digits, by every sampler. On one machine they are the same
-to the bit; other processors round differently.
+to the bit; other processors round differently. Its random numbers were those of a torch.Generator for each sample, and
+are given to the samplers of today.
 """
 
 from pathlib import Path
 
+import ncsn.model.model
 import pytest
 import torch
 from ncsn import load, samplers
 from ncsn.cli.main import main
 from ncsn.noise import GeometricSchedule, KarrasSchedule
+from ncsn.noise.streams import Streams, mixed_seed
 from ncsn.samplers import Heun
 from ncsn.training.module import ScoreModule
 from safetensors.torch import load_file
@@ -19,6 +22,36 @@ REPOSITORY = Path(__file__).parent.parent
 DATA = REPOSITORY / "tests" / "data"
 KARRAS, GEOMETRIC = KarrasSchedule(5, 0.02, 8).sigmas(), GeometricSchedule(5, 0.02, 40).sigmas()
 ONE = torch.tensor([0.3])
+
+
+class EarlierStreams(Streams):
+    """The random numbers of the earlier version: ten steps at once, but for the first of a kind."""
+
+    def __init__(self, seed, indices, device="cpu"):
+        super().__init__(seed, indices, device)
+        seeds = [(mixed_seed(seed) + index) % 2**32 for index in indices]
+        self.generators = [torch.Generator(device).manual_seed(one) for one in seeds]
+        self.ahead = {}
+
+    def take(self, draw, x):
+        kind = draw, x.shape
+        steps = min(10, max(1, 2**16 // x.shape[1:].numel())) if kind in self.ahead else 1
+        if not self.ahead.get(kind):
+            shape = steps, *x.shape[1:]
+            parts = [draw(shape, generator=generator, dtype=x.dtype) for generator in self.generators]
+            self.ahead[kind] = list(torch.stack(parts, dim=1))
+        return self.ahead[kind].pop(0)
+
+    def normal(self, x):
+        return self.take(torch.randn, x)
+
+    def uniform(self, x):
+        return self.take(torch.rand, x)
+
+
+@pytest.fixture
+def earlier_numbers(monkeypatch):
+    monkeypatch.setattr(ncsn.model.model, "Streams", EarlierStreams)
 
 
 def log_prob(x, sigma):
@@ -44,13 +77,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_sampler_gives_the_samples_that_it_gave(name):
+def test_a_sampler_gives_the_samples_that_it_gave(name, earlier_numbers):
     sampler, sigmas = CASES[name]
     x = load(REPOSITORY / "checkpoints" / "digits.safetensors").sample(2, 7, sampler=sampler, sigmas=sigmas)
     torch.testing.assert_close(x, load_file(DATA / "samples.safetensors")[name], atol=1e-3, rtol=0)
 
 
-def test_a_checkpoint_loads_with_its_parts_by_their_names_of_today():
+def test_a_checkpoint_loads_with_its_parts_by_their_names_of_today(earlier_numbers):
     model = load(DATA / "earlier.ckpt")
     assert model.sampler == Heun(churn=3)
     assert model.gaussian_noise

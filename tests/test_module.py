@@ -14,6 +14,7 @@ from ncsn.model.load import load, load_data
 from ncsn.model.pretrained import save_pretrained, save_safetensors
 from ncsn.networks import MLP, AutoencoderEnergy, UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule, NoNoise
+from ncsn.noise.streams import Streams, uniform
 from ncsn.objectives import DenoisingScoreMatching, PseudoLikelihood, RatioMatching, Weighted
 from ncsn.samplers import AnnealedLangevin, DPMSolver, EulerMaruyama, Gibbs, Sampler
 from ncsn.score import EDMDenoiser, EnergyScore, NCSNDenoiser, ScoreModel
@@ -92,6 +93,21 @@ def test_the_noise_of_a_step_follows_from_seed_and_step(tmp_path):
         assert torch.equal(r, s)
     draws = [step[3].item() for step in runs[0]]
     assert len(set(draws)) == len(draws)
+
+
+def test_an_example_of_a_step_has_its_numbers_by_seed_step_and_place(tmp_path):
+    """Catches levels and dropped labels of torch's generator, which differ by device."""
+    module, data = small_module(classes=10, kind=Noted, label_dropout=0.3), Digits(batch_size=64, labels=True)
+    small_trainer(tmp_path, max_steps=3).fit(module, data)
+    for step, (x, sigma, label, _) in enumerate(module.noted[:3]):
+        with Streams(mixed_seed(module.seed, step, 0), range(64)):
+            assert torch.equal(label == -1, uniform(torch.empty(64)) < 0.3)
+            assert torch.equal(sigma, module.schedule.sample(x))
+    module.noted = []
+    small_trainer(tmp_path, limit_val_batches=1).validate(module, data, verbose=False)
+    [(x, sigma, _, _)] = module.noted
+    with Streams(mixed_seed(module.seed, 0, 0), range(len(x))):
+        assert torch.equal(sigma, module.schedule.sample(x))
 
 
 def test_mixed_seeds_differ():

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from ncsn.data import Digits
 from ncsn.networks import RBM, AutoencoderEnergy, UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule, LogNormalSchedule, NoNoise
+from ncsn.noise.streams import Streams, exponential, integers, normal, uniform
 from ncsn.objectives import (
     CorruptionScoreMatching,
     DenoisingScoreMatching,
@@ -161,6 +162,14 @@ def test_a_step_of_a_sampler_reads_nothing(sampler):
 )
 def test_a_step_of_an_energy_reads_nothing(sampler, model):
     steps_read_nothing(sampler(sampler.of(model), BITS, torch.tensor([0.5, 0.3, 0.1])))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_numbers_of_samples_are_made_on_the_device(dtype):
+    x = torch.empty(4, 1, 8, 8, dtype=dtype, device="meta")
+    with NoWaits(), Streams(0, range(4), "meta"):
+        for found in (normal(x), uniform(x), exponential(x), integers(x, 9), GeometricSchedule(2, 0.1, 5).sample(x)):
+            assert found.device.type == "meta"
 
 
 KNOWN = torch.empty(1, 8, 8, device="meta")

@@ -270,15 +270,13 @@ def test_streams_go_on_where_they_were_within_and_after_one_another():
 
 def test_streams_and_their_numbers_are_gone_as_soon_as_they_are_let_go():
     streams = Streams(0, range(2))
-    with streams:
-        _, z = normal(torch.empty(2, 4)), normal(torch.empty(2, 4))
-    ahead = [weakref.ref(z), weakref.ref(streams)]
-    del z
-    assert all(kept() is not None for kept in ahead)
     gc.disable()
     try:
-        del streams
-        assert not any(left() for left in ahead)
+        with streams:
+            z = normal(torch.empty(2, 4))
+        left = [weakref.ref(z), weakref.ref(streams), weakref.ref(streams.index)]
+        del z, streams
+        assert not any(one() for one in left)
     finally:
         gc.enable()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ncsn.noise.checks import expect
 from ncsn.noise.shapes import per_example
+from ncsn.noise.streams import integers, normal
 
 __all__ = [
     "DiscreteSchedule",
@@ -71,7 +72,7 @@ class DiscreteSchedule(NoiseSchedule):
         return self.at(positions).to(torch.get_default_dtype())
 
     def sample(self, x: Tensor) -> Tensor:
-        index = torch.randint(self.levels, per_example(x), device=x.device)
+        index = integers(x.new_empty(per_example(x)), self.levels)
         return self.at(index.to(x.dtype) / max(self.levels - 1, 1))
 
 
@@ -157,7 +158,7 @@ class LogNormalSchedule(NoiseSchedule):
         return self.karras().sigmas()
 
     def sample(self, x: Tensor) -> Tensor:
-        z = torch.randn(per_example(x), dtype=x.dtype, device=x.device)
+        z = normal(x.new_empty(per_example(x)))
         return torch.exp(self.mean + self.std * z)
 
 

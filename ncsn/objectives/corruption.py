@@ -4,8 +4,9 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from ncsn.noise.streams import exponential, normal
 
 __all__ = ["Corruption", "GaussianNoise", "LaplaceNoise"]
 
@@ -28,7 +29,7 @@ class GaussianNoise(Corruption):
     gaussian_noise = True
 
     def __call__(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        z = torch.randn_like(x)
+        z = normal(x)
         return x + sigma * z, -z / sigma
 
 
@@ -45,4 +46,4 @@ class LaplaceNoise(Corruption):
 
     def draw(self, x: Tensor) -> Tensor:
         """Return z, of the shape of `x`: a Gaussian whose variance is exponential."""
-        return torch.empty_like(x).exponential_().sqrt() * torch.randn_like(x)
+        return exponential(x).sqrt() * normal(x)

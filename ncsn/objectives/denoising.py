@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ncsn.noise.checks import expect
 from ncsn.noise.shapes import sum_per_example
+from ncsn.noise.streams import normal
 from ncsn.objectives.corruption import Corruption
 from ncsn.objectives.objective import Objective
 from ncsn.score import Score
@@ -24,7 +24,7 @@ class DenoisingScoreMatching(Objective):
     """
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
-        z = torch.randn_like(x)
+        z = normal(x)
         error = sigma * score(x + sigma * z, sigma) + z
         return sum_per_example(error**2) / 2
 

@@ -44,9 +44,10 @@ class Gibbs(Sampler):
         bits = torch.arange(x[0].numel(), device=x.device)
         for sigma in sigmas.to(x):
             for _ in range(self.sweeps):
-                for bit in bits:
+                numbers = uniform(x.flatten(1)).unbind(1)
+                for bit, u in zip(bits, numbers, strict=True):
                     on, off = (x.flatten(1).index_fill(1, bit, value) for value in (1, 0))
                     log_odds = log_prob(on.view_as(x), sigma) - log_prob(off.view_as(x), sigma)
-                    chosen = uniform(log_odds) < log_odds.sigmoid()
+                    chosen = u < log_odds.sigmoid()
                     x = torch.where(chosen.unsqueeze(1), on, off).view_as(x)
             yield x

@@ -30,6 +30,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from ncsn.noise.checks import expect
+from ncsn.noise.streams import finest_dtype
 from ncsn.score import Score, jacobian_quadratic_forms, unit_vectors
 from ncsn.score.densities import Gaussian
 
@@ -168,11 +169,6 @@ def bits_per_dim(
     dequantised = (255 * x + torch.rand_like(x)) / 256
     nats: Tensor = -log_prob(score, dequantised, sigma_min, sigma_max, prior, probes, rtol, atol)
     return nats / (x[0].numel() * math.log(2)) + 8
-
-
-def finest_dtype(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 on Apple's GPUs (MPS), which have no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def worst_example(error: Tensor) -> Tensor:

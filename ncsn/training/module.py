@@ -25,7 +25,7 @@ from ncsn.model.model import DATA, Model
 from ncsn.model.settings import NOT_BUILT, OF_SUBCLASS, rebuilt_module, take_weights, without
 from ncsn.noise import NoiseSchedule
 from ncsn.noise.checks import expect
-from ncsn.noise.streams import mixed_seed
+from ncsn.noise.streams import Streams, mixed_seed, uniform
 from ncsn.objectives import Objective
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, ScoreModel
@@ -157,10 +157,15 @@ class ScoreModule(LightningModule):
         # All randomness of a step (flips, levels, noise, dropout) follows from
         # (seed, step, rank), so that a resumed run repeats it.
         if self.trainer.training:
-            seed = mixed_seed(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
             # `torch.manual_seed` also seeds absent devices: 2 % of a small step.
-            (torch.default_generator if self.device.type == "cpu" else torch).manual_seed(seed)
+            generator = torch.default_generator if self.device.type == "cpu" else torch
+            generator.manual_seed(self.step_seed)
         return batch
+
+    @property
+    def step_seed(self) -> int:
+        """Return the seed of the step, which depends on (seed, step, rank)."""
+        return mixed_seed(self.seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
 
     @property
     def logs(self) -> bool:
@@ -188,10 +193,12 @@ class ScoreModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         x, label = self.examples(batch)
-        if label is not None:
-            label = torch.where(torch.rand(len(x), device=x.device) < self.label_dropout, -1, label)
-        sigma = self.schedule.sample(x)
-        losses = self.losses(x, sigma, label)
+        with Streams(self.step_seed, range(len(x)), x.device):
+            if label is not None:
+                u = uniform(torch.empty(len(x), device=x.device))
+                label = torch.where(u < self.label_dropout, -1, label)
+            sigma = self.schedule.sample(x)
+            losses = self.losses(x, sigma, label)
         loss = losses.mean()
         if self.logs:
             per_dimension = loss.detach() / x[0].numel()
@@ -209,8 +216,12 @@ class ScoreModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Every validation uses the same noise and levels, for comparable losses.
         x, label = self.examples(batch)
-        with torch.random.fork_rng([x.device] if x.is_cuda else []):
-            torch.manual_seed(mixed_seed(self.seed, batch_idx, self.global_rank))
+        seed = mixed_seed(self.seed, batch_idx, self.global_rank)
+        with (
+            torch.random.fork_rng([x.device] if x.is_cuda else []),
+            Streams(seed, range(len(x)), x.device),
+        ):
+            torch.manual_seed(seed)  # of an objective that takes numbers of torch's own
             losses = self.losses(x, self.schedule.sample(x), label)
         loss = losses.mean() / x[0].numel()
         self.log("val/loss", loss, prog_bar=True, batch_size=len(x), sync_dist=True)

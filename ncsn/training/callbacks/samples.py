@@ -12,6 +12,7 @@ from ncsn.evaluation.grids import save_grid, shown_levels, state_names, trajecto
 from ncsn.evaluation.plots import plot, save_figure
 from ncsn.model.model import Model
 from ncsn.noise.checks import expect
+from ncsn.noise.streams import Streams
 from ncsn.training.callbacks.logged import log_folder, show_image
 from ncsn.training.module import ScoreModule
 
@@ -74,8 +75,7 @@ class SampleGrid(Callback):
 
     def sampled(self, model: Model, shown: list[int]) -> tuple[Tensor, Tensor]:
         """Return samples (count, ...), and the first sample's states after levels `shown`."""
-        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
+        with Streams(self.seed, range(self.count), model.device):
             start = model.start(self.count)
             states = [start[0].cpu()]
             for level, x in enumerate(model.trajectory(start), start=1):
