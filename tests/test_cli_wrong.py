@@ -10,6 +10,8 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
+import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from ncsn import MNIST, UNet
 from ncsn.cli.errors import silence_libraries
 from ncsn.cli.main import main, sample
@@ -196,6 +198,15 @@ def test_data_that_cannot_be_downloaded_is_a_failure_of_the_world(tmp_path, monk
     assert status == 1
     assert re.search("MNIST is not in .*Error downloading .*no network.* put the files there", line)
     assert [file.name for file in tmp_path.iterdir()] == ["small.yaml"]
+
+
+def test_a_lack_of_memory_before_the_first_step_is_no_wrong_setting(tmp_path, monkeypatch, capsys):
+    raised = "def full(*_): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')"
+    names = {"torch": torch}
+    exec(compile(raised, torch.__file__, "exec"), names)  # as if in torch, which brings the weights to the device
+    monkeypatch.setattr(SingleDeviceStrategy, "model_to_device", names["full"])
+    status, line = refusal(capsys, lambda: train_small(tmp_path))
+    assert (status, line[:26]) == (1, "error: CUDA out of memory.")
 
 
 @pytest.mark.parametrize(

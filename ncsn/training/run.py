@@ -342,7 +342,7 @@ def explained(run: Run, error: Exception) -> Exception | None:
     if of_state and not is_lack and last is not None:
         way_out = "begin another run with --name"
         return ValueError(f"--ckpt_path: {last} cannot be resumed: {reason}; {way_out}")
-    if not isinstance(error, OSError) and libraries & set(Path(file).parents):
+    if not is_lack and libraries & set(Path(file).parents):
         return ValueError(f"trainer: {reason}")  # a setting that a library tries late
     if reason.startswith("DataLoader"):  # a killed worker, say, or a dead disk
         return OSError(f"data.workers: {error}")
