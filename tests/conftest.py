@@ -13,6 +13,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many tests run at once as th
 import torch
 from torch import Tensor
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, from the processes that tests start as well, unless the tests for them are asked for.
+
+    Commands take the GPU if there is one, and Python the CPU.
+    """
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU; run by `pytest -m gpu`"))
+
 
 def named(value: object) -> str:
     """What a case is called: the same in every process that collects the tests, as a repr with an address is not."""

@@ -7,8 +7,9 @@ from ncsn.samplers import AnnealedLangevin
 from ncsn.score import tweedie
 from ncsn.score.densities import Gaussian, GaussianMixture, HyperCubeWindow, ParzenWindow
 
+from conftest import DEVICES
+
 SHAPES = [(1,), (2,), (2, 3, 2)]
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 def mixture(shape, dtype=torch.float64, device="cpu"):

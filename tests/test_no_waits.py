@@ -189,14 +189,14 @@ def test_guidance_reads_nothing(guide):
 
 
 class Watched(Callback):
-    """Watches the steps between two that are logged."""
+    """Watches the steps between two that are logged, inside a context of a kind."""
 
-    def __init__(self):
-        self.steps, self.mode = 0, None
+    def __init__(self, kind=NoWaits):
+        self.kind, self.steps, self.mode = kind, 0, None
 
     def on_train_batch_start(self, trainer, pl_module, *_):
         if not pl_module.logs:
-            self.mode = NoWaits()
+            self.mode = self.kind()
             self.mode.__enter__()
 
     def on_train_batch_end(self, trainer, *_):

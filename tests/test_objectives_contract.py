@@ -18,7 +18,7 @@ from ncsn.objectives import (
 )
 from ncsn.objectives.directions import PROJECTIONS
 
-from conftest import named
+from conftest import DEVICES, named
 from test_objectives_theory import SLICED, TARGET, Wrong
 
 OBJECTIVES = [
@@ -34,7 +34,6 @@ OBJECTIVES = [
     PseudoLikelihood(),
     Weighted(RatioMatching()),
 ]
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 class WrongDensity(Wrong):

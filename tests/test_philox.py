@@ -222,7 +222,7 @@ def test_what_training_draws_for_an_example_is_of_its_stream(name):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @every
 def test_a_gpu_has_the_numbers_of_the_cpu(draw):
     rows = []

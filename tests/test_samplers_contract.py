@@ -31,7 +31,7 @@ from ncsn.samplers import (
 from ncsn.score import EDMDenoiser, NCSNDenoiser
 from torch import nn
 
-from conftest import named
+from conftest import DEVICES, named
 
 
 def score(x, sigma):
@@ -64,7 +64,6 @@ NOISY = [
     Gibbs(1),
 ]
 LADDER = GeometricSchedule(2.0, 0.1, 6).sigmas()
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 every = pytest.mark.parametrize("sampler", QUIET + NOISY, ids=named)
 noisy = pytest.mark.parametrize("sampler", NOISY, ids=named)

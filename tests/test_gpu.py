@@ -1,0 +1,185 @@
+"""What holds on a CUDA GPU alone: run by `pytest -m gpu`."""
+
+import copy
+import os
+from contextlib import contextmanager
+
+import pytest
+import torch
+from ncsn.cli.main import main
+from ncsn.data import Digits
+from ncsn.model import checkpoint_file
+from ncsn.model.load import load
+from ncsn.networks import UNet
+from ncsn.noise.streams import Streams
+from torch import nn
+
+from conftest import named
+from runs import same
+from test_cli import REPOSITORY, refusal, run_train, train_small
+from test_module import small_module, small_trainer
+from test_networks import unet
+from test_no_waits import LEVELS, OPTIMISERS, SAMPLERS, Watched
+
+# Deterministic matrix products need it, from before the first one.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+DEVICE = "cuda"
+DIGITS = REPOSITORY / "checkpoints" / "digits.safetensors"
+
+
+def test_only_the_tests_of_gpus_see_them():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert not torch.cuda.is_available()
+
+
+@contextmanager
+def no_waits():
+    """A context in which torch refuses whatever waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_whatever_waits_is_noticed():
+    x = torch.ones(3, device=DEVICE)
+    with no_waits(), pytest.raises(RuntimeError, match="synchroniz"):
+        x.sum().item()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
+def test_a_step_of_training_does_not_wait(tmp_path, optimizer):
+    watched, module = Watched(no_waits), small_module(classes=10, optimizer=OPTIMISERS[optimizer])
+    settings = {"accelerator": DEVICE, "devices": 1, "max_steps": 6, "log_every_n_steps": 5, "callbacks": [watched]}
+    small_trainer(tmp_path, **settings).fit(module, Digits(batch_size=64, labels=True))
+    assert watched.steps == 5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=named)
+def test_a_step_of_sampling_does_not_wait(sampler):
+    model = small_module().denoiser.eval().to(DEVICE)
+    with torch.no_grad(), Streams(0, range(4), DEVICE):
+        states = sampler(sampler.of(model), torch.rand(4, 1, 8, 8, device=DEVICE), LEVELS)
+        next(states)  # the levels are brought to the device once
+        with no_waits():
+            count = sum(1 for _ in states)
+    assert count == len(LEVELS) - 1
+
+
+def gradients(network, x, autocast):
+    """The gradients of a loss by the parameters' names, in float64."""
+    target = torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).view_as(x)
+    level = torch.linspace(-2, 2, len(x), dtype=x.dtype, device=x.device).view(-1, 1, 1, 1)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+        out = network(x, level)
+    (out.to(x.dtype) - target).square().mean().backward()
+    return {name: p.grad.double() for name, p in network.named_parameters()}
+
+
+# Group norms of these widths have groups of 4, 4 and 8 channels.
+@pytest.mark.gpu
+@pytest.mark.parametrize(("norm", "width"), [("group", 64), ("group", 128), ("group", 256), ("rms", 128)])
+def test_the_gradients_of_a_compiled_network_in_bf16_are_those_of_float64(norm, width):
+    """Catches wrong kernels of group norm's gradient in channels_last, which torch has had."""
+    network = UNet(3, width=width, multipliers=(1, 1), blocks=1, attention=(1,), norm=norm)
+    for p in network.parameters():
+        if p.ndim > 1 and not p.any():  # the layers that start at zero
+            nn.init.normal_(p, std=0.5 / p[0].numel() ** 0.5)
+    network, x = network.to(DEVICE), torch.randn(8, 3, 16, 16).to(DEVICE)
+    exact = gradients(copy.deepcopy(network).double(), x.double(), autocast=False)
+    network.to(memory_format=torch.channels_last).compile(dynamic=False)
+    for name, found in gradients(network, x, autocast=True).items():
+        # A bias before a norm has hardly any gradient.
+        scale = exact[name].norm() + 1e-3 * max(value.norm() for value in exact.values())
+        assert (found - exact[name]).norm() < 0.05 * scale, name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("norm", ["group", "rms"])
+def test_a_cuda_graph_of_a_network_gives_its_numbers(norm):
+    network = unet(norm=norm, classes=3).to(DEVICE)
+    x, level = torch.randn(4, 3, 16, 16, device=DEVICE), torch.full((4, 1, 1, 1), 0.3, device=DEVICE)
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries set themselves up, which no graph may hold
+            network(x, level)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            out = network(x, level)
+        x.normal_()
+        level.fill_(-0.7)
+        graph.replay()
+        torch.testing.assert_close(out, network(x, level))
+
+
+@pytest.mark.gpu
+def test_a_resumed_run_is_equal_to_the_bit(tmp_path, monkeypatch):
+    options = ["--trainer.accelerator", DEVICE, "--trainer.devices", "1", "--trainer.deterministic", "true"]
+    try:
+        whole = train_small(tmp_path, *options, "--samples.count", "0")
+        monkeypatch.chdir(tmp_path)
+        alone = checkpoint_file.read(whole)
+        whole.unlink()
+        run_train("--config", "small.yaml", *options, "--samples.count", "0", "--ckpt_path", "last")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    resumed = checkpoint_file.read(whole)
+    for state in ("state_dict", "current_model_state", "optimizer_states"):
+        assert same(alone[state], resumed[state]), state
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_seed_has_the_samples_of_the_cpu(seed, monkeypatch):
+    # By default convolutions round to TF32, of 10 bits, and after a run of training so do matrix products.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    samples = [load(DIGITS, device=device).sample(8, seed=seed).cpu() for device in ("cpu", DEVICE)]
+    torch.set_float32_matmul_precision(precision)
+    torch.testing.assert_close(*samples, rtol=0, atol=1e-3)
+
+
+@pytest.fixture(params=[0, 2**26])
+def little_memory(request):
+    """A GPU of which this process may have so many bytes more than it has: before a run begins, or for its batches."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + request.param) / total)
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
+COMMANDS = {
+    "sample": ["sample", str(DIGITS), "--num-samples", "4096", "--batch-size", "4096", "--out", "a.npz"],
+    "train": ["train", "--data.batch_size", "1024", "--samples.count", "0", "--trainer.max_steps", "2"],
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_lack_of_memory_ends_in_one_line(command, little_memory, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.accelerator", DEVICE, "--trainer.enable_progress_bar", "false"] if command == "train" else []
+    status, line = refusal(capsys, lambda: main([*COMMANDS[command], *options]))
+    assert status == 1
+    assert "out of memory" in line
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_gpu_that_is_not_there_is_refused_in_one_line(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = {
+        "sample": ["--device", "cuda:99"],
+        "train": ["--trainer.accelerator", "cuda", "--trainer.devices", "[99]"],
+    }
+    status, line = refusal(capsys, lambda: main([*COMMANDS[command], *options[command]]))
+    assert status == 2
+    assert "99" in line
