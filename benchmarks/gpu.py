@@ -1,214 +1,298 @@
-"""Measure CIFAR-10 on one GPU: `python -m benchmarks.gpu FOLDER` takes about half an hour.
+"""Measure the package on one GPU: `python -m benchmarks.gpu FOLDER --minutes 8 --out DIR`.
 
-FOLDER holds the training images, in a folder for each class. The first part trains the U-Net of
-configs/cifar10.yaml, compiled and in bf16, in turns with UNet2DModel of diffusers in the size of
-its DDPM for CIFAR-10, in bf16 as in its training example. It prints images/s, and the share of
-the rate at which the GPU multiplies large matrices in bf16. The second part runs the commands of
-this package, and shows each of them: it trains the recipe for 20 minutes, samples a grid, and
-evaluates samples in the features of a classifier of the same images.
+FOLDER holds CIFAR-10 and MNIST as torchvision lays them out; random images replace a data set
+that is not there. Each part prints a table; DIR/gpu.json is written after each measurement.
 
-`--toy` runs everything in a minute or two on a CPU, with a tiny network and without compiling, as
-a test; its results mean nothing. Needed packages: `pip install -e '.[benchmark]'`.
+- peaks: 3x3 convolutions and a matrix product in bf16.
+- sampling: the network of cifar10 at 20 NFE, and as many bare calls of the network.
+- tests: `pytest -m gpu`.
+- bare: the training step (loss, backward, guard, optimiser) without Lightning.
+- train: the training step by `ncsn train`, which chooses the layout by itself.
+- diffusers: its UNet2DModel for CIFAR-10, with AdamW, as in its training example.
+
+The steps are those of the configurations, in their precision. The share of the peak counts
+convolutions and matrix products, forward and backward, against the rate of the matrix product.
+The compiler keeps a cache, so only the first of equal networks shows its whole time to the first
+step. A part that has used up its time skips the rest. `--toy` runs everything on a CPU at toy
+size, and compiles nothing.
 """
 
 import argparse
-import shlex
+import contextlib
+import io
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # python benchmarks/gpu.py
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torch
-from diffusers import UNet2DModel
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import ROOT
-from benchmarks.sidebyside import interleaved, median_ratio, show
+from benchmarks.bench import Bench, batch_of, built, flops, loss_of
+from benchmarks.sidebyside import show
+from benchmarks.within import Row, measured
 from ncsn.cli.errors import silence_libraries
-from ncsn.training.run import build
+from ncsn.networks.layers import NORMS
+from ncsn.noise import KarrasSchedule
+from ncsn.samplers import DPMSolver
+from ncsn.training.module import gradient_norm
+from ncsn.training.optimisers import skip_step
+from ncsn.training.run import check, fit
 
-CONFIG = ROOT / "configs" / "cifar10.yaml"
-TOY_NETWORK = {"width": 8, "blocks": 1, "attention": "[]"}
-TOY_CHANNELS = 32  # of diffusers' network at each resolution, in place of 128 and 256
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+CONVOLUTIONS = (128, 32), (256, 32), (256, 16), (256, 8), (512, 8)  # channels, side
+NFE = 20
+USED = 0.95  # of the time; the rest is for imports and the end
+
+Measurement = tuple[Row, Callable[[], Row]]  # what is measured, and the function that measures it
+
+
+def peaks(bench: Bench) -> Iterator[Measurement]:
+    """Yield the matrix product and the convolutions."""
+    size = 256 if bench.toy else 8192
+    yield {"work": f"matrices {size} x {size}"}, partial(matrices, bench, size)
+    for (channels, side), layout in product(CONVOLUTIONS, LAYOUTS):
+        what = {"work": f"3x3, {channels} channels, {side} x {side}", "layout": layout}
+        yield what, partial(convolution, bench, channels, side, LAYOUTS[layout])
+
+
+def matrices(bench: Bench, size: int) -> Row:
+    """Measure the product of two square matrices."""
+    x = torch.randn(size, size, device=bench.device, dtype=torch.bfloat16)
+    return {"TFLOP/s": 2 * size**3 / bench.median(lambda: x @ x, bench.steps) / 1e12}
+
+
+def convolution(bench: Bench, channels: int, side: int, layout: torch.memory_format) -> Row:
+    """Measure a convolution."""
+    batch = next(iter(bench.batches.values()))
+    shapes = (batch, channels, side, side), (channels, channels, 3, 3)
+    x, weight = (torch.randn(shape, device=bench.device, dtype=torch.bfloat16) for shape in shapes)
+    x, weight = x.to(memory_format=layout), weight.to(memory_format=layout)
+    seconds = bench.median(lambda: functional.conv2d(x, weight, padding=1), bench.steps)
+    return {"TFLOP/s": 2 * batch * weight.numel() * side**2 / seconds / 1e12}
+
+
+def bare(bench: Bench) -> Iterator[Measurement]:
+    """Yield the training steps without Lightning; those that compile come last."""
+    for compiled, layout, config, norm in product((False, True), LAYOUTS, bench.batches, NORMS):
+        what = {"config": config, "batch": bench.batches[config], "norm": norm}
+        what |= {"layout": layout, "compiled": compiled}
+        yield what, partial(bare_steps, bench, config, norm, LAYOUTS[layout], compiled)
+
+
+def bare_steps(
+    bench: Bench, config: str, norm: str, layout: torch.memory_format, compiled: bool
+) -> Row:
+    """Measure the training step of a configuration without Lightning."""
+    run = built(bench, config, **{"denoiser.network.norm": norm})
+    module, x = run.model.to(bench.device).to(memory_format=layout), batch_of(run, bench.device)
+    flop, optimizer = flops(partial(loss_of, run), x), module.optimizer(module.parameters())
+    if compiled:
+        module.model.compile_network()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss_of(run, x).backward()
+        skip_step(optimizer, ~gradient_norm(module.parameters()).isfinite())
+        optimizer.step()
+
+    return bench.timed_steps(step, len(x), flop)
+
+
+class Clock(Callback):
+    """The times at the end of the first step, and of each round of steps after it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.times = [time.perf_counter()]
+
+    def on_train_batch_end(self, trainer: Any, *_: object) -> None:
+        if (trainer.global_step - 1) % self.bench.steps == 0:
+            self.bench.wait()
+            self.times.append(time.perf_counter())
+
+    def seconds(self) -> tuple[float, float]:
+        """Return those of the first step, and of a later one, after a round of warm-up."""
+        first, _, *rounds = (
+            end - start for start, end in zip(self.times, self.times[1:], strict=False)
+        )
+        return first, statistics.median(rounds) / self.bench.steps
+
+
+def train(bench: Bench) -> Iterator[Measurement]:
+    """Yield the training steps by `ncsn train`; those that compile come last."""
+    for compiled, config, norm in product((False, True), bench.batches, NORMS):
+        what = {"config": config, "batch": bench.batches[config], "norm": norm}
+        yield what | {"compiled": compiled}, partial(trained_steps, bench, config, norm, compiled)
+
+
+def trained_steps(bench: Bench, config: str, norm: str, compiled: bool) -> Row:
+    """Measure the training step of a configuration by `ncsn train`."""
+    settings = {"denoiser.network.norm": norm, "compile": str(compiled).lower()}
+    run = built(bench, config, **settings)
+    x = batch_of(run, torch.device("cpu"))
+    flop = flops(partial(loss_of, run), x)
+    with contextlib.redirect_stdout(io.StringIO()):
+        check(run)
+        clock = Clock(bench)
+        run.trainer.callbacks.append(clock)
+        fit(run)
+    return bench.training_row(len(x), flop, *clock.seconds())
+
+
+def diffusers(bench: Bench) -> Iterator[Measurement]:
+    """Yield the training steps of the network of diffusers."""
+    batch = next(iter(bench.batches.values()))
+    for compiled in (False, True):
+        what = {"network": "UNet2DModel", "batch": batch, "compiled": compiled}
+        yield what, partial(diffusers_steps, bench, batch, compiled)
+
+
+def diffusers_steps(bench: Bench, batch: int, compiled: bool) -> Row:
+    """Measure the training step of the network of diffusers, in bf16."""
+    try:
+        from diffusers import UNet2DModel
+    except ImportError:
+        return {"note": "skipped: diffusers is not installed"}
+    network: nn.Module = UNet2DModel(
+        sample_size=32,
+        block_out_channels=[32] * 4 if bench.toy else [128, 256, 256, 256],
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    ).to(bench.device)
+    x = torch.rand(batch, 3, 32, 32, device=bench.device)
+
+    def loss(x: Tensor) -> Tensor:
+        with torch.autocast(bench.device.type, torch.bfloat16):
+            out = network(x, torch.ones(len(x), device=x.device)).sample
+        return functional.mse_loss(out.float(), x)
+
+    flop, optimizer = flops(loss, x), torch.optim.AdamW(network.parameters(), fused=True)
+    if compiled:
+        network.compile(dynamic=False)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss(x).backward()
+        optimizer.step()
+
+    return bench.timed_steps(step, batch, flop)
+
+
+def sampling(bench: Bench) -> Iterator[Measurement]:
+    """Yield sampling in several batch sizes."""
+    for count in (2, 4) if bench.toy else (64, 256, 1024):
+        yield {"samples": count, "NFE": NFE}, partial(sampled, bench, count)
+
+
+def sampled(bench: Bench, count: int) -> Row:
+    """Measure sampling, and as many bare calls of the network."""
+    run = built(bench, next(iter(bench.batches)))
+    module, plugin = run.model.to(bench.device).eval(), run.trainer.precision_plugin
+    sampler, sigmas = DPMSolver(eta=2.0), KarrasSchedule(10, 0.02, NFE).sigmas()
+    shapes = (count, *module.shape), ()
+    x, level = (torch.rand(shape, device=bench.device) for shape in shapes)
+    with plugin.forward_context(), torch.no_grad():
+        seconds = bench.median(lambda: module.model.sample(count, sampler=sampler, sigmas=sigmas))
+        calls = NFE * bench.median(lambda: module.denoiser.network(x, level), NFE)
+    return {"images/s": count / seconds, "over bare calls": seconds / calls}
+
+
+def tests(bench: Bench) -> Iterator[Measurement]:
+    """Yield the run of the tests that need a GPU."""
+    yield {"command": "pytest -m gpu"}, partial(tested, bench)
+
+
+def tested(bench: Bench) -> Row:
+    """Run the tests, keep what they print in DIR/tests.txt, and return which fail and how many pass."""
+    output, files = bench.out / "tests.txt", ["tests/test_gpu.py"] if bench.toy else []
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-n", "0", "-m", "gpu", *files]
+    with output.open("w") as file:  # `run` ends the tests if the time is up
+        status = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file).returncode
+    *before, last = output.read_text().splitlines() or [""]
+    failed = [line for line in before if line.startswith(("FAILED", "ERROR"))]
+    return {"exit status": status, "result": "\n".join([*failed, last])}
+
+
+# The parts, with their shares of the time. What a part leaves is the next one's.
+PARTS: dict[str, tuple[float, Callable[[Bench], Iterator[Measurement]]]] = {
+    "peaks": (0.04, peaks),
+    "sampling": (0.09, sampling),
+    "tests": (0.2, tests),
+    "bare": (0.42, bare),
+    "train": (0.2, train),
+    "diffusers": (0.05, diffusers),
+}
+
+
+def run_part(bench: Bench, name: str, deadline: float) -> None:
+    """Take the measurements of a part, and save the results after each."""
+    rows: list[Row] = bench.results.setdefault(name, [])
+    for what, measure in PARTS[name][1](bench):
+        rows.append(measured(what, measure, deadline))
+        bench.save()
+
+
+def show_part(name: str, rows: list[Row]) -> None:
+    """Print the table of a part, whose rows may lack columns."""
+    print(f"\n{name}", flush=True)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    show(columns, [[shown(row.get(key, "")) for key in columns] for row in rows])
+
+
+def shown(value: object) -> str:
+    """Return a value as a table shows it."""
+    return f"{value:,.3g}" if isinstance(value, float) else str(value)
+
+
+def run_parts(bench: Bench, names: list[str], end: float) -> None:
+    """Run and print the parts in turn, so that all end before `end`, a time of `time.monotonic`."""
+    shares = [PARTS[name][0] for name in names]
+    for i, name in enumerate(names):
+        now = time.monotonic()
+        run_part(bench, name, now + (end - now) * shares[i] / sum(shares[i:]))
+        show_part(name, bench.results[name])
 
 
 def main() -> None:
-    """Measure the speed, train, sample and evaluate."""
+    """Read the options, and measure in a temporary folder."""
+    began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "folder", type=Path, help="the training images of CIFAR-10, in a folder for each class"
-    )
-    parser.add_argument("--minutes", type=float, default=20.0, help="minutes of training (20)")
-    parser.add_argument("--batch", type=int, default=512, help="batch size (512)")
-    parser.add_argument("--rounds", type=int, default=20, help="timed rounds of ten steps (20)")
-    parser.add_argument(
-        "--count", type=int, default=10_000, help="number of samples to evaluate (10,000)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("gpu"), help="folder for all outputs (gpu)"
-    )
-    parser.add_argument(
-        "--toy", action="store_true", help="test all of it on a CPU, with a tiny network"
-    )
+    parser.add_argument("folder", type=Path, help="CIFAR-10 and MNIST, if they are there")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time for all parts (8)")
+    parser.add_argument("--out", type=Path, default=Path("gpu"), help="folder for results (gpu)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(all)")
+    parser.add_argument("--toy", action="store_true", help="run all of it on a CPU, as a test")
     options = parser.parse_args()
-    if options.toy:
-        options.minutes, options.batch, options.rounds, options.count = 0.2, 8, 2, 80
-    elif not torch.cuda.is_available():
-        sys.exit("error: expected a GPU, found none; --toy tests all of it on a CPU")
-    options.folder = options.folder.resolve()
+    if not (options.toy or torch.cuda.is_available()):
+        sys.exit("error: expected a GPU, found none; --toy runs all of it on a CPU")
     silence_libraries()
-    options.out.mkdir(parents=True)
-    speed(options)
-    commands(options)
-
-
-def data_settings(folder: Path) -> list[str]:
-    """Return the options of the data, for training and for the classifier."""
-    return ["--data", "ncsn.data.ImageFolder", "--data.root", str(folder), "--data.size", "32"]
-
-
-def recipe(options: argparse.Namespace) -> list[str]:
-    """Return the options of the training command for the recipe, the data and the batch size."""
-    settings = [
-        "--config",
-        str(CONFIG),
-        *data_settings(options.folder),
-        "--data.batch_size",
-        str(options.batch),
-    ]
-    if options.toy:
-        for name, value in TOY_NETWORK.items():
-            settings += [f"--model.denoiser.network.{name}", str(value)]
-        return settings
-    return [*settings, "--model.compile", "true", "--model.optimizer.fused", "true"]
-
-
-def speed(options: argparse.Namespace) -> None:
-    """Train both networks in turns on random images, and print the table."""
-    device = torch.device("cpu" if options.toy else "cuda")
-    sys.argv = ["train.py", *recipe(options), "--trainer.logger", "false"]
-    ours: nn.Module = build().model.denoiser.network.to(device)
-    channels = [TOY_CHANNELS] * 4 if options.toy else [128, 256, 256, 256]
-    theirs = UNet2DModel(
-        sample_size=32,
-        layers_per_block=2,
-        block_out_channels=channels,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    ).to(device)
-    calls: dict[str, tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]] = {
-        "diffusers UNet2DModel": (theirs, lambda x, level: theirs(x, level).sample),
-        "ncsn UNet, compiled": (ours, lambda x, level: ours(x, level.view(-1, 1, 1, 1))),
-    }
-    work = {name: operations(call, device) for name, (_, call) in calls.items()}
-    if not options.toy:
-        ours.compile(dynamic=False)
-    size = 512 if options.toy else 8192
-    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    things = {
-        name: training(network, call, options, device) for name, (network, call) in calls.items()
-    }
-    seconds = interleaved(
-        things | {"peak": lambda: waited(lambda: matrix @ matrix, device)}, options.rounds
-    )
-    peak = 2 * size**3 / 1e9 / (statistics.median(seconds["peak"]) / 10)
-    first, rows = next(iter(calls)), []
-    for name, (network, _) in calls.items():
-        rate = 10 * options.batch / statistics.median(seconds[name])
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        faster = f"{median_ratio(seconds[first], seconds[name]):.2f}"
-        reached = f"{3 * work[name] * rate / peak:.0%}"
-        rows.append([name, f"{parameters:,}", f"{work[name]:.3f}", f"{rate:.0f}", faster, reached])
-    show(
-        [
-            "network",
-            "parameters",
-            "GFLOP per image",
-            "images/s",
-            "ratio",
-            "share of the peak of bf16 matrices",
-        ],
-        rows,
-    )
-
-
-def operations(call: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> float:
-    """Return the GFLOP of the forward pass of one image."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call(torch.randn(1, 3, 32, 32, device=device), torch.ones(1, device=device))
-    return float(counter.get_total_flops()) / 1e9
-
-
-def training(
-    network: nn.Module,
-    call: Callable[[Tensor, Tensor], Tensor],
-    options: argparse.Namespace,
-    device: torch.device,
-) -> Callable[[], None]:
-    """Return a function that takes ten training steps in bf16."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=not options.toy)
-    x, level = (
-        torch.rand(options.batch, 3, 32, 32, device=device),
-        torch.rand(options.batch, device=device),
-    )
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            out = call(x, level)
-        loss = functional.mse_loss(out.float(), x)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return lambda: waited(step, device)
-
-
-def waited(thing: Callable[[], Any], device: torch.device) -> None:
-    """Call `thing` ten times, and wait for the device."""
-    for _ in range(10):
-        thing()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def commands(options: argparse.Namespace) -> None:
-    """Train, sample and evaluate with the commands of the package, in the output folder."""
-    steps = f"00:{int(options.minutes):02d}:{round(60 * options.minutes) % 60:02d}"
-    features = "checkpoints/features_image_folder.safetensors"
-    epochs = ["--epochs", "1"] if options.toy else ["--epochs", "10", "--precision", "bf16-mixed"]
-    measured = ["--num-samples", str(options.count), "--features", features]
-    python = sys.executable
-    for command in (
-        [
-            python,
-            "-m",
-            "ncsn",
-            "features",
-            *data_settings(options.folder),
-            "--data.labels",
-            "true",
-            *epochs,
-        ],
-        [
-            python,
-            str(ROOT / "train.py"),
-            *recipe(options),
-            "--name",
-            "gpu",
-            "--trainer.max_time",
-            f"00:{steps}",
-        ],
-        [python, str(ROOT / "sample.py"), "--out", "grid.png"],
-        [python, "-m", "ncsn", "evaluate", *measured, "--json", "figures.json"],
-    ):
-        print(f"\n$ {shlex.join(command)}", flush=True)
-        status = subprocess.run(command, cwd=options.out).returncode
-        if status:
-            sys.exit(status)
+    options.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options.folder.resolve(), options.out.resolve(), options.toy)
+    name, precision = ("CPU", "highest") if options.toy else (torch.cuda.get_device_name(), "high")
+    torch.set_float32_matmul_precision(precision)  # as `ncsn train` does
+    bench.results |= {"device": name, "torch": torch.__version__}
+    stance = torch.compiler.set_stance("force_eager" if options.toy else "default")
+    with tempfile.TemporaryDirectory() as folder, stance:
+        os.chdir(folder)
+        run_parts(bench, options.parts, began + USED * 60 * options.minutes)
+        os.chdir(ROOT)
+    for config, images in bench.results["data"].items():
+        print(f"Data of {config}: {images}")
+    print(f"Results: {bench.out / 'gpu.json'}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Each benchmark runs to its end and prints its figure; catches a path or a name that moved away under one."""
 
+import json
 import re
+import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from ncsn.cli.options import parse
-from ncsn.training.run import make_parser
-from PIL import Image
+from benchmarks.gpu import PARTS
 
 from test_cli import REPOSITORY
 
@@ -61,30 +62,63 @@ def test_the_benchmark_of_quality_draws_and_scores_both_recipes(printed, real_da
     assert re.search(r"The recipe's distance is [\d.]+ of the baseline's", printed("quality", *options))
 
 
-@pytest.mark.slow
-def test_the_benchmark_of_a_gpu_compares_networks_and_gives_commands_that_there_are(printed, tmp_path, monkeypatch):
-    pytest.importorskip("diffusers")
+@pytest.fixture
+def gpu(printed, tmp_path, monkeypatch):
+    """A function that runs the benchmark of a GPU as a toy; it returns what that prints, and its results."""
     import benchmarks.gpu
 
-    for kind in ("a", "b"):
-        (tmp_path / kind).mkdir()
-        Image.new("RGB", (32, 32)).save(tmp_path / kind / "0.png")
-    given = []
-    monkeypatch.setattr(benchmarks.gpu.subprocess, "run", lambda command, **_: given.append(command) or Ended)
-    assert "ncsn UNet, compiled" in printed("gpu", str(tmp_path), "--toy")
-    features, train, sample, evaluate = given
-    parse("features", features[4:])
-    make_parser().parse_args(train[2:])
-    parse("sample", sample[2:])
-    parse("evaluate", evaluate[4:])
-    assert Path(train[1]).is_file()
-    assert Path(sample[1]).is_file()
+    def run_tests(command, cwd, stdout, stderr):
+        stdout.write("FAILED a\n1 failed, 2 passed")
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(benchmarks.gpu.subprocess, "run", run_tests)
+
+    def run(*options: str) -> tuple[str, dict]:
+        text = printed("gpu", str(tmp_path), "--toy", *options)
+        return text, json.loads((tmp_path / "gpu" / "gpu.json").read_text())
+
+    return run
 
 
-class Ended:
-    """A command that ended well."""
+def rows(results):
+    return [row for name in PARTS for row in results[name]]
 
-    returncode = 0
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_measures_every_part(gpu):
+    pytest.importorskip("diffusers")
+    text, results = gpu()
+    assert not [row for row in rows(results) if "note" in row]
+    assert [len(results[name]) for name in PARTS] == [11, 2, 1, 8, 4, 2]
+    assert all(row["images/s"] > 0 < row["of the peak"] for row in (*results["bare"], *results["train"]))
+    assert all(row["over bare calls"] > 0 for row in results["sampling"])
+    assert results["data"] == {"mnist": "random images"}
+    assert results["tests"] == [
+        {"command": "pytest -m gpu", "exit status": 1, "result": "FAILED a\n1 failed, 2 passed"}
+    ]
+    assert "Data of mnist: random images" in text
+
+
+def test_the_benchmark_of_a_gpu_skips_what_has_no_time_left(gpu):
+    text, results = gpu("--minutes", "0")
+    assert {row["note"] for row in rows(results)} == {"skipped: the time of this part is used up"}
+    assert text.count("skipped: the time of this part is used up") == 28
+
+
+def test_the_benchmark_of_a_gpu_goes_on_after_a_failure_and_a_part_that_takes_too_long(gpu, monkeypatch):
+    import benchmarks.gpu
+
+    def full(*_):
+        raise RuntimeError("no memory\nand more lines")
+
+    monkeypatch.setattr(benchmarks.gpu, "matrices", full)
+    monkeypatch.setattr(benchmarks.gpu, "convolution", lambda *_: time.sleep(60))
+    monkeypatch.setattr(benchmarks.gpu, "tested", lambda _: {"result": "passed"})
+    _, results = gpu("--minutes", "0.01", "--parts", "peaks", "tests")
+    failed, *late = results["peaks"]
+    assert failed == {"work": "matrices 256 x 256", "note": "failed: RuntimeError: no memory"}
+    assert {row["note"] for row in late} == {"skipped: the time of this part is used up"}
+    assert results["tests"] == [{"command": "pytest -m gpu", "result": "passed"}]
 
 
 @pytest.mark.slow
