@@ -13,6 +13,7 @@ THEORY = {"torch", "einops"}
 EXTRA = {"likelihood": {"torchdiffeq"}, "diffusers": {"diffusers"}}
 FRAMEWORK = THEORY | {
     "lightning",
+    "lightning_utilities",
     "torchvision",
     "torchmetrics",
     "torch_fidelity",

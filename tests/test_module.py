@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ncsn.data import BinaryDigits, Digits
+from ncsn.model import checkpoint_file
 from ncsn.model.load import load, load_data
 from ncsn.model.pretrained import save_pretrained, save_safetensors
 from ncsn.networks import MLP, AutoencoderEnergy, UNet
@@ -17,6 +18,7 @@ from ncsn.noise.streams import Streams, uniform
 from ncsn.objectives import DenoisingScoreMatching, PseudoLikelihood, RatioMatching, Weighted
 from ncsn.samplers import AnnealedLangevin, DPMSolver, EulerMaruyama, Gibbs, Sampler
 from ncsn.score import EDMDenoiser, EnergyScore, NCSNDenoiser, ScoreModel
+from ncsn.training.callbacks import EMA, Checkpoint
 from ncsn.training.checkpoint_io import DurableCheckpointIO
 from ncsn.training.module import ScoreModule, gradient_norm, mixed_seed
 from torch import nn
@@ -482,3 +484,26 @@ def test_a_log_probability_of_ones_own_trains_and_draws(objective, schedule, tmp
     assert drawn.unique().tolist() == [0, 1]
     mean = data.splits["train"].values.float().mean(0) / 255
     assert (drawn.mean(0) - mean).abs().mean() < 0.1
+
+
+def test_a_run_is_resumed_in_another_layout_and_its_files_are_contiguous(tmp_path):
+    """Catches a fused optimiser whose state lies in another layout than its weights, which it does not notice."""
+
+    def run(layout, name, steps, ckpt_path=None):
+        torch.manual_seed(5)
+        module = small_module(optimizer=partial(torch.optim.Adam, fused=True)).to(memory_format=layout)
+        settings = {"callbacks": [EMA(), Checkpoint(tmp_path / name)], "plugins": [DurableCheckpointIO()]}
+        trainer = small_trainer(tmp_path, max_steps=steps, enable_checkpointing=True, **settings)
+        trainer.fit(module, Digits(batch_size=64), ckpt_path=ckpt_path, weights_only=True)
+        weight = module.denoiser.network.resolutions.down.weight
+        assert (weight.stride(1) == 1) == (layout == torch.channels_last)
+        content = checkpoint_file.read(tmp_path / name / f"step={steps}.ckpt")
+        momenta = [state["exp_avg"] for state in content["optimizer_states"][0]["state"].values()]
+        return [*content["state_dict"].values(), *content["current_model_state"].values(), *momenta]
+
+    begun = run(torch.contiguous_format, "begun", 3)
+    path = tmp_path / "begun" / "step=3.ckpt"
+    one, other = (run(layout, str(layout), 6, path) for layout in (torch.contiguous_format, torch.channels_last))
+    assert all(tensor.is_contiguous() for tensor in other)
+    for end, found, start in zip(one, other, begun, strict=True):
+        torch.testing.assert_close(found, end, rtol=0, atol=0.02 * (end - start).abs().max().item())

@@ -3,10 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ncsn.networks import MLP, UNet
-from ncsn.networks.layers import Attention, group_norm
+from ncsn.networks.layers import NORMS, Attention, RMSNorm, group_norm
 from ncsn.objectives import DenoisingScoreMatching
 from ncsn.score import NCSNDenoiser
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def unet(**settings):
@@ -109,6 +110,63 @@ def test_attention_is_softmax_attention():
     torch.testing.assert_close(attention(x), x + attention.project(mixed), rtol=1e-4, atol=1e-4)
 
 
+def test_rms_norm_makes_the_root_mean_square_of_each_pixel_one():
+    norm, x = RMSNorm(6), 3 * torch.randn(2, 6, 4, 5)
+    torch.testing.assert_close(norm(x).square().mean(1), torch.ones(2, 4, 5))
+    nn.init.normal_(norm.gain)
+    other = nn.functional.rms_norm(x.movedim(1, -1), (6,), norm.gain.flatten(), eps=1e-6).movedim(-1, 1)
+    torch.testing.assert_close(norm(x), other)
+    assert norm(x.bfloat16()).dtype == torch.bfloat16
+
+
+class Layouts(TorchDispatchMode):
+    """Lists what takes an image in one layout and gives it in another, and counts convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolutions, self.changes = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name, images = func.overloadpacket.__name__, [x for x in (*args[:3], out) if is_image(x)]
+        views = len({x.untyped_storage().data_ptr() for x in images}) < len(images)
+        self.changes += [name] * (len({x.stride(1) == 1 for x in images}) > 1 and not views)
+        self.convolutions += name.startswith("convolution")
+        return out
+
+
+def is_image(x):
+    """True if `x` has channels and places, and is not expanded, so that its layout is one of two."""
+    sizes = isinstance(x, torch.Tensor) and x.ndim == 4 and x.shape[1] > 1 and x.shape[2:].numel() > 1
+    return sizes and 0 not in x.stride()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_nothing_is_copied_into_another_layout_between_convolutions(norm):
+    network = unet(norm=norm, classes=3, patch=2, dropout=0.1).to(memory_format=torch.channels_last).train()
+    x, label = torch.randn(2, 3, 16, 16), torch.tensor([1, -1])
+    with Layouts() as forward:
+        out = network(x, torch.tensor(0.3), label)
+    with Layouts() as backward:
+        out.square().sum().backward()
+    assert forward.convolutions == backward.convolutions > 20
+    # Images and the gradient of the output are given in torch's own layout.
+    assert (forward.changes, backward.changes) == (["clone"], ["convolution_backward"])
+    contiguous = network.to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(
+        contiguous.eval()(x, torch.tensor(0.3), label), network.eval()(x, torch.tensor(0.3), label)
+    )
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_channels_of_attention_are_next_to_each_other_in_memory(monkeypatch, layout):
+    seen = []
+    attention = nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", lambda *qkv: seen.extend(qkv) or attention(*qkv))
+    Attention(16, head=8).to(memory_format=layout)(torch.randn(2, 16, 4, 4).contiguous(memory_format=layout))
+    assert [x.stride(-1) for x in seen] == [1, 1, 1]
+
+
 @given(st.integers(1, 600))
 def test_group_norm_has_no_group_of_a_few_channels(channels):
     groups = group_norm(channels).num_groups
@@ -126,6 +184,7 @@ def test_group_norm_has_no_group_of_a_few_channels(channels):
         (UNet, {"channels": 1, "attention": [3]}, "got attention="),
         (UNet, {"channels": 1, "dropout": 1.0}, "got dropout=1"),
         (UNet, {"channels": 1, "classes": -1}, "got classes=-1"),
+        (UNet, {"channels": 1, "norm": "layer"}, "expected group or rms, got norm="),
         (MLP, {"features": 0}, "got features=0"),
         (MLP, {"features": 2, "width": 3}, "got width=3"),
     ],

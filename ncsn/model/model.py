@@ -9,17 +9,17 @@ Shapes: x (B, *shape) on the model's device, sigma a number or (B, 1, ..., 1), l
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ncsn.model.contexts import evaluating, inside
 from ncsn.model.labels import NONE, Label, Labels
-from ncsn.noise import GeometricSchedule, KarrasSchedule, NoiseSchedule
+from ncsn.model.levels import as_levels, checked_level, levels_for
+from ncsn.noise import NoiseSchedule
 from ncsn.noise.streams import Streams, normal, uniform
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, Score, ScoreModel, tweedie
@@ -358,27 +358,7 @@ class Model(nn.Module):
             ValueError: if a number is out of range for `KarrasSchedule`, or the model has
                 a single noise level.
         """
-        own = self.schedule.sigmas()
-        if levels is sigma_max is sigma_min is None:
-            return own
-        least, most = own.min().item(), own.max().item()
-        if least == most:
-            asked = "--sigma-max, --sigma-min" if levels is None else f"--steps {levels}"
-            raise ValueError(
-                f"{asked}: the model has the single noise level {most:g}; give no others"
-            )
-        high = most if sigma_max is None else sigma_max
-        low = least if sigma_min is None else sigma_min
-        if high > 1.001 * most or low < 0.999 * least:
-            warnings.warn(
-                f"sampling from sigma {high:g} to {low:g}, but the model's own noise levels are "
-                f"{most:g} to {least:g}: outside them its score is a guess",
-                stacklevel=2,
-            )
-        count = len(own) if levels is None else levels
-        if sampler.rho == math.inf:
-            return GeometricSchedule(high, low, count).sigmas()
-        return KarrasSchedule(high, low, count, sampler.rho).sigmas()
+        return levels_for(sampler, self.schedule.sigmas(), levels, sigma_max, sigma_min)
 
     def start(self, count: int, sigma: Tensor | None = None) -> Tensor:
         """Return states (count, *shape) at the highest noise level: U[0, 1] + sigma z.
@@ -410,63 +390,11 @@ class Model(nn.Module):
             raise TypeError(f"sampler: expected a sampler, as ncsn.Heun(), got {chosen!r}")
         return chosen
 
+    def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Return `sigma` as a tensor like `x`, after checking both."""
+        return checked_level(sigma, x, self.shape, self.schedule.sigmas().min())
+
     def _label(self, label: Label, x: Tensor) -> Tensor | None:
         """Return the classes of given `x`; the default is "none"."""
         chosen = self.labels.of(NONE if label is None else label, range(len(x)))
         return None if chosen is None else chosen.to(x.device)
-
-    def _level(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Return `sigma` as a tensor like `x`, after checking both."""
-        if not isinstance(x, Tensor):
-            raise TypeError(f"expected x, a tensor (B, ...), got {type(x).__name__}")
-        if x.ndim != len(self.shape) + 1 or x.shape[1:2] != self.shape[:1]:
-            expected = ", ".join(map(str, self.shape))
-            raise ValueError(f"expected x of shape (B, {expected}), got {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise ValueError(f"expected x of floats, got {x.dtype}; images of 8 bits are x / 255")
-        level = torch.as_tensor(sigma)
-        # Reading a value synchronises a GPU. NaN fails, too. Without noise sigma is 0.
-        unusable = level.device.type == "cpu" and not ((level > 0) & (level < math.inf)).all()
-        if unusable and not (level == self.schedule.sigmas().min()).all():
-            raise ValueError(f"expected 0 < sigma < inf, got {level.tolist()}")
-        level = level.to(x)
-        each = (len(x), *[1] * len(self.shape))
-        if level.ndim and level.shape != each:
-            raise ValueError(f"expected sigma () or {each}, got shape {tuple(level.shape)}")
-        return level
-
-
-def as_levels(sigmas: Tensor | Sequence[float]) -> Tensor:
-    """Return noise levels (L,), from high to low, as a tensor."""
-    try:
-        levels = torch.as_tensor(sigmas)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"sigmas: expected noise levels (L,), got {sigmas!r}") from error
-    if levels.ndim != 1 or not len(levels) or (levels[1:] > levels[:-1]).any():
-        raise ValueError(f"sigmas: expected noise levels (L,) from high to low, got {sigmas}")
-    return levels
-
-
-def inside(
-    context: Callable[[], AbstractContextManager[Any]], states: Iterator[Tensor]
-) -> Iterator[Tensor]:
-    """Yield states, each computed in a context that the caller is outside of between steps."""
-    while True:
-        with context():
-            x = next(states, None)
-        if x is None:
-            return
-        yield x
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and restore the mode of each part at the end."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

@@ -1,6 +1,7 @@
 """Layers of the networks, for images (B, C, H, W) and embeddings (B, E)."""
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -10,7 +11,15 @@ from torch.nn import functional
 
 from ncsn.noise.checks import expect
 
-__all__ = ["Attention", "Conditioning", "ResidualBlock", "TiedUnits", "group_norm", "zeroed"]
+__all__ = [
+    "NORMS",
+    "Attention",
+    "Conditioning",
+    "ResidualBlock",
+    "TiedUnits",
+    "layout_of",
+    "zeroed",
+]
 
 NO_LABEL = -1
 Module = TypeVar("Module", bound=nn.Module)
@@ -62,19 +71,25 @@ class ResidualBlock(nn.Module):
     """Two convolutions with a skip; the embedding scales and shifts the second norm."""
 
     def __init__(
-        self, channels_in: int, channels: int, embedding: int, dropout: float, attention: bool
+        self,
+        channels_in: int,
+        channels: int,
+        embedding: int,
+        dropout: float,
+        attention: bool,
+        norm: str = "group",
     ) -> None:
         super().__init__()
-        self.norm1 = group_norm(channels_in)
+        self.norm1 = NORMS[norm](channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * channels)
-        self.norm2 = group_norm(channels)
+        self.norm2 = NORMS[norm](channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
         self.skip = (
             nn.Conv2d(channels_in, channels, 1) if channels_in != channels else nn.Identity()
         )
-        self.attention = Attention(channels) if attention else nn.Identity()
+        self.attention = Attention(channels, norm=norm) if attention else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(functional.silu(self.norm1(x)))
@@ -87,19 +102,20 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over pixels, with a skip and at most `head` channels per head."""
 
-    def __init__(self, channels: int, head: int = 64) -> None:
+    def __init__(self, channels: int, head: int = 64, norm: str = "group") -> None:
         super().__init__()
         self.heads = max(
             heads for heads in range(1, math.ceil(channels / head) + 1) if channels % heads == 0
         )
-        self.norm = group_norm(channels)
+        self.norm = NORMS[norm](channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.project = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x))
+        # Fast attention kernels take channels that are next to each other in memory.
+        qkv = rearrange(self.qkv(self.norm(x)), "b c h w -> b (h w) c").contiguous()
         q, k, v = rearrange(
-            qkv, "b (three heads c) h w -> three b heads (h w) c", three=3, heads=self.heads
+            qkv, "b n (three heads c) -> three b heads n c", three=3, heads=self.heads
         )
         h = functional.scaled_dot_product_attention(q, k, v)
         out: Tensor = x + self.project(
@@ -136,6 +152,32 @@ def group_norm(channels: int) -> nn.GroupNorm:
         groups for groups in range(1, max(1, min(32, channels // 4)) + 1) if channels % groups == 0
     )
     return nn.GroupNorm(groups, channels)
+
+
+class RMSNorm(nn.Module):
+    """RMS norm over the channels of each pixel (Zhang & Sennrich, 2019), times a gain.
+
+    It needs no sum over pixels, so that compilers fuse it with its neighbours.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The gradient of a mean would be expanded in another layout.
+        norm = torch.linalg.vector_norm(x.float(), dim=1, keepdim=True)
+        scale = torch.rsqrt(norm.square() / x.shape[1] + 1e-6)
+        return x * scale.to(x.dtype) * self.gain.to(x.dtype)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"group": group_norm, "rms": RMSNorm}
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """Return `torch.channels_last` if `x` is in that layout alone, or the contiguous one."""
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not x.is_contiguous() else torch.contiguous_format
 
 
 def zeroed(module: Module) -> Module:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
 from ncsn.model.checkpoint_file import read, write
 
@@ -15,7 +17,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """Atomic writes and safe reads of checkpoints, by `ncsn.model.checkpoint_file`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
-        write(checkpoint, Path(path))
+        # A GPU keeps weights in another layout, which files do not depend on.
+        write(apply_to_collection(checkpoint, Tensor, Tensor.contiguous), Path(path))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         return read(path)

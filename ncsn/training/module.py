@@ -148,6 +148,8 @@ class ScoreModule(LightningModule):
             message = f"{wrong}. Until then, a checkpoint is loaded with the part given: {remedy}"
             rank_zero_only(warnings.warn)(message, stacklevel=2)
         self.seed = torch.initial_seed()
+        if self.device.type == "cuda":
+            self.to(memory_format=torch.channels_last)
         if self.compiled:
             self.model.compile_network()
 
@@ -289,6 +291,12 @@ class ScoreModule(LightningModule):
         return int(share * self.warmup), int(share * self.cooldown)
 
     def on_train_start(self) -> None:
+        # The state of a checkpoint is contiguous, and fused optimisers take one layout.
+        for optimizer in self.trainer.optimizers:
+            for p, state in optimizer.state.items():
+                for name, value in state.items():
+                    if getattr(value, "shape", None) == p.shape and value.stride() != p.stride():
+                        state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
         steps = self.trainer.estimated_stepping_batches
         asked, ramps = (self.warmup, self.cooldown), self.ramps(steps)
         if ramps != asked:
