@@ -62,9 +62,9 @@ def test_the_flow_draws_the_exact_posterior(operator):
 def test_annealed_langevin_draws_the_exact_posterior():
     data, operator, noise = Correlated.draw((1, 2, 2)), GaussianBlur(0.6), 0.3
     y = measured(operator, data.sample(1), noise)
-    sigmas = GeometricSchedule(8, 0.05, 30).sigmas()
+    sigmas = GeometricSchedule(8, 0.05, 20).sigmas()
     guided = posterior(data.score, operator, y, noise, iterations=4)
-    *_, x = AnnealedLangevin(0.2 * 0.05**2, 25)(guided, 8 * torch.randn(1500, 1, 2, 2).double(), sigmas)
+    *_, x = AnnealedLangevin(0.2 * 0.05**2, 20)(guided, 8 * torch.randn(1500, 1, 2, 2).double(), sigmas)
     data.given(operator, y, noise).assert_law(x, bias=0.05)
 
 
