@@ -15,6 +15,7 @@ from ncsn.data import (
     to_unit,
 )
 from ncsn.data.examples import Batches, HeldExamples
+from ncsn.data.module import keep_on
 from ncsn.evaluation.grids import save_grid
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -25,7 +26,9 @@ def in_training(data, training=True, ranks=1, rank=0):
     progress = SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(ready=0)))
     fit_loop = SimpleNamespace(epoch_loop=progress)
     data.trainer = SimpleNamespace(
-        training=training, world_size=ranks, global_rank=rank, fit_loop=fit_loop, limit_train_batches=1.0
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        **{"training": training, "world_size": ranks, "global_rank": rank},
+        **{"fit_loop": fit_loop, "limit_train_batches": 1.0},
     )
     return data
 
@@ -211,3 +214,22 @@ def test_photographs_keep_their_rows_and_columns(tmp_path, monkeypatch):
         pixels, labels = splits[name][[0]]
         assert labels.tolist() == [7]
         assert pixels[0, :, 3, 20].tolist() == image[3, 20].tolist()
+
+
+def test_a_batch_of_examples_in_memory_is_made_where_they_lie():
+    examples = HeldExamples(torch.arange(12).view(6, 2), torch.arange(6))
+    expected = examples[[4, 1]]
+    assert [x.tolist() for x in expected] == [[[8, 9], [2, 3]], [4, 1]]
+    examples.to("meta")
+    assert [(x.device.type, x.shape) for x in examples[[4, 1]]] == [("meta", x.shape) for x in expected]
+
+
+@pytest.mark.parametrize(("free", "fits"), [(10**4, False), (10**9, True)])
+def test_training_examples_are_kept_on_a_gpu_that_has_much_more_memory(monkeypatch, free, fits):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
+    examples, moved = HeldExamples(torch.zeros(300, 8), torch.zeros(300)), []
+    monkeypatch.setattr(examples, "to", lambda device: moved.append(device))
+    keep_on(torch.device("cuda"), examples)
+    assert moved == [torch.device("cuda")] * fits
+    keep_on(torch.device("cpu"), examples)
+    assert len(moved) == fits

@@ -272,13 +272,14 @@ def test_what_was_drawn_before_a_walk_diverges_stays_and_nothing_of_its_batch_is
 def test_two_devices_draw_what_one_does(digits, here, out):
     for devices in ("1", "2"):
         Path(devices).mkdir()
-        command = [sys.executable, str(REPOSITORY / "sample.py"), digits, "--num-samples", "7", "--batch-size", "2"]
-        command += ["--device", "cpu", "--devices", devices, "--out", f"{devices}/{out}"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert ran.returncode == 0, ran.stderr
-        assert ran.stdout.count("Wrote") == 1
-        assert ran.stdout.count("Sampling 7 from") == 1
+    options = [digits, "--num-samples", "7", "--batch-size", "2", "--device", "cpu"]
+    sample([*options, "--out", f"1/{out}"])
+    command = [sys.executable, str(REPOSITORY / "sample.py"), *options, "--devices", "2", "--out", f"2/{out}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("Wrote") == 1
+    assert ran.stdout.count("Sampling 7 from") == 1
     one, two = (pictures(f"{devices}/{out}" if out == "folder" else devices) for devices in ("1", "2"))
     assert_alike(one, two)
     assert list(one) == (names(range(7)) if out == "folder" else ["grid.png"])

@@ -46,7 +46,7 @@ def test_a_block_runs(block, monkeypatch):
         torch.testing.assert_close(clean, images + 0.25 * score)
         assert images.shape == clean.shape == (64, 1, 8, 8)
         assert (clean - images).square().mean() > 1e-3
-        of_noise = names["model"].log_prob(torch.rand(2, 1, 8, 8), probes=1)
+        of_noise = names["model"].log_prob(torch.rand(1, 1, 8, 8), probes=1)
         assert names["nats"].min() > of_noise.max() + 100  # of 64 numbers
     elif "guided" in names:
         torch.testing.assert_close(names["x"].mean(0), torch.full((4,), 2.0), atol=0.15, rtol=0)

@@ -24,7 +24,10 @@ class Examples(Dataset[tuple[Tensor, Tensor]], Sized, ABC):
 
 
 class HeldExamples(Examples):
-    """Examples in memory: one tensor (N, ...), uint8 for images, and labels (N,)."""
+    """Examples in memory: one tensor (N, ...), uint8 for images, and labels (N,).
+
+    Batches are on the device of the tensors.
+    """
 
     def __init__(self, values: Tensor, labels: Tensor) -> None:
         if len(values) != len(labels):
@@ -36,14 +39,21 @@ class HeldExamples(Examples):
 
     def __getitem__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         chosen = torch.as_tensor(indices, dtype=torch.long)  # faster than a list as index
+        if self.values.is_cuda:  # from pinned memory, so that nothing waits for the copy
+            chosen = chosen.pin_memory()
+        chosen = chosen.to(self.values.device, non_blocking=True)
         return self.values.index_select(0, chosen), self.labels.index_select(0, chosen)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the examples to `device`."""
+        self.values, self.labels = self.values.to(device), self.labels.to(device)
 
     def fingerprint(self) -> str:
         """Return the sha256 of the shape, the dtype, the values and the labels."""
         digest = sha256(repr((tuple(self.values.shape), self.values.dtype)).encode())
         for tensor in (self.values, self.labels):
             for part in torch.split(tensor, 4096):
-                digest.update(part.contiguous().numpy().tobytes())
+                digest.update(part.contiguous().cpu().numpy().tobytes())
         return digest.hexdigest()
 
 

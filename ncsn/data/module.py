@@ -20,6 +20,7 @@ __all__ = ["SIGNALS", "DataModule", "ImageData", "limited"]
 # Those that end a run, as in `ncsn.cli.errors`, which imports no torch. Windows has no SIGHUP.
 SIGNALS = tuple(n for n in signal.Signals if n.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 MOST_WORKERS = 256
+SHARE = 0.1  # of a GPU's free memory, for the training examples
 LOADER_TIMEOUT = 600  # seconds to wait for a batch of a worker process
 
 Batch = tuple[Tensor, Tensor | None]
@@ -133,13 +134,17 @@ class DataModule(LightningDataModule, ABC):
         return batches
 
     def _loader(self, split: str) -> DataLoader[Any]:
-        examples = self.splits[split]
-        workers = 0 if isinstance(examples, HeldExamples) else self.workers
+        examples, held = self.splits[split], isinstance(self.splits[split], HeldExamples)
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if isinstance(examples, HeldExamples) and split == "train":
+            keep_on(device, examples)
+        workers = 0 if held else self.workers
         return DataLoader(
             examples,
             sampler=self.batches(split),
             batch_size=None,
             num_workers=workers,
+            pin_memory=device.type == "cuda" and not held,
             persistent_workers=workers > 0,
             timeout=LOADER_TIMEOUT if workers else 0,
             worker_init_fn=ignore_signals,  # Ctrl-C is for the training process
@@ -187,6 +192,13 @@ class ImageData(DataModule):
                 mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
                 x = torch.where(mirrored, x.flip(-1), x)
         return x, label
+
+
+def keep_on(device: torch.device, examples: HeldExamples) -> None:
+    """Move examples to a GPU that has much more memory than they take."""
+    size = examples.values.nbytes + examples.labels.nbytes
+    if device.type == "cuda" and size < SHARE * torch.cuda.mem_get_info(device)[0]:
+        examples.to(device)
 
 
 def limited(batches: int, limit: float) -> int:

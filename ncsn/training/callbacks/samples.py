@@ -45,7 +45,7 @@ class SampleGrid(Callback):
             examples = data.splits["train"]
             spread = torch.linspace(0, len(examples) - 1, self.count).long().tolist()
             pixels, _ = examples[spread]  # files may be sorted by class
-            show_image(trainer, "training images", tiled(enlarged(pixels)))
+            show_image(trainer, "training images", tiled(enlarged(pixels.cpu())))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ScoreModule)
