@@ -336,7 +336,7 @@ def test_memory_that_does_not_hold_a_batch_ends_it_in_one_line(digits, monkeypat
 
     monkeypatch.setattr(Model, "trajectories", none)
     status, line = refusal(capsys, lambda: sample([digits, "--num-samples", "2"]))
-    assert (status, line) == (1, f"error: {text}; lower the batch size (--batch-size)")
+    assert (status, line) == (1, f"error: {text}; lower the batch size (--batch-size; --data.batch_size in training)")
 
 
 def test_the_network_is_compiled_when_asked(digits, monkeypatch):

@@ -131,9 +131,8 @@ def test_half_a_digit_is_filled_in_by_a_network_with_many_iterations():
     half[:, :4] = 1
     operator = Mask(half)
     y = operator(torch.tensor(image, dtype=torch.float32))
-    sigmas = model.sigmas_for(model.sampler, 10)
-    # Of some seeds one of twelve goes as far as 3. Of this one an unbounded weight goes to 6, a plain solve to 94.
-    x = model.sample(12, seed=5, sigmas=sigmas, guide=lambda score: posterior(score, operator, y, 0.01, 12))
+    # With an unbounded weight, this seed goes to 28.
+    x = model.sample(12, seed=4, guide=lambda score: posterior(score, operator, y, 0.01, 12))
     assert -0.5 < x.min() < x.max() < 1.5
     assert (operator(x) - y).square().mean().mul(2).sqrt().item() < 0.02
 

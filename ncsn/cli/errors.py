@@ -68,7 +68,7 @@ def exit_codes() -> Iterator[None]:
         kinds = [kind.__name__ for kind in type(error).__mro__]
         if MEMORY.intersection(kinds) or ("RuntimeError" in kinds and NO_MEMORY.search(str(error))):
             what = (str(error).splitlines() or ["out of memory"])[0]
-            fail(1, f"{what}; lower the batch size (--batch-size)")
+            fail(1, f"{what}; lower the batch size (--batch-size; --data.batch_size in training)")
         code = next((CODES[kind] for kind in kinds if kind in CODES), None)
         if code is None:
             raise
