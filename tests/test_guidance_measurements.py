@@ -53,7 +53,7 @@ def test_the_posterior_score_of_gaussian_data_is_exact(operator, noise, dtype):
 
 @each_operator
 def test_the_flow_draws_the_exact_posterior(operator):
-    data, noise, sigmas = Correlated.draw(SHAPE), 0.3, KarrasSchedule(80, 0.05, 60).sigmas()
+    data, noise, sigmas = Correlated.draw(SHAPE), 0.3, KarrasSchedule(80, 0.05, 40).sigmas()
     y = measured(operator, data.sample(1), noise)
     x = flow(posterior(data.score, operator, y, noise, iterations=8), 80 * torch.randn(2000, *SHAPE).double(), sigmas)
     data.given(operator, y, noise).assert_law(x, sigma=0.05, bias=0.02)
