@@ -100,7 +100,7 @@ def _exponential(words: Tensor) -> Tensor:
 
 
 def _like(x: Tensor, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return `values` (4, B, n), four or fewer of which are too many, in the shape of `x`."""
+    """Return the first of `values` (4, B, n), as many as `x` has, in the shape of `x`."""
     rows = values.to(dtype or x.dtype).movedim(0, 1).flatten(1)
     return rows[:, : x.shape[1:].numel()].reshape(x.shape)
 
