@@ -32,6 +32,7 @@ from ncsn.model.settings import at_most_parameters
 from ncsn.training import callbacks, checks, processes
 from ncsn.training.callbacks.logged import log_folder
 from ncsn.training.checkpoint_io import PatientCheckpointIO
+from ncsn.training.gpu import use_fast_kernels
 from ncsn.training.module import ScoreModule
 from ncsn.training.resume import (
     Record,
@@ -115,8 +116,7 @@ def run() -> None:
         OSError: if the disk or a worker process fails.
         FloatingPointError: if too many steps have no finite gradient.
     """
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32, if the precision is 32-true
+    use_fast_kernels()
     with at_most_parameters(MAX_PARAMETERS):
         built = build()
     with processes.hold_outputs("name", exclusive_folder(built.folder)):
