@@ -79,12 +79,12 @@ class Bench:
         return self.training_row(batch, flop, self.seconds(step), self.median(step, self.steps))
 
 
-def built(bench: Bench, config: str, **model: str) -> Run:
-    """Return the run of a configuration, with settings of the model by their last names."""
+def built(bench: Bench, config: str, name: str = "run", **model: str) -> Run:
+    """Return a run of a configuration, with settings of the model by their last names."""
     network = TOY_NETWORK if bench.toy else {}
     settings = {
         "config": ROOT / "configs" / f"{config}.yaml",
-        "name": "_".join([config, *model.values()]),
+        "name": "_".join([config, name, *model.values()]),
         **{f"model.denoiser.network.{name}": value for name, value in network.items()},
         **{f"model.{name}": value for name, value in model.items()},
         "model.warmup": 0,
@@ -96,7 +96,7 @@ def built(bench: Bench, config: str, **model: str) -> Run:
         "trainer.devices": 1,
         "trainer.enable_progress_bar": "false",
         "trainer.limit_val_batches": 0,
-        "trainer.max_steps": 1 + (1 + bench.rounds) * bench.steps,
+        "trainer.max_steps": 1_000_000,
     }
     if config != "digits":
         settings["data.root"] = bench.folder

@@ -7,7 +7,7 @@ that is not there. Each part prints a table; DIR/gpu.json is written after each 
 - sampling: the network of cifar10 at 20 NFE, and as many bare calls of the network.
 - tests: `pytest -m gpu`.
 - bare: the training step (loss, backward, guard, optimiser) without Lightning.
-- train: the training step by `ncsn train`, which chooses the layout by itself.
+- train: the training step by `ncsn train`, which chooses the layout and ("auto") how to compile.
 - diffusers: its UNet2DModel for CIFAR-10, with AdamW, as in its training example.
 
 The steps are those of the configurations, in their precision. The share of the peak counts
@@ -28,9 +28,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 if not __package__:  # python benchmarks/gpu.py
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -48,12 +50,15 @@ from ncsn.cli.errors import silence_libraries
 from ncsn.networks.layers import NORMS
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver
+from ncsn.training import compilation
+from ncsn.training.gpu import compiled, use_fast_kernels
 from ncsn.training.module import gradient_norm
 from ncsn.training.optimisers import skip_step
 from ncsn.training.run import check, fit
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 CONVOLUTIONS = (128, 32), (256, 32), (256, 16), (256, 8), (512, 8)  # channels, side
+COMPILED = "eager", "parts", "graphs"
 NFE = 20
 USED = 0.95  # of the time; the rest is for imports and the end
 
@@ -87,21 +92,19 @@ def convolution(bench: Bench, channels: int, side: int, layout: torch.memory_for
 
 def bare(bench: Bench) -> Iterator[Measurement]:
     """Yield the training steps without Lightning; those that compile come last."""
-    for compiled, layout, config, norm in product((False, True), LAYOUTS, bench.batches, NORMS):
+    for how, layout, config, norm in product(COMPILED, LAYOUTS, bench.batches, NORMS):
         what = {"config": config, "batch": bench.batches[config], "norm": norm}
-        what |= {"layout": layout, "compiled": compiled}
-        yield what, partial(bare_steps, bench, config, norm, LAYOUTS[layout], compiled)
+        what |= {"layout": layout, "compiled": how}
+        if how != "graphs" or layout == "channels_last":
+            yield what, partial(bare_steps, bench, config, norm, LAYOUTS[layout], how)
 
 
-def bare_steps(
-    bench: Bench, config: str, norm: str, layout: torch.memory_format, compiled: bool
-) -> Row:
+def bare_steps(bench: Bench, config: str, norm: str, layout: torch.memory_format, how: str) -> Row:
     """Measure the training step of a configuration without Lightning."""
     run = built(bench, config, **{"denoiser.network.norm": norm})
     module, x = run.model.to(bench.device).to(memory_format=layout), batch_of(run, bench.device)
     flop, optimizer = flops(partial(loss_of, run), x), module.optimizer(module.parameters())
-    if compiled:
-        module.model.compile_network()
+    network: Any = module.denoiser.network
 
     def step() -> None:
         optimizer.zero_grad()
@@ -109,11 +112,15 @@ def bare_steps(
         skip_step(optimizer, ~gradient_norm(module.parameters()).isfinite())
         optimizer.step()
 
-    return bench.timed_steps(step, len(x), flop)
+    if how == "graphs":  # otherwise `torch.compiler.reset` imports it, and fails by that
+        import_module("torch._inductor.cudagraph_trees")
+    eager = contextlib.nullcontext()
+    with eager if how == "eager" else compiled(network, graphs=how == "graphs"):
+        return bench.timed_steps(step, len(x), flop)
 
 
 class Clock(Callback):
-    """The times at the end of the first step, and of each round of steps after it."""
+    """The times at the end of the first step, and of each round of steps, the last of the run."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -123,6 +130,7 @@ class Clock(Callback):
         if (trainer.global_step - 1) % self.bench.steps == 0:
             self.bench.wait()
             self.times.append(time.perf_counter())
+            trainer.should_stop = len(self.times) == 3 + self.bench.rounds
 
     def seconds(self) -> tuple[float, float]:
         """Return those of the first step, and of a later one, after a round of warm-up."""
@@ -134,34 +142,35 @@ class Clock(Callback):
 
 def train(bench: Bench) -> Iterator[Measurement]:
     """Yield the training steps by `ncsn train`; those that compile come last."""
-    for compiled, config, norm in product((False, True), bench.batches, NORMS):
+    for how, config, norm in product((*COMPILED, "auto"), bench.batches, NORMS):
         what = {"config": config, "batch": bench.batches[config], "norm": norm}
-        yield what | {"compiled": compiled}, partial(trained_steps, bench, config, norm, compiled)
+        yield what | {"compiled": how}, partial(trained_steps, bench, config, norm, how)
 
 
-def trained_steps(bench: Bench, config: str, norm: str, compiled: bool) -> Row:
+def trained_steps(bench: Bench, config: str, norm: str, how: str) -> Row:
     """Measure the training step of a configuration by `ncsn train`."""
-    settings = {"denoiser.network.norm": norm, "compile": str(compiled).lower()}
-    run = built(bench, config, **settings)
+    run = built(bench, config, how, **{"denoiser.network.norm": norm})
     x = batch_of(run, torch.device("cpu"))
     flop = flops(partial(loss_of, run), x)
-    with contextlib.redirect_stdout(io.StringIO()):
+    choose: Any = compilation.choose if how == "auto" else lambda *_: how
+    with contextlib.redirect_stdout(io.StringIO()), patch.object(compilation, "choose", choose):
         check(run)
         clock = Clock(bench)
         run.trainer.callbacks.append(clock)
         fit(run)
-    return bench.training_row(len(x), flop, *clock.seconds())
+    chosen = [c.choice for c in run.trainer.callbacks if isinstance(c, compilation.Compilation)]
+    return {"chosen": chosen[0]} | bench.training_row(len(x), flop, *clock.seconds())
 
 
 def diffusers(bench: Bench) -> Iterator[Measurement]:
     """Yield the training steps of the network of diffusers."""
     batch = next(iter(bench.batches.values()))
-    for compiled in (False, True):
-        what = {"network": "UNet2DModel", "batch": batch, "compiled": compiled}
-        yield what, partial(diffusers_steps, bench, batch, compiled)
+    for compiles in (False, True):
+        what = {"network": "UNet2DModel", "batch": batch, "compiled": compiles}
+        yield what, partial(diffusers_steps, bench, batch, compiles)
 
 
-def diffusers_steps(bench: Bench, batch: int, compiled: bool) -> Row:
+def diffusers_steps(bench: Bench, batch: int, compiles: bool) -> Row:
     """Measure the training step of the network of diffusers, in bf16."""
     try:
         from diffusers import UNet2DModel
@@ -181,7 +190,7 @@ def diffusers_steps(bench: Bench, batch: int, compiled: bool) -> Row:
         return functional.mse_loss(out.float(), x)
 
     flop, optimizer = flops(loss, x), torch.optim.AdamW(network.parameters(), fused=True)
-    if compiled:
+    if compiles:
         network.compile(dynamic=False)
 
     def step() -> None:
@@ -282,8 +291,8 @@ def main() -> None:
     silence_libraries()
     options.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(options.folder.resolve(), options.out.resolve(), options.toy)
-    name, precision = ("CPU", "highest") if options.toy else (torch.cuda.get_device_name(), "high")
-    torch.set_float32_matmul_precision(precision)  # as `ncsn train` does
+    name = "CPU" if options.toy else torch.cuda.get_device_name()
+    use_fast_kernels()  # as `ncsn train` does
     bench.results |= {"device": name, "torch": torch.__version__}
     stance = torch.compiler.set_stance("force_eager" if options.toy else "default")
     with tempfile.TemporaryDirectory() as folder, stance:

@@ -89,7 +89,7 @@ def test_the_benchmark_of_a_gpu_measures_every_part(gpu):
     pytest.importorskip("diffusers")
     text, results = gpu()
     assert not [row for row in rows(results) if "note" in row]
-    assert [len(results[name]) for name in PARTS] == [11, 2, 1, 8, 4, 2]
+    assert [len(results[name]) for name in PARTS] == [11, 2, 1, 10, 8, 2]
     assert all(row["images/s"] > 0 < row["of the peak"] for row in (*results["bare"], *results["train"]))
     assert all(row["over bare calls"] > 0 for row in results["sampling"])
     assert results["data"] == {"mnist": "random images"}
@@ -102,7 +102,7 @@ def test_the_benchmark_of_a_gpu_measures_every_part(gpu):
 def test_the_benchmark_of_a_gpu_skips_what_has_no_time_left(gpu):
     text, results = gpu("--minutes", "0")
     assert {row["note"] for row in rows(results)} == {"skipped: the time of this part is used up"}
-    assert text.count("skipped: the time of this part is used up") == 28
+    assert text.count("skipped: the time of this part is used up") == 34
 
 
 def test_the_benchmark_of_a_gpu_goes_on_after_a_failure_and_a_part_that_takes_too_long(gpu, tmp_path, monkeypatch):
