@@ -2,23 +2,30 @@
 
 import copy
 import os
+import warnings
 from contextlib import contextmanager
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from ncsn.cli.main import main
 from ncsn.data import Digits
 from ncsn.model import checkpoint_file
 from ncsn.model.load import load
 from ncsn.networks import UNet
 from ncsn.noise.streams import Streams
+from ncsn.training import compilation
+from ncsn.training.compilation import Compilation
 from torch import nn
+from torch.optim import SGD
+from torch.profiler import ProfilerActivity, profile
 
 from conftest import named
 from runs import same
 from test_cli import REPOSITORY, refusal, run_train, train_small
+from test_compilation import EndsAfter
 from test_module import small_module, small_trainer
-from test_networks import unet
+from test_networks import shaken, unet
 from test_no_waits import LEVELS, OPTIMISERS, SAMPLERS, Watched
 
 # Deterministic matrix products need it, from before the first one.
@@ -49,13 +56,87 @@ def test_whatever_waits_is_noticed():
         x.sum().item()
 
 
+class WatchedLater(Watched):
+    """Watches from the second step on; before the first one, steps are timed and compiled."""
+
+    def on_train_batch_start(self, trainer, *rest):
+        if trainer.global_step:
+            super().on_train_batch_start(trainer, *rest)
+
+
+def trained(folder, monkeypatch, how, *callbacks, optimizer=SGD, **settings):
+    """The choice of a run of six steps on the GPU that is compiled in a given way, or as it chooses itself."""
+    if how != "auto":
+        monkeypatch.setattr(compilation, "choose", lambda *_: how)
+    torch.manual_seed(0)
+    module = small_module(optimizer=optimizer, **settings)
+    shaken(module.denoiser.network)
+    settings = {"accelerator": DEVICE, "devices": 1, "max_steps": 10**7, "log_every_n_steps": 5, "limit_val_batches": 0}
+    trainer = small_trainer(folder, **settings, callbacks=[*callbacks, EndsAfter(6)])
+    labels = bool(module.denoiser.network.classes)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="torch cannot compile")
+        trainer.fit(module, Digits(batch_size=64, labels=labels))
+    return next(callback.choice for callback in trainer.callbacks if isinstance(callback, Compilation))
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("optimizer", OPTIMISERS)
-def test_a_step_of_training_does_not_wait(tmp_path, optimizer):
-    watched, module = Watched(no_waits), small_module(classes=10, optimizer=OPTIMISERS[optimizer])
-    settings = {"accelerator": DEVICE, "devices": 1, "max_steps": 6, "log_every_n_steps": 5, "callbacks": [watched]}
-    small_trainer(tmp_path, **settings).fit(module, Digits(batch_size=64, labels=True))
-    assert watched.steps == 5
+@pytest.mark.parametrize(
+    ("optimizer", "how"),
+    [*((name, "eager") for name in OPTIMISERS), ("fused Adam", "parts"), ("fused Adam", "graphs")],
+)
+def test_a_step_of_training_does_not_wait(tmp_path, monkeypatch, optimizer, how):
+    watched = WatchedLater(no_waits)
+    assert trained(tmp_path, monkeypatch, how, watched, classes=10, optimizer=OPTIMISERS[optimizer]) == how
+    assert watched.steps == 4  # of the second to the sixth, the fifth is logged
+
+
+class Kernels(Callback):
+    """The names of the kernels of the third step."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 2:
+            self.profile = profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
+            self.profile.__enter__()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 2:
+            torch.cuda.synchronize()
+            self.profile.__exit__(None, None, None)
+            self.names = [event.name for event in self.profile.events()]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", ["parts", "graphs", "auto"])
+def test_a_long_run_is_compiled(tmp_path, monkeypatch, how):
+    kernels = Kernels()
+    choice = trained(tmp_path, monkeypatch, how, kernels)
+    assert choice == ("graphs" if how == "auto" else how)  # it is small, so that launches dominate
+    assert any("GraphLaunch" in name for name in kernels.names) == (choice == "graphs")
+    assert choice == "graphs" or any(name.startswith("triton_") for name in kernels.names)
+
+
+class Gradients(Callback):
+    """The gradients of each step."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.found += [p.grad.clone() for p in pl_module.parameters()]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", ["parts", "graphs"])
+def test_the_gradients_of_compiled_steps_are_those_of_eager_ones(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    eager, compiled = Gradients(), Gradients()
+    trained(tmp_path, monkeypatch, "eager", eager)
+    assert trained(tmp_path, monkeypatch, how, compiled) == how
+    assert len(eager.found) == len(compiled.found) > 0
+    largest = max(gradient.norm() for gradient in eager.found)
+    for one, other in zip(eager.found, compiled.found, strict=True):
+        assert (one - other).norm() < 0.01 * (one.norm() + 1e-3 * largest)
 
 
 @pytest.mark.gpu
