@@ -338,6 +338,19 @@ def test_loss_per_level_adds_up_to_the_loss(tmp_path):
         assert [point.value > 0 for point in scalars.Scalars(tag)] == [True] * 3
 
 
+def test_the_first_step_which_may_compile_does_not_count_in_the_images_per_second(monkeypatch):
+    times, logged = iter([100.0, 101.0]), []
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    module = SimpleNamespace(log=lambda name, value, prog_bar: logged.append((name, value)))
+    steps = {"accumulate_grad_batches": 1, "log_every_n_steps": 2, "world_size": 1}
+    throughput = Throughput()
+    throughput.on_train_start()
+    for step in (1, 2):
+        trainer = SimpleNamespace(**steps, global_step=step, is_last_batch=False)
+        throughput.on_train_batch_end(trainer, module, None, [torch.zeros(64)], step - 1)
+    assert logged == [("images/s", 64.0)]
+
+
 def test_the_bar_ends_full(tmp_path):
     bar = RunProgress()
     fit(tmp_path, bar, steps=7, enable_progress_bar=True, limit_val_batches=0)

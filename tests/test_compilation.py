@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from ncsn.cli.main import main
 from ncsn.data import Digits
 from ncsn.model import checkpoint_file
@@ -284,6 +285,11 @@ def test_a_run_on_a_gpu_chooses_by_the_time_of_a_step_and_says_so(
     finally:
         torch.use_deterministic_algorithms(False)
     assert f"Compiling:   {line}" in capsys.readouterr().out
+
+
+def test_all_devices_choose_as_the_first_one(gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda self, value, src=0: (0.001, 0.01))
+    assert gpu(tmp_path, 0.01, 0.0001, max_steps=20_000)[0] == "parts"
 
 
 def test_each_step_of_cuda_graphs_begins_without_gradients(gpu, tmp_path, monkeypatch):
