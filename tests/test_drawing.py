@@ -226,8 +226,8 @@ def test_a_wrong_wish_is_answered_in_one_line(request, here, capsys, model, opti
 
 
 def test_points_go_into_no_folder_and_a_model_of_one_level_knows_no_steps(tmp_path_factory, here, capsys):
-    moons = str(trained("implicit", tmp_path_factory.mktemp("moons")))
-    binary = str(trained("ratio_matching", tmp_path_factory.mktemp("binary")))
+    moons = str(trained("implicit", tmp_path_factory.mktemp("moons"), "--samples.count", "0"))
+    binary = str(trained("ratio_matching", tmp_path_factory.mktemp("binary"), "--samples.count", "0"))
     capsys.readouterr()
     status, line = refusal(capsys, lambda: sample([moons, "--out", "folder"]))
     assert (status, "--out folder: needs images" in line) == (2, True)

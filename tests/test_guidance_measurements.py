@@ -53,7 +53,7 @@ def test_the_posterior_score_of_gaussian_data_is_exact(operator, noise, dtype):
 
 @each_operator
 def test_the_flow_draws_the_exact_posterior(operator):
-    data, noise, sigmas = Correlated.draw(SHAPE), 0.3, KarrasSchedule(80, 0.05, 40).sigmas()
+    data, noise, sigmas = Correlated.draw(SHAPE), 0.3, KarrasSchedule(80, 0.05, 24).sigmas()
     y = measured(operator, data.sample(1), noise)
     x = flow(posterior(data.score, operator, y, noise, iterations=8), 80 * torch.randn(2000, *SHAPE).double(), sigmas)
     data.given(operator, y, noise).assert_law(x, sigma=0.05, bias=0.02)
@@ -62,7 +62,7 @@ def test_the_flow_draws_the_exact_posterior(operator):
 def test_annealed_langevin_draws_the_exact_posterior():
     data, operator, noise = Correlated.draw((1, 2, 2)), GaussianBlur(0.6), 0.3
     y = measured(operator, data.sample(1), noise)
-    sigmas = GeometricSchedule(8, 0.05, 20).sigmas()
+    sigmas = GeometricSchedule(8, 0.05, 14).sigmas()
     guided = posterior(data.score, operator, y, noise, iterations=4)
     *_, x = AnnealedLangevin(0.2 * 0.05**2, 20)(guided, 8 * torch.randn(1500, 1, 2, 2).double(), sigmas)
     data.given(operator, y, noise).assert_law(x, bias=0.05)

@@ -12,12 +12,12 @@ from ncsn.data import BinaryDigits, Digits
 from ncsn.model import checkpoint_file
 from ncsn.model.load import load, load_data
 from ncsn.model.pretrained import save_pretrained, save_safetensors
-from ncsn.networks import MLP, AutoencoderEnergy, UNet
+from ncsn.networks import MLP, UNet
 from ncsn.noise import GeometricSchedule, KarrasSchedule, NoNoise
 from ncsn.noise.streams import Streams, uniform
 from ncsn.objectives import DenoisingScoreMatching, PseudoLikelihood, RatioMatching, Weighted
-from ncsn.samplers import AnnealedLangevin, DPMSolver, EulerMaruyama, Gibbs, Sampler
-from ncsn.score import EDMDenoiser, EnergyScore, NCSNDenoiser, ScoreModel
+from ncsn.samplers import AnnealedLangevin, DPMSolver, Gibbs, Sampler
+from ncsn.score import EDMDenoiser, NCSNDenoiser, ScoreModel
 from ncsn.training.callbacks import EMA, Checkpoint
 from ncsn.training.checkpoint_io import DurableCheckpointIO
 from ncsn.training.module import ScoreModule, gradient_norm, mixed_seed
@@ -246,21 +246,6 @@ def test_draw_yields_a_state_a_level_and_takes_another_sampler():
 def test_impossible_settings_are_refused(settings, field):
     with pytest.raises(ValueError, match=field):
         small_module(**settings)
-
-
-def test_the_network_is_compiled_when_training_begins_and_not_before(tmp_path, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(UNet, "compile", lambda self, **settings: compiled.append(settings))
-    module = small_module(compile=True)
-    assert not compiled
-    small_trainer(tmp_path, max_steps=1).fit(module, Digits())
-    assert compiled == [{"mode": None, "dynamic": False}]
-
-
-def test_an_energy_is_not_compiled():
-    parts = GeometricSchedule(1, 0.1, 10), DenoisingScoreMatching(), EulerMaruyama()
-    with pytest.raises(ValueError, match="compile is true"):
-        ScoreModule(EnergyScore(AutoencoderEnergy(4, 3)), *parts, shape=(4,), compile=True)
 
 
 def test_only_the_steps_that_are_logged_are_measured(tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def plane():
 @pytest.fixture(scope="module")
 def space():
     torch.manual_seed(0)
-    return Truth(Correlated.draw((64,)))
+    return Truth(Correlated.draw((32,)))
 
 
 def test_the_distance_tells_a_wrong_density(plane, space):

@@ -55,17 +55,10 @@ def digits(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in CONFIGS.glob("*.yaml")))
 def test_every_toy_trains_and_is_drawn(name, tmp_path, monkeypatch, capsys):
-    checkpoint = trained(name, tmp_path)
+    steps = "sampler.sweeps" if name == "ratio_matching" else "sampler.steps"
+    checkpoint = trained(name, tmp_path, f"--model.{steps}", "1")
     monkeypatch.chdir(tmp_path)
-    sample(
-        [
-            str(checkpoint),
-            "--num-samples",
-            "30",
-            "--sampler.sweeps" if name == "ratio_matching" else "--sampler.steps",
-            "1",
-        ]
-    )
+    sample([str(checkpoint), "--num-samples", "30"])
     assert "Wrote samples.png" in capsys.readouterr().out
     picture = pixels("samples.png")
     assert picture.shape[1] > 350
@@ -123,7 +116,8 @@ def test_what_has_no_picture_is_refused(moons, tmp_path, monkeypatch, capsys):
 
 
 def test_a_machine_of_binary_digits_is_made_of_its_parts(tmp_path):
-    module = load(trained("ratio_matching", tmp_path, "--model.objective", "ncsn.objectives.PseudoLikelihood"))
+    options = ["--model.objective", "ncsn.objectives.PseudoLikelihood", "--model.sampler.sweeps", "1"]
+    module = load(trained("ratio_matching", tmp_path, *options))
     assert isinstance(module.denoiser.energy, RBM)
     assert isinstance(module.schedule, NoNoise)
     *_, x = module.trajectory(module.start(3), sampler=Gibbs(1))

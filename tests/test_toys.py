@@ -12,7 +12,7 @@ TOYS = [Checkerboard, EightGaussians, Pinwheel, Rings, TwoMoons, TwoSpirals]
 NONE = torch.zeros(())
 
 
-def lattice(reach=6.0, nodes=301):
+def lattice(reach=6.0, nodes=151):
     axis = torch.linspace(-reach, reach, nodes)
     return torch.cartesian_prod(axis, axis), (axis[1] - axis[0]).item() ** 2
 
@@ -20,7 +20,7 @@ def lattice(reach=6.0, nodes=301):
 @pytest.mark.parametrize("toy", TOYS)
 @pytest.mark.parametrize("sigma", [0.0, 0.5])
 def test_the_density_is_one_and_the_samples_are_of_it(toy, sigma):
-    x, area = lattice(nodes=151 if sigma else 301)
+    x, area = lattice(nodes=101 if sigma else 151)
     mass = toy().log_prob(x, torch.tensor(sigma)).exp() * area
     assert mass.sum().item() == pytest.approx(1, abs=1e-3)
     samples = toy().sample(20_000, sigma)

@@ -90,6 +90,10 @@ class UNet(nn.Module):
         out: Tensor = h[..., :height, :width]
         return out
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """Return the parts to compile one by one; blocks of equal shapes share their code."""
+        return [*(m for m in self.modules() if isinstance(m, ResidualBlock)), self.head]
+
 
 class Resolution(nn.Module):
     """One resolution of the U-Net, with all lower ones inside."""

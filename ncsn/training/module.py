@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import is_dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -29,6 +29,7 @@ from ncsn.noise.streams import Streams, mixed_seed, uniform
 from ncsn.objectives import Objective
 from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, ScoreModel
+from ncsn.training.compilation import Compilation
 from ncsn.training.optimisers import skip_step
 
 __all__ = ["ScoreModule"]
@@ -52,7 +53,7 @@ class ScoreModule(LightningModule):
         cooldown: steps over which it falls to 0 at the end of the run. Both are
             shortened, with a warning, in a run of fewer steps than they have.
         label_dropout: the probability of training an example without its label.
-        compile: compile the network; this takes minutes and pays on GPUs.
+        compile: compile the network: "auto" on CUDA, if the run takes minutes.
         class_names: the names of the classes by their numbers.
         weights: start from the weights of the model in this file, as far as they fit.
 
@@ -71,7 +72,7 @@ class ScoreModule(LightningModule):
         warmup: int = 0,
         cooldown: int = 0,
         label_dropout: float = 0.1,
-        compile: bool = False,  # noqa: A002 - torch's own word for it
+        compile: Literal["auto"] | bool = "auto",  # noqa: A002 - torch's own word for it
         class_names: Sequence[str] = (),
         weights: str | Path | None = None,
     ) -> None:
@@ -81,7 +82,8 @@ class ScoreModule(LightningModule):
         possible = 0 <= label_dropout < 1
         expect("0 <= label_dropout < 1", possible, self, label_dropout=label_dropout)
         objective.of(denoiser)
-        if compile and not isinstance(denoiser, Denoiser):
+        expect('"auto", true or false', compile in ("auto", True, False), self, compile=compile)
+        if compile is True and not isinstance(denoiser, Denoiser):
             rule = "an energy, which is differentiated, cannot be compiled"
             raise ValueError(f"ScoreModule: compile is true, but {rule}")
         Model(denoiser, schedule, sampler, shape, class_names=class_names)  # checks these
@@ -99,7 +101,7 @@ class ScoreModule(LightningModule):
         self.cooldown = cooldown
         self.label_dropout = label_dropout
         self.class_names = class_names
-        self.compiled = compile
+        self.compilation = compile if isinstance(denoiser, Denoiser) else False
         self.seed = 0
         # Tensors on the device once training has begun.
         self.skipped_steps: int | Tensor = 0
@@ -142,6 +144,9 @@ class ScoreModule(LightningModule):
         """Return losses (B,) of clean `x` (B, ...) at `sigma` (B, 1, ..., 1)."""
         return self.objective(self.objective.of(self.denoiser, label), x, sigma)
 
+    def configure_callbacks(self) -> list[Callback]:
+        return [Compilation(self.compilation is True)] if self.compilation else []
+
     def on_fit_start(self) -> None:
         if wrong := self.described_parts()[1]:
             remedy = "ScoreModule.load_from_checkpoint(FILE, denoiser=...)"
@@ -150,8 +155,6 @@ class ScoreModule(LightningModule):
         self.seed = torch.initial_seed()
         if self.device.type == "cuda":
             self.to(memory_format=torch.channels_last)
-        if self.compiled:
-            self.model.compile_network()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # All randomness of a step (flips, levels, noise, dropout) follows from
@@ -191,14 +194,18 @@ class ScoreModule(LightningModule):
             label = None
         return x, label
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        x, label = self.examples(batch)
+    def random_losses(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return training losses (B,) and their levels (B, 1, ..., 1), random as of this step."""
         with Streams(self.step_seed, range(len(x)), x.device):
             if label is not None:
                 u = uniform(torch.empty(len(x), device=x.device))
                 label = torch.where(u < self.label_dropout, -1, label)
             sigma = self.schedule.sample(x)
-            losses = self.losses(x, sigma, label)
+            return self.losses(x, sigma, label), sigma
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        x, label = self.examples(batch)
+        losses, sigma = self.random_losses(x, label)
         loss = losses.mean()
         if self.logs:
             per_dimension = loss.detach() / x[0].numel()

@@ -32,6 +32,7 @@ from ncsn.model.settings import at_most_parameters
 from ncsn.training import callbacks, checks, processes
 from ncsn.training.callbacks.logged import log_folder
 from ncsn.training.checkpoint_io import PatientCheckpointIO
+from ncsn.training.gpu import use_fast_kernels
 from ncsn.training.module import ScoreModule
 from ncsn.training.resume import (
     Record,
@@ -74,15 +75,15 @@ FROM_DATA: dict[str, Callable[[DataModule], int | None]] = {
 class SaveConfig(SaveConfigCallback):
     """The whole configuration, saved with the logs and shown in TensorBoard."""
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Without a folder of its own, it would replace a config.yaml in the working folder.
-        self.save_to_log_dir = isinstance(trainer.logger, (TensorBoardLogger, CSVLogger))
-        super().setup(trainer, pl_module, stage)
-
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if isinstance(trainer.logger, TensorBoardLogger):
-            text = self.parser.dump(self.config, skip_unset=False)
-            trainer.logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+        logger = trainer.logger
+        # Without a folder of its own, it would replace a config.yaml in the working folder.
+        if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+            text, folder = self.parser.dump(self.config, skip_unset=False), Path(logger.log_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(text)
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
 
 @dataclass
@@ -115,8 +116,7 @@ def run() -> None:
         OSError: if the disk or a worker process fails.
         FloatingPointError: if too many steps have no finite gradient.
     """
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32, if the precision is 32-true
+    use_fast_kernels()
     with at_most_parameters(MAX_PARAMETERS):
         built = build()
     with processes.hold_outputs("name", exclusive_folder(built.folder)):
@@ -165,7 +165,7 @@ def build() -> Run:
     files = PatientCheckpointIO()
     own: list[Callback] = [stop, record]
     if not config.trainer.fast_dev_run:
-        own.append(SaveConfig(parser, config, overwrite=True))
+        own.append(SaveConfig(parser, config, save_to_log_dir=False))
     trainer = make_trainer(config, parts, own, files)
     return Run(config, parts, parts.model, parts.data, trainer, stop, record, files)
 

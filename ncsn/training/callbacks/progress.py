@@ -84,17 +84,21 @@ class Throughput(Callback):
     """Training images per second over all devices, in the progress bar and log."""
 
     def on_train_start(self, *_: Any) -> None:
-        self.images, self.began = 0, time.perf_counter()
+        self.images = 0
+        self.began: float | None = None
 
     def on_validation_end(self, *_: Any) -> None:
-        self.on_train_start()
+        self.images, self.began = 0, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        now = time.perf_counter()
+        if self.began is None:  # the first step may compile the network
+            self.began = now
+            return
         self.images += len(batch[0]) * trainer.world_size
         if is_logging_step(trainer, batch_idx):
-            now = time.perf_counter()
             pl_module.log("images/s", self.images / (now - self.began), prog_bar=True)
             self.images, self.began = 0, now
 
@@ -138,6 +142,10 @@ class RunProgress(ProgressBar):
 
     def on_exception(self, *_: Any) -> None:
         self.progress.stop()
+
+    def show_status(self, text: str) -> None:
+        """Show a text in place of the metrics, until these are known."""
+        self.progress.update(self.task, metrics=text)
 
     def _show_metrics(self, trainer: Trainer) -> None:
         known = trainer.progress_bar_metrics.items()
