@@ -26,9 +26,10 @@ from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, Score, ScoreModel, tweedie
 from ncsn.score.guidance import classifier_free
 
-__all__ = ["DATA", "Model"]
+__all__ = ["DATA", "PRECISION", "Model"]
 
 DATA = "datamodule_hyper_parameters"  # the data's settings in a file, as Lightning names them
+PRECISION = "precision"  # of training, in a file
 MOST_NUMBERS = 100_000_000  # elements of an example; more would fill the memory
 UNIFORM = 1 / 2, 12**-0.5  # mean and standard deviation of U[0, 1], where sampling starts
 
