@@ -22,11 +22,7 @@ from rich.table import Table
 
 from ncsn.cli.errors import SIGNALS, exit_codes, exit_on_signals, fail, stop
 from ncsn.cli.options import OneLineParser
-from ncsn.evaluation.report import markdown
-from ncsn.model.files import atomic_write, exclusive_file
-from ncsn.model.load import newest_checkpoint
-from ncsn.model.model_card import spread
-from ncsn.training.processes import hold_outputs
+from ncsn.model.files import atomic_write, exclusive_file, hold
 
 __all__ = ["main", "result", "results_table"]
 
@@ -60,13 +56,11 @@ def main() -> None:
     if any(word.partition("=")[0] in ("--name", "--ckpt_path") for word in options.train):
         fail(2, "--train: --name and --ckpt_path are set by this command; remove them")
     locks = [exclusive_file(file) for file in dict.fromkeys(map(file_of, options.configs))]
-    with (
-        exit_on_signals(),
-        exit_codes(),
-        hold_outputs("configs", *locks),
-    ):
-        table = results_table([result(config, options) for config in options.configs])
-    print(markdown(table))
+    with exit_on_signals(), exit_codes(), hold("configs", *locks):
+        results = [result(config, options) for config in options.configs]
+    from ncsn.evaluation.report import markdown  # with torch, which training does not wait for
+
+    print(markdown(results_table(results)))
 
 
 def file_of(config: Path) -> Path:
@@ -86,6 +80,8 @@ def result(config: Path, options: Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     done([*TRAIN, "--config", str(config), *options.train, "--name", folder.name])
     minutes = (time.perf_counter() - began) / 60
+    from ncsn.model.load import newest_checkpoint
+
     report = folder / "report.json"
     done([*EVALUATE, str(newest_checkpoint(folder)), "--json", str(report), *options.evaluate])
     made: dict[str, Any] = json.loads(report.read_text()) | {
@@ -127,6 +123,8 @@ def done(command: list[str]) -> None:
 
 def results_table(results: list[dict[str, Any]]) -> Table:
     """Return a row for each result, with those of as many held-out images in brackets."""
+    from ncsn.model.model_card import spread
+
     names = list(dict.fromkeys(name for one in results for name in one["figures"]))
     table = Table(
         "config",

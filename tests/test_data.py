@@ -176,11 +176,11 @@ def test_the_real_sets_have_their_known_moments(real_data, kind, mean, std):
 
 
 def test_the_real_jpeg_folder_is_read(real_data):
-    data = ImageFolder(str(real_data / "cifar10-jpeg" / "test"), size=32, labels=True)
+    data = ImageFolder(str(real_data / "cifar10-jpeg" / "test"), size=32, labels=True, memory=0)
     data.setup()
     assert (data.classes, len(data.files)) == (10, 10_000)
     # The known mean of CIFAR-10's colours.
-    mean = to_unit(data.splits["train"].values).mean((0, 2, 3))
+    mean = to_unit(data.splits["train"][range(0, len(data.splits["train"]), 5)][0]).mean((0, 2, 3))
     assert (mean - torch.tensor([0.494, 0.485, 0.450])).abs().max() < 0.01
 
 

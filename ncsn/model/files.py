@@ -12,7 +12,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from io import FileIO
 from pathlib import Path
@@ -23,6 +23,7 @@ __all__ = [
     "empty_folders_removed",
     "exclusive_file",
     "exclusive_folder",
+    "hold",
     "lock_of",
     "temporary_file",
 ]
@@ -83,6 +84,24 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"cannot write to {there}: {error.strerror}") from error
+
+
+@contextmanager
+def hold(option: str, *locks: AbstractContextManager[None]) -> Iterator[None]:
+    """Hold `locks`, not yet entered, of the outputs that an option names.
+
+    Raises:
+        ValueError: if another command holds one of the outputs.
+        OSError: if there is no place for one.
+    """
+    with ExitStack() as held:
+        try:
+            for lock in locks:
+                held.enter_context(lock)
+        except (ValueError, OSError) as error:
+            kind = OSError if isinstance(error, OSError) else ValueError
+            raise kind(f"{option}: {error}") from error
+        yield
 
 
 @contextmanager

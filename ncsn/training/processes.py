@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from ncsn.model.files import hold
 
 __all__ = [
     "REQUEUE",
@@ -76,27 +78,9 @@ def check_processes(processes: int, devices: int, machines: int) -> None:
         )
 
 
-@contextmanager
-def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> Iterator[None]:
-    """Hold the locks of a command's outputs on rank 0 while the command runs.
-
-    Args:
-        option: the option that names the outputs, for the message.
-        locks: locks from `ncsn.model.files`, not yet entered.
-
-    Raises:
-        ValueError: if another command holds one of the outputs.
-        OSError: if there is no place for one.
-    """
-    with ExitStack() as held:
-        if rank_zero_only(lambda: True)():
-            try:
-                for lock in locks:
-                    held.enter_context(lock)
-            except (ValueError, OSError) as error:
-                kind = OSError if isinstance(error, OSError) else ValueError
-                raise kind(f"{option}: {error}") from error
-        yield
+def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> AbstractContextManager[None]:
+    """Return the context `hold` of a command's outputs on rank 0, and an empty one elsewhere."""
+    return hold(option, *locks) if rank_zero_only(lambda: True)() else nullcontext()
 
 
 def exit_if_orphaned(local_rank: int) -> None:
