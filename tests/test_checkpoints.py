@@ -198,7 +198,8 @@ def test_a_published_model_is_its_weights_and_settings_and_nothing_else(checkpoi
     save_safetensors(module, tmp_path / "model.safetensors")
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         assert set(file.keys()) == set(module.state_dict())
-        assert set(json.loads(file.metadata()["ncsn"])) == {"hyper_parameters", "datamodule_hyper_parameters"}
+        known = {"hyper_parameters", "datamodule_hyper_parameters", "precision"}
+        assert set(json.loads(file.metadata()["ncsn"])) == known
         assert "optimizer" not in file.metadata()["ncsn"]
     published = load(tmp_path / "model.safetensors")
     assert torch.equal(published.sample(2, seed=1), module.sample(2, seed=1))

@@ -1,5 +1,6 @@
 """What `sample.py` draws: the same picture for an index whatever is drawn beside it, in files that are whole."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from ncsn.cli.devices import has_fast_bf16
+from ncsn.cli.main import main
+from ncsn.cli.writers import text_in
 from ncsn.data import pixel_grid, to_pixels
+from ncsn.model import checkpoint_file
 from ncsn.model.draws import Request, draws
 from ncsn.model.load import load
 from ncsn.model.model import Model
@@ -202,6 +207,7 @@ def test_a_folder_of_samples_is_not_completed_with_other_classes(labelled, capsy
             ["--label", "all", "--num-samples", "12"],
             "--num-samples must be a multiple of the 10 .* got 12",
         ),
+        ("digits", ["--precision", "16-mixed"], "--precision: 16-mixed needs a GPU; take bf16-mixed on a CPU"),
         ("digits", ["--steps", "1"], "--steps: expected an integer from 2, got '1'"),
         ("digits", ["--steps", "x"], "--steps"),
         ("digits", ["--sigma-max", "0.05"], "expected 0 < sigma_min .* got sigma_min=0.1.*, sigma_max=0.05"),
@@ -288,7 +294,9 @@ def test_two_devices_draw_what_one_does(digits, here, out):
 # What the network runs in.
 
 
-def test_in_bf16_the_network_runs_and_the_state_does_not(digits, monkeypatch):
+@pytest.fixture
+def seen(monkeypatch) -> set:
+    """The dtypes of what networks take and return."""
     seen, forward = set(), UNet.forward
 
     def noted(self, x, *others):
@@ -297,6 +305,10 @@ def test_in_bf16_the_network_runs_and_the_state_does_not(digits, monkeypatch):
         return out
 
     monkeypatch.setattr(UNet, "forward", noted)
+    return seen
+
+
+def test_in_bf16_the_network_runs_and_the_state_does_not(digits, seen):
     sample([digits, "--num-samples", "2", "--out", "exact"])
     assert seen == {(torch.float32, torch.float32)}
     seen.clear()
@@ -304,6 +316,75 @@ def test_in_bf16_the_network_runs_and_the_state_does_not(digits, monkeypatch):
     assert seen == {(torch.float32, torch.bfloat16)}
     exact, rounded = (torch.stack(list(pictures(folder).values())).float() for folder in ("exact", "rounded"))
     assert (exact - rounded).abs().mean() < 4  # of 255
+
+
+@pytest.fixture(scope="module")
+def rounded(tmp_path_factory) -> str:
+    """A checkpoint that was trained in bf16."""
+    folder = tmp_path_factory.mktemp("rounded")
+    return str(train_small(folder, "--samples.count", "0", "--trainer.precision", "bf16-mixed"))
+
+
+def precisions(folder) -> set[str]:
+    """The precisions that the samples of a folder say that they were drawn in."""
+    return {json.loads(text_in(file))["precision"] for file in Path(folder).glob("*.png")}
+
+
+def test_a_model_trained_in_bf16_is_sampled_so_on_cuda_and_in_32_bits_elsewhere(
+    rounded, digits, seen, monkeypatch, capsys
+):
+    options = ["--num-samples", "2", "--out"]
+    sample([rounded, *options, "cpu"])
+    assert precisions("cpu") == {"32-true"}
+    assert "bf16" not in capsys.readouterr().out
+    assert seen == {(torch.float32, torch.float32)}
+    seen.clear()
+    monkeypatch.setattr("ncsn.cli.devices.has_fast_bf16", lambda device: True)
+    sample([rounded, *options, "cuda"])
+    assert seen == {(torch.float32, torch.bfloat16)}
+    seen.clear()
+    sample([rounded, *options, "asked", "--precision", "32-true"])
+    sample([digits, *options, "full"])
+    assert seen == {(torch.float32, torch.float32)}
+    assert [precisions(name) for name in ("cuda", "asked", "full")] == [{"bf16-mixed"}, {"32-true"}, {"32-true"}]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Sampling")]
+    assert [line.endswith(", in bf16-mixed") for line in said] == [True, False, False]
+
+
+def test_a_folder_is_completed_in_its_own_precision(rounded, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr("ncsn.cli.devices.has_fast_bf16", lambda device: True)
+        sample([rounded, "--num-samples", "2", "--out", "folder"])
+    more = [rounded, "--num-samples", "3", "--batch-size", "2", "--out", "folder"]
+    status, line = refusal(capsys, lambda: sample(more))
+    assert (status, "000000.png exists; give another folder" in line) == (2, True)
+    sample([*more, "--precision", "bf16-mixed"])
+    assert len(pictures("folder")) == 3
+    assert precisions("folder") == {"bf16-mixed"}
+
+
+def test_bf16_is_fast_on_some_cuda_devices_alone(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: not including_emulation)
+    assert [has_fast_bf16(torch.device(name)) for name in ("cpu", "mps", "cuda", "cuda:1")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation)
+    assert not has_fast_bf16(torch.device("cuda"))
+
+
+def test_files_know_the_precision_of_training(rounded, digits):
+    main(["export", rounded, "--to", "safetensors", "--out", "file.safetensors"])
+    main(["export", rounded, "--to", "folder", "--out", "folder"])
+    found = [load(path).settings["precision"] for path in (rounded, "file.safetensors", "folder", digits)]
+    assert found == ["bf16-mixed"] * 3 + ["32-true"]
+    assert "precision" not in load(REPOSITORY / "tests" / "data" / "earlier.ckpt").settings
+    content = checkpoint_file.read(digits)
+    checkpoint_file.write(content | {"precision": ["bf16-mixed"]}, Path("forged.ckpt"))
+    with pytest.raises(ValueError, match=r"the settings in forged\.ckpt are invalid: precision"):
+        load("forged.ckpt")
 
 
 def test_what_is_made_of_the_samples_is_not_rounded(digits):

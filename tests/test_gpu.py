@@ -10,10 +10,15 @@ import torch
 from lightning.pytorch import Callback
 from ncsn.cli.main import main
 from ncsn.data import Digits
-from ncsn.model import checkpoint_file
+from ncsn.model import checkpoint_file, devices
 from ncsn.model.load import load
+from ncsn.model.model import Model
+from ncsn.model.pretrained import save_safetensors
 from ncsn.networks import UNet
+from ncsn.noise import GeometricSchedule
 from ncsn.noise.streams import Streams
+from ncsn.samplers import Heun
+from ncsn.score import EDMDenoiser
 from ncsn.training import compilation
 from ncsn.training.compilation import Compilation
 from torch import nn
@@ -224,6 +229,63 @@ def test_a_seed_has_the_samples_of_the_cpu(seed, monkeypatch):
     samples = [load(DIGITS, device=device).sample(8, seed=seed).cpu() for device in ("cpu", DEVICE)]
     torch.set_float32_matmul_precision(precision)
     torch.testing.assert_close(*samples, rtol=0, atol=1e-3)
+
+
+@pytest.fixture
+def graphed(monkeypatch):
+    """A function that samples with graphs, whatever they gain, and without; it returns both samples."""
+    clock, timed = [1.0], devices.timed
+
+    def faster(call, device):  # than the call before
+        clock[0] /= 2
+        return timed(call, device)[0], clock[0], clock[0]
+
+    def run(model, count, **options):
+        found = []
+        for graphs in (True, False):
+            with monkeypatch.context() as patch:
+                patch.setattr(devices, "timed", faster)
+                patch.setattr(devices, "is_graphed_on", lambda device, graphs=graphs: graphs)
+                found.append(model.sample(count, **options))
+        calls = devices._graphs[model].calls.values()
+        assert [call for call in calls if isinstance(call, devices.Replay)]
+        return found
+
+    return run
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_samples_by_graphs_are_those_without(graphed, precision):
+    model = load(DIGITS, device=DEVICE)
+    with torch.autocast(DEVICE, precision, enabled=precision != torch.float32):
+        for count, seed in ((4, 0), (9, 0), (4, 1)):
+            torch.testing.assert_close(*graphed(model, count, seed=seed), rtol=0, atol=1e-5)
+    assert sum(isinstance(call, devices.Replay) for call in devices._graphs[model].calls.values()) == 2
+    with torch.no_grad():  # in place, as an average is swapped in
+        model.denoiser.network.stem.weight.mul_(1.1)
+    torch.testing.assert_close(*graphed(model, 4), rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_graph_takes_the_labels_of_its_batch(graphed):
+    network = unet(classes=3).to(DEVICE)
+    model = Model(EDMDenoiser(network), GeometricSchedule(5, 0.1, 6), Heun(), (3, 16, 16))
+    for label in ("0", "2", "all"):
+        torch.testing.assert_close(*graphed(model, 3, label=label, guidance=2.0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_model_on_a_gpu_is_channels_last_and_its_file_and_the_cpu_are_contiguous(tmp_path):
+    model = load(DIGITS, device=DEVICE)
+    weight = model.denoiser.network.resolutions.encoder[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    save_safetensors(model, tmp_path / "model.safetensors")
+    kept = load(tmp_path / "model.safetensors").denoiser.network.resolutions.encoder[0].conv1.weight
+    assert kept.is_contiguous()
+    assert torch.equal(kept, weight.cpu())
+    assert model.cpu().denoiser.network.resolutions.encoder[0].conv1.weight.is_contiguous()
 
 
 @pytest.fixture(params=[0, 2**26])

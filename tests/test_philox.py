@@ -1,12 +1,15 @@
 """Random numbers by counters: Philox, and what is made of its words."""
 
 import math
+import shutil
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ncsn.noise import GeometricSchedule, LogNormalSchedule, streams
+from ncsn.noise.distributions import one_kernel
 from ncsn.noise.gaussian import noisy
 from ncsn.noise.philox import philox
 from ncsn.noise.streams import Streams, exponential, integers, mixed_seed, normal, uniform
@@ -47,7 +50,7 @@ KNOWN = [
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
 def test_philox_gives_the_known_answers(counter, key, words):
-    assert philox(torch.tensor(counter), key).tolist() == words
+    assert torch.stack(philox(torch.tensor(counter), key)).tolist() == words
     assert reference(counter, key) == words
 
 
@@ -57,7 +60,7 @@ word = st.integers(0, WORD)
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(word, min_size=4, max_size=4), min_size=1, max_size=6), st.tuples(word, word))
 def test_philox_of_many_counters_is_that_of_each(counters, key):
-    found = philox(torch.tensor(counters).T.reshape(4, 1, -1), key)
+    found = torch.stack(philox(torch.tensor(counters).T.reshape(4, 1, -1), key))
     assert found.reshape(4, -1).T.tolist() == [reference(counter, key) for counter in counters]
 
 
@@ -220,6 +223,119 @@ def test_what_training_draws_for_an_example_is_of_its_stream(name):
     with Streams(1, range(9)):
         assert not torch.equal(draw(x), whole)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# On a GPU the numbers of a draw come from one kernel, which torch compiles.
+
+
+# Operations on each number alone, and their inputs; an `item` would be a number from the device.
+ALONE = {"add", "and_", "cos", "floordiv", "log", "lt", "mod", "mul", "neg", "rshift", "lshift", "or_", "sin", "sqrt"}
+ALONE |= {"to", "where", "xor", "arange", "getitem", "unbind"}
+
+
+def compiled(monkeypatch, backend):
+    """Make the numbers as a GPU does, by another compiler."""
+    monkeypatch.setattr(streams, "one_kernel", partial(one_kernel, backend))
+    monkeypatch.setattr(streams, "is_compiled_on", lambda device: True)
+    monkeypatch.setattr(Streams, "compiles", True)
+
+
+def some_draws(draw, dtype=torch.float32):
+    """Draws from three seeds, of two batches that have another shape, and under autocast."""
+    found = []
+    for seed in range(3):
+        for count, shape in ((5, (1, 7, 3)), (9, (2, 2, 2))):
+            with Streams(seed, range(2**40, 2**40 + count)):
+                x = torch.empty(count, *shape, dtype=dtype)
+                found += [draw(x), draw(x)]
+                with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+                    found.append(draw(x.to(memory_format=torch.channels_last)))
+    return found
+
+
+@every
+def test_a_draw_on_a_gpu_is_one_graph_which_is_compiled_once_for_all_draws_seeds_and_shapes(monkeypatch, draw):
+    expected, graphs, calls = some_draws(draw), [], []
+
+    def counting(graph, inputs):
+        graphs.append(graph)
+        return lambda *inputs: calls.append(graph) or graph(*inputs)
+
+    compiled(monkeypatch, counting)
+    found = some_draws(draw)
+    assert len(graphs) == 1
+    assert len(calls) == len(found) == 18
+    assert Streams.compiles
+    # The kernel takes one array, and numbers; each of its own is computed from these alone.
+    nodes = [(node, node.meta.get("example_value")) for node in graphs[0].graph.nodes]
+    inputs = [value for node, value in nodes if node.op == "placeholder" and isinstance(value, torch.Tensor)]
+    assert sorted(value.ndim for value in inputs) == [0] * (2 if draw is DRAWS[-1] else 1) + [3]
+    assert {value.dtype for value in inputs} == {torch.int64}
+    names = {getattr(node.target, "__name__", node.target) for node, _ in nodes if node.op.startswith("call")}
+    assert names <= ALONE
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("draw", DRAWS[:2], ids=NAMES[:2])
+def test_what_the_compiler_makes_of_a_draw_has_its_numbers(monkeypatch, draw):
+    expected = some_draws(draw, torch.float64)
+    compiled(monkeypatch, "inductor")
+    found = some_draws(draw, torch.float64)
+    assert Streams.compiles
+    exact = draw in (DRAWS[1], DRAWS[3])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0 if exact else 2.0**-50, atol=0 if exact else 2.0**-50)
+
+
+def test_without_a_compiler_a_draw_has_its_numbers_and_a_warning_says_so_once(monkeypatch):
+    expected = some_draws(normal)
+
+    def failing(graph, inputs):
+        raise OSError("no compiler\nand more")
+
+    compiled(monkeypatch, failing)
+    with pytest.warns(
+        UserWarning, match="noise takes longer, as torch.compile failed: .*OSError: no compiler and more"
+    ) as caught:
+        found = some_draws(normal)
+    assert len(caught) == 1
+    assert not Streams.compiles
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_lack_of_memory_is_no_failure_of_the_compiler(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(streams, "one_kernel", lambda: full)
+    monkeypatch.setattr(streams, "is_compiled_on", lambda device: True)
+    with pytest.raises(torch.OutOfMemoryError), Streams(0, range(2)):
+        normal(torch.empty(2, 3))
+    assert Streams.compiles
+
+
+def test_numbers_are_compiled_on_cuda_alone():
+    devices = ["cpu", "mps", "meta", "cuda", "cuda:1"]
+    assert [streams.is_compiled_on(torch.device(name)) for name in devices] == [False, False, False, True, True]
+
+
+@pytest.mark.gpu
+@every
+def test_a_draw_on_a_gpu_is_one_kernel(draw):
+    x = torch.empty(64, 3, 8, 8, device="cuda")
+    with Streams(0, range(64), "cuda"):
+        draw(x)  # compiles
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            draw(x)
+            torch.cuda.synchronize()
+    kernels = [event.name for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    assert Streams.compiles
+    assert len(kernels) == 1, kernels
 
 
 @pytest.mark.gpu

@@ -12,10 +12,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ncsn.model.draws import Request, draws
-from ncsn.model.model import Model
+from ncsn.model.model import PRECISION, Model
 from ncsn.training.processes import check_processes, plugins
 
-__all__ = ["device_of", "fabric_for", "shared_draws"]
+__all__ = ["device_of", "fabric_for", "precision_of", "shared_draws"]
+
+# The dtype of autocast in each precision.
+DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def fabric_for(options: Namespace) -> Fabric:
@@ -27,7 +30,6 @@ def fabric_for(options: Namespace) -> Fabric:
         accelerator=device.type,
         devices=devices,
         num_nodes=options.num_nodes,
-        precision=options.precision,
         strategy="ddp" if many else "auto",
         plugins=[*plugins()],
     )
@@ -49,14 +51,32 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
+def precision_of(model: Model, options: Namespace) -> str:
+    """Return --precision, or else bf16-mixed on a CUDA GPU if the model was trained in it."""
+    device = device_of(options.device)
+    if options.precision == "16-mixed" and device.type == "cpu":
+        raise ValueError("--precision: 16-mixed needs a GPU; take bf16-mixed on a CPU")
+    if options.precision is not None:
+        precision: str = options.precision
+        return precision
+    trained_in = (model.settings or {}).get(PRECISION)
+    in_bf16 = trained_in == "bf16-mixed" and has_fast_bf16(device)
+    return "bf16-mixed" if in_bf16 else "32-true"
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return True for a CUDA GPU with instructions for bf16."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @contextmanager
 def shared_draws(
-    fabric: Fabric, model: Model, request: Request, total: int
+    fabric: Fabric, model: Model, request: Request, total: int, precision: str
 ) -> Iterator[Iterator[tuple[Sequence[int], Tensor]]]:
     """Yield this process's share of `draws`, with a progress bar on standard error.
 
     The bar counts the samples of all processes, out of `total`; those that are not
-    requested are done.
+    requested are done. The network runs in `precision`.
     """
     mine = request.batches[fabric.global_rank :: fabric.world_size]
     unit = "images" if len(model.shape) == 3 else "samples"
@@ -64,7 +84,10 @@ def shared_draws(
     columns = TextColumn("Sampling"), BarColumn(), count, rate, TimeRemainingColumn()
     console = Console(stderr=True)
     hidden = not (console.is_terminal and fabric.is_global_zero)
-    with Progress(*columns, console=console, disable=hidden) as progress, fabric.autocast():
+    autocast = torch.autocast(
+        fabric.device.type, DTYPES.get(precision), enabled=precision in DTYPES
+    )
+    with Progress(*columns, console=console, disable=hidden) as progress, autocast:
         done = total - sum(map(len, request.batches))
         task = progress.add_task("", total=total, completed=done, rate="")
 

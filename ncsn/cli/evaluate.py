@@ -15,7 +15,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from ncsn.cli.devices import device_of, fabric_for, shared_draws
+from ncsn.cli.devices import device_of, fabric_for, precision_of, shared_draws
 from ncsn.cli.from_options import chosen_data, data_of, label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.writers import Collector, check_replaced
 from ncsn.data import FileImages, ImageData, same_images, to_unit
@@ -87,13 +87,17 @@ def run(options: Namespace) -> None:
 
 
 def measured(
-    fabric: Fabric, model: Model, request: Request, measure: Callable[[Tensor], Tensor]
+    fabric: Fabric,
+    model: Model,
+    request: Request,
+    precision: str,
+    measure: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Cost]:
     """Return `measure` of all samples, rows (N, K) by index, and the cost."""
     nfe, seconds, indices = [0], 0.0, [i for batch in request.batches for i in batch]
     request = replace(request, guide=lambda score: counted(score, nfe))
     collected = Collector(fabric)
-    with collected, shared_draws(fabric, model, request, len(indices)) as drawn:
+    with collected, shared_draws(fabric, model, request, len(indices), precision) as drawn:
         began = time.perf_counter()
         for batch, x in drawn:
             seconds += time.perf_counter() - began
@@ -142,6 +146,7 @@ def report_of_checkpoint(
     sampler = sampler_of(model, options.sampler)
     sigmas, label = sigmas_of(model, options, sampler), label_of(model, options.label)
     request = Request(batches(range(counts.judged), size), sampler, sigmas, options.seed, label)
+    precision = precision_of(model, options)
     fabric.launch()
     model = model.to(fabric.device)
     bits = None
@@ -149,7 +154,8 @@ def report_of_checkpoint(
         bits = held_out_bits(model, data, options.likelihood, label)
     seeds = list(range(options.seed, options.seed + (options.seeds or 1)))
     measure = partial(rows, extractor, data.splits["train"])
-    each = [measured(fabric, model, replace(request, seed=seed), measure) for seed in seeds]
+    requests = [replace(request, seed=seed) for seed in seeds]
+    each = [measured(fabric, model, request, precision, measure) for request in requests]
     if not fabric.is_global_zero:
         return None
     cost = sum((cost for _, cost in each), Cost(0, 0.0, 0))
@@ -162,6 +168,7 @@ def report_of_checkpoint(
         f"{counts.judged:,} samples of {of}, from {checkpoint} by {sampler} over "
         f"{len(sigmas)} levels from {ends[0]:g} to {ends[1]:g}{model.labels.described(label, ', of ')}"
     )
+    words += "" if precision == "32-true" else f", in {precision}"
     if bits and model.classes:
         words += (
             f"; bits/dim given {'each class' if knows_classes(model, data, label) else 'no class'}"
@@ -185,13 +192,14 @@ def compare(
 ) -> None:
     """Print a table of all samplers."""
     counts = counts_of(options.num_samples or DEFAULT_COUNT, data, extractor)
+    precision = precision_of(model, options)
     fabric.launch()
     model, reference = model.to(fabric.device), reference_features(extractor, data).features
     size = options.batch_size or default_batch_size(model)
 
     def draw(sampler: Sampler, sigmas: Tensor) -> tuple[Tensor, Cost]:
         request = Request(batches(range(counts.judged), size), sampler, sigmas, options.seed)
-        return measured(fabric, model, request, features)
+        return measured(fabric, model, request, precision, features)
 
     def features(x: Tensor) -> Tensor:
         return extract(extractor.to(x.device), x).features
@@ -204,6 +212,7 @@ def compare(
         print(markdown(lines))
         words = f"{counts.judged:,} samples of each, seed {options.seed}, from {options.checkpoint}"
         words += model.labels.described(None, ", of ")
+        words += "" if precision == "32-true" else f", in {precision}"
         words += "; differences below the spread of one sampler (--seeds 3) are chance"
         print("\n" + notes(words, type(data).__name__, extractor.source, counts))
     if fabric.is_global_zero and options.likelihood:

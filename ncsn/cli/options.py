@@ -258,7 +258,8 @@ def add_sampling_options(parser: ArgumentParser) -> None:
     option("--devices", type=int_at_least(1), default=1, metavar="N", help="on each machine (1)")
     option("--num-nodes", type=int_at_least(1), default=1, metavar="N", help="machines (1)")
     kinds = ("32-true", "bf16-mixed", "16-mixed")
-    option("--precision", choices=kinds, default=kinds[0], help="of the network; x is float32")
+    about = "of the network (that of training on CUDA if it is bf16-mixed, else 32-true)"
+    option("--precision", choices=kinds, help=about)
     option("--compile", action="store_true", help="compile the network: minutes, for many samples")
 
 

@@ -12,7 +12,7 @@ import yaml
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from ncsn.cli.devices import fabric_for, shared_draws
+from ncsn.cli.devices import fabric_for, precision_of, shared_draws
 from ncsn.cli.from_options import data_of, label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.writers import Collector, FolderWriter, NpzWriter, Writer, held_output
 from ncsn.data import DataModule, ImageData, Points, enlarged, pixel_grid, tiled, to_pixels
@@ -69,6 +69,7 @@ class Job:
     columns: int | None  # images in a row
     measured: Tensor | None  # the measured image (C, H, W), which is shown first
     data: DataModule | None  # of the training, if it is shown
+    precision: str  # of the network
 
 
 def run(options: Namespace, measure: Measure | None = None) -> None:
@@ -127,7 +128,8 @@ def job_of(checkpoint: Path, options: Namespace, measure: Measure | None) -> Job
     columns = options.nrow or (count // classes if classes > 1 else None)
     measured = measurement.shown if measurement else None
     data = data_shown(model, checkpoint, options)
-    return Job(checkpoint, model, request, order, columns, measured, data)
+    precision = precision_of(model, options)
+    return Job(checkpoint, model, request, order, columns, measured, data, precision)
 
 
 def guide_of(model: Model, options: Namespace) -> Callable[[Score], Score] | None:
@@ -194,7 +196,8 @@ def drawn_with(job: Job, options: Namespace) -> str:
     """Return all that a sample follows from but its index, as text."""
     steered = ("image", "mask", "factor", "blur", "grey", "noise")
     names = ("seed", "steps", "sigma_max", "sigma_min", "label", "raw", "guidance", *steered)
-    values = {name: vars(options).get(name) for name in (*names, "precision", "compile")}
+    values = {name: vars(options).get(name) for name in names}
+    values |= {"precision": job.precision, "compile": options.compile}
     given = {name: str(value) for name, value in values.items() if value is not None}
     if job.model.classes:
         given["label"] = str(job.request.label or ALL)
@@ -208,10 +211,11 @@ def write(fabric: Fabric, job: Job, writer: Writer) -> None:
     if fabric.is_global_zero:
         how = f"{request.sampler} over {len(request.sigmas)} levels"
         how += job.model.labels.described(request.label, ", of ")
+        how += "" if job.precision == "32-true" else f", in {job.precision}"
         print(f"Sampling {total:,} from {job.checkpoint} by {how}")
     left = [batch for batch in request.batches if not writer.is_written(batch)]
     model, rest = job.model.to(fabric.device), replace(request, batches=left)
-    with writer as out, shared_draws(fabric, model, rest, total) as drawn:
+    with writer as out, shared_draws(fabric, model, rest, total, job.precision) as drawn:
         for indices, x in drawn:
             out.write(indices, to_pixels(x) if request.shown else x)
 

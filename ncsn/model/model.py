@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncsn.model.contexts import evaluating, inside
+from ncsn.model.contexts import evaluating, finite, inside
+from ncsn.model.devices import by_graphs, layout_on
 from ncsn.model.labels import NONE, Label, Labels
 from ncsn.model.levels import as_levels, checked_level, levels_for
 from ncsn.noise import NoiseSchedule
@@ -25,9 +26,10 @@ from ncsn.samplers import Sampler
 from ncsn.score import Denoiser, Score, ScoreModel, tweedie
 from ncsn.score.guidance import classifier_free
 
-__all__ = ["DATA", "Model"]
+__all__ = ["DATA", "PRECISION", "Model"]
 
 DATA = "datamodule_hyper_parameters"  # the data's settings in a file, as Lightning names them
+PRECISION = "precision"  # of training, in a file
 MOST_NUMBERS = 100_000_000  # elements of an example; more would fill the memory
 UNIFORM = 1 / 2, 12**-0.5  # mean and standard deviation of U[0, 1], where sampling starts
 
@@ -94,6 +96,14 @@ class Model(nn.Module):
         network = type(getattr(self.denoiser, "network", self.denoiser)).__name__
         parts = f"{type(self.denoiser).__name__}, {self.schedule}, {self.sampler}"
         return f"Model({parts}, shape={self.shape}; {network} of {count:,} parameters)"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Model":
+        # What moves a module: to, cuda, cpu ...
+        before = self.device
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.device != before:
+            self.to(memory_format=layout_on(self.device))
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -209,6 +219,7 @@ class Model(nn.Module):
         self.check(sampler, sigmas)
         chosen = self.labels.of(label, range(len(start)))
         score = sampler.of(self.denoiser, None if chosen is None else chosen.to(start.device))
+        score = by_graphs(self, self.denoiser, score)
         if guide is not None:
             if score == getattr(self.denoiser, "log_prob", None):
                 raise ValueError(
@@ -216,20 +227,7 @@ class Model(nn.Module):
                     "take another sampler, as AnnealedLangevin()"
                 )
             score = guide(score)
-        unseen: list[Tensor] = []
-        states = inside(partial(evaluating, self), sampler(score, start, sigmas))
-        for level, x in enumerate(states, 1):
-            # A finite sum implies finite elements, and takes one kernel instead of six.
-            unseen.append(x.sum(dtype=torch.float32))
-            # Reading a value synchronises a GPU: there, all are read at the end.
-            if x.device.type == "cpu" or level == len(sigmas):
-                finite = [math.isfinite(total) for total in torch.stack(unseen).tolist()]
-                if not all(finite):
-                    sigma = sigmas[level - len(finite) + finite.index(False)]
-                    where = f"{type(sampler).__name__} diverged at noise level {sigma:.4g}"
-                    raise FloatingPointError(f"{where}; {sampler.remedy}")
-                unseen.clear()
-            yield x
+        yield from inside(partial(evaluating, self), finite(sampler, score, start, sigmas))
 
     def trajectories(
         self,
@@ -339,7 +337,9 @@ class Model(nn.Module):
             how = "with label_dropout 0" if self.classes else "without labels (--data.labels true)"
             raise ValueError(f"guidance: {weight:g}, but the model was trained {how}")
         unconditional = partial(self.denoiser.score, label=None)
-        return lambda score: classifier_free(score, unconditional, weight)
+        return lambda score: classifier_free(
+            score, by_graphs(self, self.denoiser, unconditional), weight
+        )
 
     def sigmas_for(
         self,

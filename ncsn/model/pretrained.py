@@ -20,7 +20,7 @@ from torch import Tensor
 from ncsn.model.checkpoint_file import DTYPES, DamagedError, local_file
 from ncsn.model.describe import settings_of
 from ncsn.model.files import atomic_write
-from ncsn.model.model import DATA, Model
+from ncsn.model.model import DATA, PRECISION, Model
 from ncsn.model.model_card import card
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "save_safetensors",
 ]
 
-PUBLISHED = ("hyper_parameters", DATA)
+PUBLISHED = ("hyper_parameters", DATA, PRECISION)
 # The files of a folder, as `huggingface_hub.PyTorchModelHubMixin` names them.
 WEIGHTS, SETTINGS, CARD = "model.safetensors", "config.json", "README.md"
 IMAGE = "samples.png"

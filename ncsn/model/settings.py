@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from ncsn.model.classes import UnknownClassError, shown, trust_hint
 from ncsn.model.describe import PARTS
-from ncsn.model.model import DATA, Model
+from ncsn.model.model import DATA, PRECISION, Model
 from ncsn.model.plans import MAX_VALUES, Names, Plan, build, fitted, plan_arguments, plan_class
 from ncsn.model.renamed import updated
 from ncsn.objectives import Objective
@@ -55,6 +55,8 @@ def rebuilt_model(content: Values, path: str | Path, trust: Names = ()) -> Model
         settings, data = plain(settings), plain(content.get(DATA))
         objective, plans = model_plans(settings, trust)
         known = {"hyper_parameters": settings} | ({DATA: data} if data else {})
+        if PRECISION in content:
+            known[PRECISION] = fitted(content[PRECISION], str, PRECISION, trust)
         if objective is not None:
             plans["gaussian_noise"] = build(objective).gaussian_noise
     return built(Model, plans, content["state_dict"], path, settings=known)

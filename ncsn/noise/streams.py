@@ -8,13 +8,18 @@ the kind of devices. Outside of it, the noise is that of torch's own generator.
 
 import math
 import random
+import warnings
 from collections.abc import Iterable
 from contextvars import ContextVar, Token
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ncsn.noise import distributions
 from ncsn.noise.checks import expect
+from ncsn.noise.distributions import Make, one_kernel
 from ncsn.noise.philox import WORD, philox
 
 __all__ = ["Streams", "exponential", "finest_dtype", "integers", "mixed_seed", "normal", "uniform"]
@@ -26,7 +31,12 @@ class Streams:
     Re-entering continues the streams. The numbers are a function of (seed, index, how many
     were drawn before) alone: uniform numbers and integers are equal bit for bit on every device,
     the others up to a unit in the last place, on Apple's GPUs (MPS) up to float32's rounding.
+
+    On a CUDA GPU each draw is one kernel, which torch compiles. If it cannot, a warning says so,
+    and each draw takes some hundred kernels.
     """
+
+    compiles: ClassVar[bool] = True  # until it fails
 
     def __init__(
         self, seed: int, indices: Iterable[int], device: torch.device | str = "cpu"
@@ -59,50 +69,61 @@ class Streams:
         Raises:
             ValueError: if there are not as many examples as streams.
         """
-        streams, samples = self.index.shape[1], len(x)
-        rule = "as many samples as streams"
-        expect(rule, samples == streams, self, streams=streams, samples=samples)
-        self.draws += not lower
-        blocks = math.ceil(x.shape[1:].numel() / 4)
-        counter = self.index.new_empty(4, samples, blocks)
-        counter[0] = torch.arange(blocks, device=counter.device)
-        counter[1] = 2 * self.draws + lower
-        counter[2:] = self.index
-        return philox(counter, self.key)
+        if not lower:
+            self._count(x)
+        place = torch.arange(math.ceil(x.shape[1:].numel() / 4), device=self.index.device)
+        return torch.stack(philox((place, 2 * self.draws + lower, *self.index), self.key))
 
     def normal(self, x: Tensor) -> Tensor:
-        """Return z ~ N(0, I) like `x` (B, ...), by Box & Muller (1958)."""
-        words = self.words(x).to(finest_dtype(x.device))
-        radius = (2 * _exponential(words[:2])).sqrt()
-        angle = words[2:] * (2 * math.pi / 2**32)
-        return _like(x, (torch.stack((angle.cos(), angle.sin())) * radius).flatten(0, 1))
+        """Return z ~ N(0, I) like `x` (B, ...)."""
+        return self._numbers(distributions.normal, x, x.dtype, finest_dtype(x.device))
 
     def uniform(self, x: Tensor) -> Tensor:
         """Return u ~ U[0, 1) like `x` (B, ...), with as many bits as its dtype holds."""
-        bits = round(1 - math.log2(torch.finfo(x.dtype).eps))
-        words = self.words(x)
-        if bits > 32:
-            words = words << (bits - 32) | self.words(x, lower=True) >> (64 - bits)
-        return _like(x, words >> max(0, 32 - bits)) * 2.0**-bits
+        return self._numbers(distributions.uniform, x, x.dtype)
 
     def integers(self, x: Tensor, count: int) -> Tensor:
         """Return integers below `count` (at most 2^31), equally likely, of the shape of `x`."""
-        return _like(x, self.words(x) * count >> 32, torch.int64)
+        return self._numbers(distributions.integers, x, torch.tensor(count))
 
     def exponential(self, x: Tensor) -> Tensor:
         """Return positive numbers of density exp(-t), like `x` (B, ...)."""
-        return _like(x, _exponential(self.words(x).to(finest_dtype(x.device))))
+        return self._numbers(distributions.exponential, x, x.dtype, finest_dtype(x.device))
 
+    def _numbers(self, make: Make, x: Tensor, *settings: Any) -> Tensor:
+        """Return numbers of a distribution, in the shape of `x`."""
+        size = x.shape[1:].numel()
+        if Streams.compiles and is_compiled_on(x.device) and x.numel():
+            self._count(x)
+            # A tensor of no dimension on the CPU is an argument of the kernel, without a copy.
+            steps = torch.tensor(2 * self.draws), torch.tensor(2 * self.draws + 1)
+            try:  # in one context alone, for each of which torch compiles
+                with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                    flat = one_kernel()(make, self._index_and_key, steps, size, *settings)
+                return flat.view(x.shape)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # a compiler may raise anything
+                Streams.compiles = False
+                self.draws -= 1
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(
+                    f"noise takes longer, as torch.compile failed: {reason}", stacklevel=4
+                )
+        rows = make(partial(self.words, x), partial(self.words, x, lower=True), *settings)
+        return torch.stack(tuple(rows), dim=1).flatten(1)[:, :size].reshape(x.shape)
 
-def _exponential(words: Tensor) -> Tensor:
-    """Return exponential numbers of words, as floats; the half keeps 0 out of the logarithm."""
-    return -((words + 0.5) * 2.0**-32).log()
+    @cached_property
+    def _index_and_key(self) -> Tensor:
+        """The index and the key of each stream, four words (4, B, 1)."""
+        return torch.stack((*self.index, *(torch.full_like(self.index[0], k) for k in self.key)))
 
-
-def _like(x: Tensor, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the first of `values` (4, B, n), as many as `x` has, in the shape of `x`."""
-    rows = values.to(dtype or x.dtype).movedim(0, 1).flatten(1)
-    return rows[:, : x.shape[1:].numel()].reshape(x.shape)
+    def _count(self, x: Tensor) -> None:
+        """Count a draw, for as many examples `x` as streams."""
+        streams, samples = self.index.shape[1], len(x)
+        rule = "as many samples as streams"
+        expect(rule, samples == streams, self, streams=streams, samples=samples)
+        self.draws += 1
 
 
 _current: ContextVar[Streams | None] = ContextVar("streams", default=None)
@@ -132,6 +153,11 @@ def exponential(x: Tensor) -> Tensor:
     """Return t > 0 of density exp(-t), of the shape, dtype and device of `x` (B, ...)."""
     streams = _current.get()
     return torch.empty_like(x).exponential_() if streams is None else streams.exponential(x)
+
+
+def is_compiled_on(device: torch.device) -> bool:
+    """Return True if a launch costs so much that the numbers are worth compiling."""
+    return device.type == "cuda"
 
 
 def finest_dtype(device: torch.device) -> torch.dtype:

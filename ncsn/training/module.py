@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ncsn.data import DataModule
 from ncsn.model.describe import PARTS, described, plain_value
 from ncsn.model.load import contents
-from ncsn.model.model import DATA, Model
+from ncsn.model.model import DATA, PRECISION, Model
 from ncsn.model.settings import NOT_BUILT, OF_SUBCLASS, rebuilt_module, take_weights, without
 from ncsn.noise import NoiseSchedule
 from ncsn.noise.checks import expect
@@ -275,6 +275,7 @@ class ScoreModule(LightningModule):
         if isinstance(data, DataModule) and DATA not in checkpoint:
             with suppress(ValueError):
                 checkpoint[DATA] = described(data, "data")
+        checkpoint[PRECISION] = str(self.trainer.precision)
         checkpoint["skipped_steps"] = [int(self.skipped_steps), int(self.skipped_in_a_row)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
