@@ -129,6 +129,7 @@ def test_a_compiled_network_is_saved_and_copied_as_it_is_and_left_as_it_was(comp
         calls = compiler.calls
     called(network)
     assert compiler.calls == calls == 2
+    assert network.first._compiled_call_impl is None  # as samplers look at it
 
 
 @pytest.mark.parametrize(

@@ -44,4 +44,4 @@ def compiled(network: nn.Module, graphs: bool = False) -> Iterator[None]:
         yield
     finally:
         for part in parts:
-            part.compile(disable=True)
+            part._compiled_call_impl = None  # `compile(disable=True)` would count as compiled
