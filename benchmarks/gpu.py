@@ -48,7 +48,6 @@ from benchmarks.bench import Bench, batch_of, built, flops, loss_of
 from benchmarks.sidebyside import show
 from benchmarks.within import Row, measured
 from ncsn.cli.errors import silence_libraries
-from ncsn.networks.layers import NORMS
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import DPMSolver
 from ncsn.score import Denoiser
@@ -59,6 +58,7 @@ from ncsn.training.optimisers import skip_step
 from ncsn.training.run import check, fit
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+NORMS = "group8", "rms"
 CONVOLUTIONS = (128, 32), (256, 32), (256, 16), (256, 8), (512, 8)  # channels, side
 COMPILED = "eager", "parts", "graphs"
 NFE = 20

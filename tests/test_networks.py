@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ncsn.networks import MLP, UNet
-from ncsn.networks.layers import NORMS, Attention, RMSNorm, group_norm
+from ncsn.networks.layers import NORMS, Attention, RMSNorm
 from ncsn.objectives import DenoisingScoreMatching
 from ncsn.score import NCSNDenoiser
 from torch import nn
@@ -169,10 +169,12 @@ def test_the_channels_of_attention_are_next_to_each_other_in_memory(monkeypatch,
 
 @given(st.integers(1, 600))
 def test_group_norm_has_no_group_of_a_few_channels(channels):
-    groups = group_norm(channels).num_groups
-    assert channels % groups == 0
-    assert 1 <= groups <= 32
-    assert channels < 4 or channels // groups >= 4
+    for norm, least in (("group", 4), ("group8", 8)):
+        groups = NORMS[norm](channels).num_groups
+        assert channels % groups == 0
+        assert 1 <= groups <= 32
+        assert channels < least or channels // groups >= least
+    assert [NORMS[norm](128).num_groups for norm in ("group", "group8")] == [32, 16]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_group_norm_has_no_group_of_a_few_channels(channels):
         (UNet, {"channels": 1, "attention": [3]}, "got attention="),
         (UNet, {"channels": 1, "dropout": 1.0}, "got dropout=1"),
         (UNet, {"channels": 1, "classes": -1}, "got classes=-1"),
-        (UNet, {"channels": 1, "norm": "layer"}, "expected group or rms, got norm="),
+        (UNet, {"channels": 1, "norm": "layer"}, "expected group, group8 or rms, got norm="),
         (MLP, {"features": 0}, "got features=0"),
         (MLP, {"features": 2, "width": 3}, "got width=3"),
     ],

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -146,11 +147,10 @@ class TiedUnits(nn.Module):
         return functional.linear(x.flatten(1), self.weight, self.hidden_bias)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Return a norm of at most 32 groups, of at least four channels each."""
-    groups = max(
-        groups for groups in range(1, max(1, min(32, channels // 4)) + 1) if channels % groups == 0
-    )
+def group_norm(channels: int, least: int = 4) -> nn.GroupNorm:
+    """Return a norm of at most 32 groups, of at least so many channels each."""
+    most = max(1, min(32, channels // least))
+    groups = max(groups for groups in range(1, most + 1) if channels % groups == 0)
     return nn.GroupNorm(groups, channels)
 
 
@@ -171,7 +171,11 @@ class RMSNorm(nn.Module):
         return x * scale.to(x.dtype) * self.gain.to(x.dtype)
 
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {"group": group_norm, "rms": RMSNorm}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "group": group_norm,
+    "group8": partial(group_norm, least=8),
+    "rms": RMSNorm,
+}
 
 
 def layout_of(x: Tensor) -> torch.memory_format:
