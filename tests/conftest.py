@@ -1,5 +1,6 @@
 """What the tests share: exact scores to compare with, and where the real pictures are."""
 
+import gc
 import math
 import os
 import re
@@ -21,8 +22,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Commands take the GPU if there is one, and Python the CPU.
     """
+    gc.disable()  # until all modules are imported, which leave no garbage
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays, and is not looked through again
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,11 +1,13 @@
 """The program `ncsn`, whose commands are the modules of this room."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from io import TextIOWrapper
+from types import ModuleType
 
 from ncsn.cli.errors import exit_codes, exit_on_signals, silence_libraries
 from ncsn.cli.options import COMMANDS, parse
@@ -42,9 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             check_environment()
             options = given if command in OWN_PARSERS else parse(command, given)
-            module = import_module(f"ncsn.cli.{command}")  # which may take seconds
+            module = imported(f"ncsn.cli.{command}")
             silence_libraries()
             module.run(options)
+
+
+def imported(name: str) -> ModuleType:
+    """Return a module, imported without looking for garbage, of which imports make none.
+
+    torch and Lightning make millions of objects that stay. They are not looked through later
+    either, nor at the end of the program.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    gc.disable()
+    try:
+        return import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def check_environment() -> None:
