@@ -1,5 +1,6 @@
 """What the two commands answer to wrong settings, options and files: one line, and nothing is left behind."""
 
+import gc
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from ncsn import MNIST, UNet
 from ncsn.cli.errors import silence_libraries
-from ncsn.cli.main import main, sample
+from ncsn.cli.main import imported, main, sample
 from ncsn.cli.train import with_config_files
 from ncsn.model.classes import ALL_ROOMS, classes
 from ncsn.noise import NoiseSchedule
@@ -325,3 +326,18 @@ def test_a_warning_is_one_line(monkeypatch):
     silence_libraries()
     text = warnings.formatwarning(UserWarning("20 of 220\n files"), UserWarning, "folder.py", 3)
     assert text == "warning: 20 of 220 files\n"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_an_import_leaves_the_search_for_garbage_as_it_was(monkeypatch, enabled):
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    seen = []
+    monkeypatch.setattr("ncsn.cli.main.import_module", lambda name: seen.append(gc.isenabled()))
+    (gc.enable if enabled else gc.disable)()
+    try:
+        imported("this")
+        assert (seen, gc.isenabled()) == ([False], enabled)
+        assert imported("sys") is sys
+    finally:
+        gc.unfreeze()
+        gc.enable()

@@ -357,6 +357,15 @@ def test_a_compilation_that_is_asked_for_and_fails_ends_the_run_in_one_line(brok
     )
 
 
+def test_a_lack_of_memory_is_not_said_to_be_a_fault_of_the_compiler(compiler, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(compilation, "gradients", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        small_trainer(tmp_path, max_steps=1).fit(layers_module(compile=True), Digits(batch_size=8))
+
+
 def test_an_energy_is_never_compiled():
     parts = GeometricSchedule(1, 0.1, 10), DenoisingScoreMatching(), EulerMaruyama()
     energy = EnergyScore(AutoencoderEnergy(4, 3))
@@ -365,9 +374,10 @@ def test_an_energy_is_never_compiled():
         ScoreModule(energy, *parts, shape=(4,), compile=True)
 
 
-def test_another_word_for_compile_is_refused():
-    with pytest.raises(ValueError, match="compile='graphs'"):
-        small_module(compile="graphs")
+@pytest.mark.parametrize("word", ["graphs", 1])
+def test_another_word_for_compile_is_refused(word):
+    with pytest.raises(ValueError, match=f"compile={word!r}"):
+        small_module(compile=word)
 
 
 @pytest.mark.parametrize(

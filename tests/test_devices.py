@@ -9,7 +9,6 @@ from functools import partial
 import pytest
 import torch
 from ncsn.model import devices
-from ncsn.model import model as model_module
 from ncsn.model.devices import by_graphs, layout_on
 from ncsn.model.model import Model
 from ncsn.networks import MLP, RBM, UNet
@@ -37,8 +36,9 @@ def test_weights_are_channels_last_on_cuda_alone():
 
 def test_a_model_takes_the_layout_of_the_device_that_it_is_moved_to(monkeypatch):
     """The device is torch's "meta", in place of a GPU."""
-    monkeypatch.setattr(model_module, "layout_on", lambda device: layout_on(torch.device("cuda")))
+    monkeypatch.setattr(devices, "layout_on", lambda device: layout_on(torch.device("cuda")))
     model = unet_model()
+    model.denoiser.network.volume = nn.Parameter(torch.ones(1, 1, 2, 2, 2))  # has no such layout
     stem = model.denoiser.network.stem
     assert stem.weight.is_contiguous()
     model.double()  # no move

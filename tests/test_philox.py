@@ -241,7 +241,7 @@ def compiled(monkeypatch, backend):
 
 
 def some_draws(draw, dtype=torch.float32):
-    """Draws from three seeds, of two batches that have another shape, and under autocast."""
+    """Draws from three seeds, of two batches that have another shape, under autocast and in inference mode."""
     found = []
     for seed in range(3):
         for count, shape in ((5, (1, 7, 3)), (9, (2, 2, 2))):
@@ -250,6 +250,8 @@ def some_draws(draw, dtype=torch.float32):
                 found += [draw(x), draw(x)]
                 with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
                     found.append(draw(x.to(memory_format=torch.channels_last)))
+            with torch.inference_mode(), Streams(seed, range(count)):  # as validation and sample grids
+                found.append(draw(torch.empty(count, *shape, dtype=dtype)))
     return found
 
 
@@ -264,7 +266,7 @@ def test_a_draw_on_a_gpu_is_one_graph_which_is_compiled_once_for_all_draws_seeds
     compiled(monkeypatch, counting)
     found = some_draws(draw)
     assert len(graphs) == 1
-    assert len(calls) == len(found) == 18
+    assert len(calls) == len(found) == 24
     assert Streams.compiles
     # The kernel takes one array, and numbers; each of its own is computed from these alone.
     nodes = [(node, node.meta.get("example_value")) for node in graphs[0].graph.nodes]

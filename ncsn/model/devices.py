@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from ncsn.score import Denoiser, Score, ScoreModel
 
-__all__ = ["by_graphs", "layout_on"]
+__all__ = ["by_graphs", "use_layout_of"]
 
 LAUNCH_BOUND = 0.8  # the share of a call's time after which its kernels are launched
 TOLERANCE = 1e-2  # relative error of a graph, far above that of bf16
@@ -25,6 +25,13 @@ Inputs = tuple[Tensor, Tensor, Tensor | None]  # x, sigma, label
 def layout_on(device: torch.device) -> torch.memory_format:
     """Return the layout of weights that is fastest on a device."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def use_layout_of(device: torch.device, module: nn.Module) -> None:
+    """Bring the weights of 2-D convolutions into the layout that is fastest on a device."""
+    for weight in chain(module.parameters(), module.buffers()):
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=layout_on(device))
 
 
 def is_graphed_on(device: torch.device) -> bool:
@@ -132,7 +139,8 @@ _graphs: WeakKeyDictionary[nn.Module, Graphs] = WeakKeyDictionary()
 
 def record(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
     """Return the replay of a call as a CUDA graph, and the output that it fills."""
-    with torch.cuda.device(device):
+    # A capture that fails leaves its stream the current one; the outer context restores it.
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries set themselves up for the stream

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ncsn.model.contexts import evaluating, finite, inside
-from ncsn.model.devices import by_graphs, layout_on
+from ncsn.model.devices import by_graphs, use_layout_of
 from ncsn.model.labels import NONE, Label, Labels
 from ncsn.model.levels import as_levels, checked_level, levels_for
 from ncsn.noise import NoiseSchedule
@@ -102,7 +102,7 @@ class Model(nn.Module):
         before = self.device
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.device != before:
-            self.to(memory_format=layout_on(self.device))
+            use_layout_of(self.device, self)
         return self
 
     @property

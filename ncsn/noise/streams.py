@@ -84,7 +84,9 @@ class Streams:
 
     def integers(self, x: Tensor, count: int) -> Tensor:
         """Return integers below `count` (at most 2^31), equally likely, of the shape of `x`."""
-        return self._numbers(distributions.integers, x, torch.tensor(count))
+        with torch.inference_mode(False):  # a tensor of another kind would be compiled for
+            bound = torch.tensor(count)
+        return self._numbers(distributions.integers, x, bound)
 
     def exponential(self, x: Tensor) -> Tensor:
         """Return positive numbers of density exp(-t), like `x` (B, ...)."""
@@ -95,10 +97,14 @@ class Streams:
         size = x.shape[1:].numel()
         if Streams.compiles and is_compiled_on(x.device) and x.numel():
             self._count(x)
-            # A tensor of no dimension on the CPU is an argument of the kernel, without a copy.
-            steps = torch.tensor(2 * self.draws), torch.tensor(2 * self.draws + 1)
-            try:  # in one context alone, for each of which torch compiles
-                with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            try:
+                with (  # one context alone, because torch compiles for each
+                    torch.inference_mode(False),
+                    torch.no_grad(),
+                    torch.autocast(x.device.type, enabled=False),
+                ):
+                    # A tensor of no dimension on the CPU is an argument of the kernel, without a copy.
+                    steps = torch.tensor(2 * self.draws), torch.tensor(2 * self.draws + 1)
                     flat = one_kernel()(make, self._index_and_key, steps, size, *settings)
                 return flat.view(x.shape)
             except torch.OutOfMemoryError:

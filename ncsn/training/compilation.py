@@ -90,6 +90,8 @@ class Compilation(Callback):
             except Exception as error:
                 self.until_the_end.close()
                 reason = f"torch cannot compile this training here: {reason_of(error)}"
+                if self.always and isinstance(error, torch.OutOfMemoryError):
+                    raise
                 if self.always:
                     raise OSError(f"model.compile: true, but {reason}") from error
                 warnings.warn(f"{reason}; it goes on without (model.compile)", stacklevel=2)

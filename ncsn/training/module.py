@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ncsn.data import DataModule
 from ncsn.model.describe import PARTS, described, plain_value
+from ncsn.model.devices import use_layout_of
 from ncsn.model.load import contents
 from ncsn.model.model import DATA, PRECISION, Model
 from ncsn.model.settings import NOT_BUILT, OF_SUBCLASS, rebuilt_module, take_weights, without
@@ -82,7 +83,8 @@ class ScoreModule(LightningModule):
         possible = 0 <= label_dropout < 1
         expect("0 <= label_dropout < 1", possible, self, label_dropout=label_dropout)
         objective.of(denoiser)
-        expect('"auto", true or false', compile in ("auto", True, False), self, compile=compile)
+        known = compile == "auto" or isinstance(compile, bool)
+        expect('"auto", true or false', known, self, compile=compile)
         if compile is True and not isinstance(denoiser, Denoiser):
             rule = "an energy, which is differentiated, cannot be compiled"
             raise ValueError(f"ScoreModule: compile is true, but {rule}")
@@ -154,7 +156,7 @@ class ScoreModule(LightningModule):
             rank_zero_only(warnings.warn)(message, stacklevel=2)
         self.seed = torch.initial_seed()
         if self.device.type == "cuda":
-            self.to(memory_format=torch.channels_last)
+            use_layout_of(self.device, self)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # All randomness of a step (flips, levels, noise, dropout) follows from
