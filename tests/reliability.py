@@ -5,6 +5,7 @@ another file system, where there is one.
 """
 
 import argparse
+import gc
 import math
 import os
 import random
@@ -259,6 +260,7 @@ def main() -> None:
     given = parser.parse_args()
     random.seed(given.seed)
     torch.set_num_threads(1)
+    gc.freeze()  # as a command does with what it has imported
     os.environ["TMPDIR"] = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="reliability-") as folder:
