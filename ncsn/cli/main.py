@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def imported(name: str) -> ModuleType:
-    """Return a module, imported without looking for garbage, of which imports make none.
+    """Return a module, imported with garbage collection off.
 
-    torch and Lightning make millions of objects that stay. They are not looked through later
-    either, nor at the end of the program.
+    torch and Lightning make many objects, all of which stay. They are frozen, so that no later
+    collection looks through them, the one at the end of the program included.
     """
     if name in sys.modules:
         return sys.modules[name]

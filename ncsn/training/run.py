@@ -76,12 +76,11 @@ class SaveConfig(SaveConfigCallback):
     """The whole configuration, saved with the logs and shown in TensorBoard."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        logger = trainer.logger
         # Without a folder of its own, it would replace a config.yaml in the working folder.
-        if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+        if isinstance(logger := trainer.logger, (TensorBoardLogger, CSVLogger)):
             text, folder = self.parser.dump(self.config, skip_unset=False), Path(logger.log_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(text)
+            (folder / "config.yaml").write_text(text, "utf-8")
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
@@ -126,7 +125,7 @@ def run() -> None:
 
 @cache
 def make_parser() -> LightningArgumentParser:
-    """Return the parser of all settings of a run, which takes a third of the time to build one."""
+    """Return the parser of all settings of a run, made once in a process."""
     parser = LightningArgumentParser(prog="ncsn train", usage=USAGE, exit_on_error=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="A YAML file of settings.")
     folders = "The run's folders: checkpoints/NAME, logs/NAME."
