@@ -31,7 +31,7 @@ class UNet(nn.Module):
         patch: side of the pixel squares that are folded into channels first.
         norm: "group" (Wu & He, 2018), of at least 4 channels a group; "group8", of at least
             8; or "rms", over the channels of each pixel. On GPUs, compiled, the last is the
-            fastest, and in torch's past, groups of 4 channels had wrong gradients in bf16.
+            fastest, and groups of 4 channels have had wrong gradients in bf16.
 
     With its weights in `torch.channels_last` it computes in that layout.
     """
