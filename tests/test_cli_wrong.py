@@ -224,7 +224,7 @@ def test_a_lack_of_memory_before_the_first_step_is_no_wrong_setting(tmp_path, mo
         (["--out", "a.xyz"], "--out: expected .* got a.xyz"),
         (["--foo"], "--foo"),
         (["--num_samples", "3"], "did you mean '--num-samples'"),
-        (["--checkpoint", "a.ckpt"], r"--checkpoint; did you mean ncsn sample FILE\?"),
+        (["--checkpoint", "a.ckpt"], r"--checkpoint; did you mean --model FILE\?"),
         (["--num-samples", "3000000"], "3,000,000 of 64 pixels are more than the 134,217,728 of an image; lower it"),
         (
             ["--out", "a.gif", "--upscale", "256", "--num-samples", "9"],

@@ -20,6 +20,7 @@ from ncsn.model.model import DATA, Model
 from ncsn.model.model_card import card
 from ncsn.model.pretrained import save_pretrained
 from ncsn.model.shipped import SHIPPED_MODEL as SHIPPED
+from ncsn.model.shipped import shipped_models
 from ncsn.noise import GeometricSchedule
 from ncsn.samplers import AnnealedLangevin
 from ncsn.score import EnergyScore, NCSNDenoiser
@@ -246,13 +247,45 @@ def test_a_wrong_setting_is_one_line(checkpoint, capsys, options, said):
     assert sorted(file.name for file in Path().iterdir()) == ["dict.json", "list.json", "there.md"]
 
 
-def test_the_shipped_model_is_the_one_that_its_list_says():
-    listed = (REPOSITORY / "checkpoints/README.md").read_text()
-    assert SHIPPED.stat().st_size <= 3_000_000
-    assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() in listed
-    assert SHIPPED.with_suffix(".md").is_file()
-    distance = re.search(r"\| Frechet distance \| ([\d.]+ \+- [\d.]+) \|", SHIPPED.with_suffix(".md").read_text())
-    assert distance[1] in listed
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_shipped_model_is_the_one_that_its_list_and_its_card_say(name):
+    file = shipped_models()[name]
+    listed, card = (REPOSITORY / "checkpoints/README.md").read_text(), file.with_suffix(".md").read_text()
+    row = next(line for line in listed.splitlines() if f"`{file.name}`" in line)
+    distance = re.search(r"\| Frechet distance \| ([\d.]+ \+- [\d.]+) \|", card)
+    assert file.stat().st_size <= 5_000_000
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in row
+    assert distance[1] in row
+    assert (file.parent / re.search(r"\((.*\.png)\)", card)[1]).is_file()
+    assert f'"checkpoints/{file.name}" = ' in (REPOSITORY / "pyproject.toml").read_text()
+
+
+def test_models_are_listed_by_name_and_loaded_and_drawn_by_it(capsys):
+    main(["models"])
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines()[::2]] == [*shipped_models()]
+    assert "Digits, 1x8x8, without labels; DPMSolver, 20 levels" in listed
+    sample(["--model", "digits", "--num-samples", "2", "--device", "cpu"])
+    assert f"Sampling 2 from {SHIPPED}" in capsys.readouterr().out
+    assert torch.equal(load("digits").sample(2), load(SHIPPED).sample(2))
+    Path("digits").mkdir()  # what is there goes before what is shipped
+    with pytest.raises(ValueError, match="digits"):
+        load("digits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sample", "digitz"], "there is no file digitz, and no model of that name; did you mean 'digits'?"),
+        (["evaluate", "--model", "other"], "no model of that name; `ncsn models` lists digits, "),
+        (["restore", "a.png", "--grey", "--model", "other"], "no model of that name; "),
+        (["export", "digits", "--model", "digits"], "argument --model: not allowed with argument CHECKPOINT"),
+    ],
+)
+def test_a_name_that_is_none_of_a_model_is_refused_with_those_there_are(capsys, arguments, said):
+    status, line = refusal(capsys, lambda: main(arguments))
+    assert status == 2
+    assert said in line
 
 
 def test_the_shipped_model_draws_digits():

@@ -34,4 +34,6 @@ def test_a_wheel_samples_trains_and_lists_in_an_empty_folder(installed, tmp_path
     assert "Trained 2 steps." in ncsn("train", "--config", "digits", "--trainer.max_steps", "2", "--samples.count", "0")
     assert "Sampling 4 from checkpoints/digits/step=2.ckpt" in ncsn("sample", "--num-samples", "4")
     assert "toy/sliced" in ncsn("configs")
+    assert f"{installed}/ncsn/checkpoints/fashion_mnist.safetensors" in ncsn("models")
+    assert "Sampling 2 from" in ncsn("sample", "--model", "fashion_mnist", "--num-samples", "2", "--out", "clothes.png")
     assert {file.name for file in tmp_path.iterdir()} >= {"samples.png", "samples-2.png", "checkpoints"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ncsn.cli.errors import fail
+from ncsn.model.shipped import model_file, shipped_models
 from ncsn.training.hints import did_you_mean
 
 __all__ = ["int_at_least", "parse"]
@@ -27,8 +28,9 @@ NO_EFFECT = {
     "png": (*SAMPLING, "likelihood", "samplers"),
     "samplers": (*SAMPLING, "json"),
 }
-FOR_A_MODEL = ("--checkpoint", "--ckpt", "--ckpt-path", "--ckpt_path", "--model", "--weights")
-MODEL = "default: the newest checkpoint under checkpoints/, or the digits of the package"
+FOR_A_MODEL = ("--checkpoint", "--ckpt", "--ckpt-path", "--ckpt_path", "--weights")
+MODEL = """a file, or a name of `ncsn models`; default: the newest checkpoint under checkpoints/,
+or the digits of the package"""
 OUT = """NAME.png: a grid; NAME.gif: trajectories; NAME.npz: an array arr_0 (N, H, W, C) of uint8;
 NAME: a folder of PNGs, of which missing ones are added. Default: samples.png, or a free name"""
 MOST_SAMPLES, MOST_BETWEEN, MOST_SEEDS, MOST_UPSCALE = 10**7, 1000, 1000, 256
@@ -37,6 +39,7 @@ DEVICE = "cpu, cuda, cuda:1, mps, ...; auto is the fastest"
 EXAMPLES = """\
 examples:
   ncsn sample                               64 samples of the newest checkpoint
+  ncsn sample --model digits                64 samples of a model of the package
   ncsn sample checkpoints/mnist/step=3000.ckpt --out grid.png --nrow 20
   ncsn sample old.ckpt new.ckpt             the same seeds from both
   ncsn sample --out trajectory.gif          from noise to images
@@ -53,6 +56,7 @@ COMMANDS = {
     "export": "write a model for others to use",
     "features": "train a classifier, whose features the metrics use",
     "configs": "list the configurations of the package",
+    "models": "list the models of the package",
 }
 
 
@@ -64,8 +68,7 @@ class OneLineParser(ArgumentParser):
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
         known = re.findall(r"--[\w-]+", self.format_help())
         if unknown and unknown[1] in FOR_A_MODEL and "--raw" in known:
-            way = "--model FILE" if "--model" in known else f"{self.prog} FILE"
-            fail(2, f"{message}; did you mean {way}?")
+            fail(2, f"{message}; did you mean --model FILE?")
         fail(2, message + (did_you_mean(unknown[1], known) if unknown else ""))
 
 
@@ -88,10 +91,24 @@ def parse(command: str, arguments: Sequence[str]) -> Namespace:
         if setting and name in ("--sampler", "--data") and parser.get_default(name[2:]) == []:
             add_setting(parser, key)
     options = parser.parse_args(arguments)
+    take_model(options)
     if "default_out" in options:
         check_output(options)
     refuse_without_effect(options)
     return options
+
+
+def take_model(options: Namespace) -> None:
+    """Set the model to that of --model, and end the program if a name is none of a model."""
+    given = vars(options)
+    if given.get("named") is not None:
+        options.checkpoint, options.checkpoints = options.named, [options.named]
+    files = [given.get("checkpoint"), given.get("model"), *(given.get("checkpoints") or [])]
+    for name in (str(file) for file in files if file and not file.exists()):
+        if re.fullmatch(r"[\w-]+", name):
+            known = shipped_models()
+            hint = did_you_mean(name, known) or f"; `ncsn models` lists {', '.join(known)}"
+            fail(2, f"checkpoint: there is no file {name}, and no model of that name{hint}")
 
 
 def refuse_without_effect(options: Namespace) -> None:
@@ -107,7 +124,7 @@ def refuse_without_effect(options: Namespace) -> None:
 
 def add_sample_options(parser: ArgumentParser) -> None:
     """Add the options of `ncsn sample`."""
-    parser.add_argument("checkpoints", nargs="*", type=Path, metavar="CHECKPOINT", help=MODEL)
+    add_model_options(parser, several=True)
     add_output_options(parser)
     add_sampling_options(parser)
     option = parser.add_argument
@@ -116,6 +133,17 @@ def add_sample_options(parser: ArgumentParser) -> None:
     option("--nearest", type=int_at_least(1), metavar="N", help="show N nearest training images")
     add_data_options(parser, "a configuration, for its data; default: the model's")
     option("--show-settings", action="store_true", help="print the checkpoint's settings as YAML")
+
+
+def add_model_options(parser: ArgumentParser, several: bool = False) -> None:
+    """Add an argument for a model, or for several, and an option that is the same."""
+    option = parser.add_mutually_exclusive_group().add_argument
+    about: dict[str, Any] = {"type": model_file, "metavar": "CHECKPOINT", "help": MODEL}
+    if several:
+        option("checkpoints", nargs="*", default=[], **about)
+    else:
+        option("checkpoint", nargs="?", **about)
+    option("--model", dest="named", type=model_file, metavar="FILE", help="the same, as an option")
 
 
 def add_denoise_options(parser: ArgumentParser) -> None:
@@ -140,7 +168,7 @@ def add_restore_options(parser: ArgumentParser) -> None:
     add_label(option)
     add_output_options(parser)
     add_sampling_options(parser)
-    option("--model", dest="checkpoints", nargs=1, type=Path, metavar="FILE", help=MODEL)
+    option("--model", dest="checkpoints", nargs=1, type=model_file, metavar="FILE", help=MODEL)
 
 
 def add_interpolate_options(parser: ArgumentParser) -> None:
@@ -161,7 +189,7 @@ def add_interpolate_options(parser: ArgumentParser) -> None:
 def add_evaluate_options(parser: ArgumentParser) -> None:
     """Add the options of `ncsn evaluate`."""
     option = parser.add_argument
-    option("checkpoint", nargs="?", type=Path, help=MODEL)
+    add_model_options(parser)
     add_sampling_options(parser)
     add_label(option, "default: every class in turn, `all`")
     option(
@@ -184,7 +212,7 @@ def add_export_options(parser: ArgumentParser) -> None:
     """Add the options of `ncsn export`."""
     option = parser.add_argument
     forms = ("safetensors", "folder", "program")
-    option("checkpoint", nargs="?", type=Path, help=MODEL)
+    add_model_options(parser)
     option("--to", choices=forms, required=True, help="a file, a folder for the Hub, torch.export")
     option("--out", type=Path, metavar="FILE", help="a new file or folder (the run's name, here)")
     option("--metrics", type=Path, metavar="JSON", help="of `ncsn evaluate --json`, for the card")
@@ -288,7 +316,7 @@ def add_image_options(parser: ArgumentParser, default: str) -> None:
     parser.set_defaults(default_out=Path(default), kinds={".png": "grid"})
     add_label(option)
     option("--device", default="auto", help=DEVICE)
-    option("--model", type=Path, metavar="FILE", help=MODEL)
+    option("--model", type=model_file, metavar="FILE", help=MODEL)
     add_weights_options(option)
 
 

@@ -15,7 +15,7 @@ from ncsn.model.checkpoint_file import DamagedError, read
 from ncsn.model.model import DATA, Model
 from ncsn.model.pretrained import read_folder, read_safetensors, save_safetensors
 from ncsn.model.settings import rebuilt_data, rebuilt_model
-from ncsn.model.shipped import SHIPPED_MODEL
+from ncsn.model.shipped import SHIPPED_MODEL, model_file
 
 if TYPE_CHECKING:
     from ncsn.data import DataModule
@@ -49,8 +49,8 @@ def load(
     name the public classes of this package, and classes of yours that you trust.
 
     Args:
-        path: a training checkpoint (.ckpt), a model (.safetensors), or a local folder
-            in the layout of the Hugging Face Hub.
+        path: a training checkpoint (.ckpt), a model (.safetensors), a local folder in the
+            layout of the Hugging Face Hub, or the name of a shipped model, as "digits".
         raw: load the raw weights, instead of their moving average.
         trust: dotted names of your own classes that the file may name ("mine.MyUNet").
         device: where to put the model, as "cuda".
@@ -99,10 +99,11 @@ def saved_shape(path: str | Path) -> tuple[int, ...]:
 
 def contents(path: str | Path) -> dict[str, Any]:
     """Return the tensors and plain values in the file or folder of a model."""
-    if Path(path).is_dir():
-        content = read_folder(Path(path))
+    path = model_file(path)
+    if path.is_dir():
+        content = read_folder(path)
     else:
-        content = read_safetensors(path) if Path(path).suffix == ".safetensors" else read(path)
+        content = read_safetensors(path) if path.suffix == ".safetensors" else read(path)
     if not all(isinstance(content.get(key), dict) for key in ("hyper_parameters", "state_dict")):
         raise ValueError(f"checkpoint: {path} is not a training checkpoint of this package")
     return content

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-__all__ = ["SHIPPED_MODEL", "config_file", "shipped", "shipped_configs"]
+__all__ = [
+    "SHIPPED_MODEL",
+    "config_file",
+    "model_file",
+    "shipped",
+    "shipped_configs",
+    "shipped_models",
+]
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -24,6 +31,18 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def config_file(given: str) -> str:
-    """Return `path`, or the path of the shipped configuration that it names."""
+    """Return `given`, or the path of the shipped configuration that it names."""
     found = None if Path(given).exists() else shipped_configs().get(given)
     return given if found is None else str(found)
+
+
+def shipped_models() -> dict[str, Path]:
+    """Return the shipped models by name, such as `digits`."""
+    files = sorted(shipped("checkpoints").glob("*.safetensors"))
+    return {file.stem: file for file in files if not file.stem.startswith("features_")}
+
+
+def model_file(given: str | Path) -> Path:
+    """Return `given`, or the path of the shipped model that it names."""
+    found = None if Path(given).exists() else shipped_models().get(str(given))
+    return Path(given) if found is None else found
