@@ -253,7 +253,7 @@ def test_a_shipped_model_is_the_one_that_its_list_and_its_card_say(name):
     listed, card = (REPOSITORY / "checkpoints/README.md").read_text(), file.with_suffix(".md").read_text()
     row = next(line for line in listed.splitlines() if f"`{file.name}`" in line)
     distance = re.search(r"\| Frechet distance \| ([\d.]+ \+- [\d.]+) \|", card)
-    assert file.stat().st_size <= 5_000_000
+    assert file.stat().st_size <= 5 * 2**20
     assert hashlib.sha256(file.read_bytes()).hexdigest() in row
     assert distance[1] in row
     assert (file.parent / re.search(r"\((.*\.png)\)", card)[1]).is_file()
