@@ -1,6 +1,7 @@
 """Every configuration builds, and has the numbers that its source published."""
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def test_every_config_builds_and_its_header_says_how_to_run_it(name, monkeypatch
     x = torch.rand(1, *cli.model.shape).round()  # binary, which is in the range of every set
     assert cli.model.losses(x, cli.model.schedule.sample(x)).shape == (1,)
     seed_everything(0)
+
+
+def test_the_command_for_a_gpu_is_accepted_and_learns_faster_from_larger_batches(monkeypatch, tmp_path):
+    header = Path(config_file("digits")).read_text().split("name:")[0].replace("\\\n#", "")
+    (command,) = re.findall(r"ncsn train --config configs/digits.yaml (--.*)", header)
+    plain = built("digits", monkeypatch=monkeypatch, folder=tmp_path)
+    given = built("digits", *command.split(), monkeypatch=monkeypatch, folder=tmp_path)
+    larger = given.datamodule.batch_size / plain.datamodule.batch_size
+    rates = [cli.model.configure_optimizers()["optimizer"].defaults["lr"] for cli in (given, plain)]
+    assert larger == 4
+    assert rates[0] / rates[1] == pytest.approx(larger**0.5)
+    assert given.trainer.max_steps / plain.trainer.max_steps == 1 / 2
 
 
 @pytest.mark.parametrize(
