@@ -12,7 +12,7 @@ import pytest
 import torch
 from ncsn import load, samplers
 from ncsn.cli.main import main
-from ncsn.noise import GeometricSchedule, KarrasSchedule
+from ncsn.noise import GeometricSchedule, KarrasSchedule, langevin_step_size
 from ncsn.noise.streams import Streams, mixed_seed
 from ncsn.samplers import Heun
 from ncsn.training.module import ScoreModule
@@ -68,7 +68,7 @@ CASES = {
     "Ancestral": (samplers.Ancestral(), KARRAS),
     "EulerMaruyama": (samplers.EulerMaruyama(), KARRAS),
     "PredictorCorrector": (samplers.PredictorCorrector(corrector_steps=2), KARRAS),
-    "AnnealedLangevin": (samplers.AnnealedLangevin("auto", 2), GEOMETRIC),
+    "AnnealedLangevin": (samplers.AnnealedLangevin(langevin_step_size(GEOMETRIC, 2), 2), GEOMETRIC),
     "AnnealedLangevin raw": (samplers.AnnealedLangevin(1e-5, 1, denoise=False), GEOMETRIC),
     "ConsistentAnnealed": (samplers.ConsistentAnnealed(2e-4), GEOMETRIC),
     "Langevin": (samplers.Langevin(1e-3, 5), ONE),

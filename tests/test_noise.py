@@ -11,6 +11,7 @@ from ncsn.noise import (
     KarrasSchedule,
     LogNormalSchedule,
     distance_bounds,
+    exact_steps,
     langevin_step_size,
     max_pairwise_distance,
     num_levels,
@@ -254,6 +255,34 @@ def test_no_other_step_size_keeps_the_variance_better(levels, steps, kind):
     assert least >= 1
     others = torch.logspace(-9, -4 - 1e-6, 5000, dtype=torch.float64)
     assert (variance_ratio(sigmas, steps, others) >= least - 1e-12).all()
+
+
+def variances(extent, sigmas, steps, eta, q):
+    """The variance after each level of steps x + eta sigma^2 score + sqrt(q) sigma z, on data of variance `extent`."""
+    v, found = extent + sigmas[0] ** 2, []
+    for sigma, noise in zip(sigmas, q, strict=True):
+        for _ in range(steps):
+            v = (1 - eta * sigma**2 / (extent + sigma**2)) ** 2 * v + noise * sigma**2
+        found.append(v)
+    return torch.stack(found)
+
+
+@given(st.integers(2, 60), st.integers(1, 20), st.sampled_from([GeometricSchedule, KarrasSchedule]))
+def test_exact_steps_end_each_level_with_the_variance_of_its_noise(levels, steps, kind):
+    sigmas = kind(5, 0.02, levels).sigmas().double()
+    eta, q = exact_steps(sigmas, steps)
+    assert 0 < eta <= 1
+    assert (q >= 0).all()
+    torch.testing.assert_close(variances(0.0, sigmas, steps, eta, q), sigmas**2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("levels", "steps"), [(20, 5), (100, 1), (10, 10), (232, 5), (20, 50)])
+def test_exact_steps_draw_gaussians_of_any_width(levels, steps):
+    sigmas = GeometricSchedule(5, 0.02, levels).sigmas().double()
+    eta, q = exact_steps(sigmas, steps)
+    for std in (0.1, 0.2, 0.5, 1.0):
+        last = variances(std**2, sigmas, steps, eta, q)[-1]
+        assert last.item() == pytest.approx(std**2 + sigmas[-1].item() ** 2, rel=0.03), std
 
 
 def test_the_variance_ratio_is_that_of_a_walk():

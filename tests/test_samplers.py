@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from ncsn.noise import GeometricSchedule, langevin_step_size
+from ncsn.noise import GeometricSchedule, exact_steps, langevin_step_size
 from ncsn.samplers import AnnealedLangevin, Langevin, MetropolisAdjustedLangevin
 
 from conftest import gaussian_score, mixture_score
@@ -129,15 +129,34 @@ def test_an_unstable_step_is_refused_with_the_limit():
 
 
 @pytest.mark.parametrize("ladder", [(50, 0.01, 232), (5, 0.05, 40)])
-def test_an_automatic_step_is_technique_4_of_the_ladder_that_is_walked(ladder):
-    sigmas, frames = GeometricSchedule(*ladder).sigmas(), []
-    for epsilon in ("auto", langevin_step_size(sigmas, 5)):
-        torch.manual_seed(0)
-        frames.append(last(AnnealedLangevin(epsilon, 5)(gaussian_score(0.3, 0.7), torch.zeros(9, 2), sigmas)))
-    assert torch.equal(*frames)
+def test_an_automatic_step_has_the_size_and_the_noise_that_are_exact(ladder):
+    sigmas, score = GeometricSchedule(*ladder).sigmas(), gaussian_score(0.3, 0.7)
+    auto = AnnealedLangevin("auto", 5, denoise=False)
+    torch.manual_seed(0)
+    x = last(auto(score, torch.zeros(9, 2), sigmas))
+    torch.manual_seed(0)
+    eta, q = exact_steps(sigmas, 5)
+    expected = torch.zeros(9, 2)
+    for sigma, variance in zip(sigmas, q, strict=True):
+        for _ in range(5):
+            z = torch.randn(9, 2)
+            expected = expected + eta * sigma**2 * score(expected, sigma) + sigma * variance.sqrt().float() * z
+    torch.testing.assert_close(x, expected)
     auto = AnnealedLangevin("auto", 5)
     auto.check(sigmas)
     assert repr(auto) == "AnnealedLangevin(epsilon='auto', steps=5, denoise=True)"
+
+
+@pytest.mark.parametrize(("levels", "steps"), [(20, 5), (100, 1), (10, 10)])
+@pytest.mark.parametrize("std", [0.2, 1.0])
+def test_automatic_steps_draw_gaussians_of_any_width_where_technique_4_is_too_noisy(levels, steps, std):
+    sigmas = GeometricSchedule(5, 0.02, levels).sigmas()
+    found = []
+    for epsilon in ("auto", langevin_step_size(sigmas, steps)):
+        x = last(AnnealedLangevin(epsilon, steps)(gaussian_score(0.3, std), 5 * torch.randn(40_000, 1), sigmas))
+        found.append(x.var().item() / std**2)
+    assert found[0] == pytest.approx(1, abs=0.05)
+    assert found[1] > 1.1
 
 
 def test_an_automatic_step_is_refused_where_there_is_one_level():

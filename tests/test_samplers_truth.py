@@ -53,6 +53,7 @@ WALKS = [
     (Ancestral(), geometric(400)),
     (PredictorCorrector(0.16, 1), geometric(200)),
     (AnnealedLangevin(0.2e-4, 20), geometric(100)),
+    (AnnealedLangevin(), geometric(60)),
     (ConsistentAnnealed(0.03e-4), geometric(400)),
 ]
 every = pytest.mark.parametrize(("sampler", "sigmas"), WALKS, ids=[named(sampler) for sampler, _ in WALKS])

@@ -25,7 +25,7 @@ from ncsn.samplers import (
 
 __all__ = ["COMPARED", "compared_samplers", "comparison_table"]
 
-# Samplers, each with its number of Karras levels.
+# Samplers, each with its number of levels.
 COMPARED: list[tuple[Sampler, int]] = [
     (Euler(), 20),
     (Euler(), 50),
@@ -47,6 +47,7 @@ COMPARED: list[tuple[Sampler, int]] = [
     (Ancestral(), 100),
     (EulerMaruyama(), 100),
     (PredictorCorrector(), 50),
+    (AnnealedLangevin(), 20),
 ]
 
 LANGEVIN_NFE = 1000  # of annealed Langevin
@@ -62,12 +63,12 @@ def compared_samplers(module: Model) -> list[tuple[Sampler, Tensor]]:
     high, low = trained.max().item(), trained.min().item()
     near = GeometricSchedule(high, low, num_levels(high, low, math.prod(module.shape))).sigmas()
     eta = 1.3 * (1 - (near[1] / near[0]).item())
-    karras = [(sampler, module.sigmas_for(sampler, levels)) for sampler, levels in COMPARED]
+    others = [(sampler, module.sigmas_for(sampler, levels)) for sampler, levels in COMPARED]
     steps = max(1, round(LANGEVIN_NFE / len(near)))
     annealed = AnnealedLangevin("auto", steps, denoise=module.gaussian_noise)
     if not module.gaussian_noise:
         return [(annealed, near)]
-    return [*karras, (ConsistentAnnealed(eta * low**2), near), (annealed, near)]
+    return [*others, (ConsistentAnnealed(eta * low**2), near), (annealed, near)]
 
 
 def comparison_table(

@@ -25,6 +25,7 @@ from ncsn.noise.schedules import (
 from ncsn.noise.techniques import (
     Distance,
     distance_bounds,
+    exact_steps,
     langevin_step_size,
     max_pairwise_distance,
     num_levels,
@@ -40,6 +41,7 @@ __all__ = [
     "NoNoise",
     "NoiseSchedule",
     "distance_bounds",
+    "exact_steps",
     "langevin_step_size",
     "max_pairwise_distance",
     "num_levels",

@@ -18,6 +18,7 @@ from ncsn.noise.checks import expect
 __all__ = [
     "Distance",
     "distance_bounds",
+    "exact_steps",
     "langevin_step_size",
     "max_pairwise_distance",
     "num_levels",
@@ -210,3 +211,54 @@ def langevin_step_size(sigmas: Tensor, steps: int) -> float:
         best = int(variance_ratio(sigmas, steps, unit * grid).argmin())
         low, high = (grid[max(0, min(best + side, 1000))].log10().item() for side in (-1, 1))
     return unit * grid[best].item()
+
+
+def exact_steps(sigmas: Tensor, steps: int) -> tuple[float, Tensor]:
+    """Return the steps of annealed Langevin dynamics with which Gaussians of any width come out right.
+
+    A step at the level sigma moves x by eta sigma^2 times the score, and adds noise of variance
+    q sigma^2. Along a direction in which the data have the variance s^2, the score is -x / w with
+    w = s^2 + sigma^2, and the step changes the variance v of the state to
+
+        a v + q sigma^2,    a = (1 - eta sigma^2 / w)^2.
+
+    q = 2 eta, of Euler and Maruyama, makes v too large (Proposition 3), and Technique 4 chooses
+    the eta for which the excess at s = 0 is least. Here there is none:
+
+    - q makes v = sigma^2 at s = 0 after the steps of each level, which begin at the variance of
+      the level before;
+    - eta makes v = w after the last level for s^2 = sigma_max sigma_min. The error is then small
+      for every s far enough from both.
+
+    Args:
+        sigmas: at least two noise levels (L,), from high to low, above 0.
+        steps: Langevin steps at each level.
+
+    Returns:
+        eta, and q at each level (L,), in float64.
+    """
+    sigmas = sigmas.detach().cpu().double()
+    widest = (sigmas[:-1] / sigmas[1:]).max().item()
+    low, high = 1 - widest ** (-1 / steps), 1.0  # with less, q would have to be negative
+    for _ in range(4):  # each grid lies between the neighbours of the best, down to 1e-8
+        etas = torch.linspace(low, high, 201, dtype=torch.float64)
+        best = int((last_variance(sigmas, steps, etas) - 1).abs().argmin())
+        low, high = (etas[max(0, min(best + side, 200))].item() for side in (-1, 1))
+    return etas[best].item(), matched_noise(sigmas, steps, etas[best : best + 1])[:, 0]
+
+
+def matched_noise(sigmas: Tensor, steps: int, etas: Tensor) -> Tensor:
+    """Return q for each of the levels (L,) and each of some eta (E,): (L, E)."""
+    gamma_squared = (torch.cat([sigmas[:1], sigmas[:-1]]) / sigmas).square().unsqueeze(1)
+    a = (1 - etas) ** 2
+    return ((1 - a**steps * gamma_squared) * (1 - a) / (1 - a**steps)).clamp(min=0)
+
+
+def last_variance(sigmas: Tensor, steps: int, etas: Tensor) -> Tensor:
+    """Return v / w after the last level for s^2 = sigma_max sigma_min and each of some eta (E,)."""
+    extent = sigmas[0] * sigmas[-1]
+    v = extent + sigmas[0] ** 2
+    for sigma, q in zip(sigmas, matched_noise(sigmas, steps, etas), strict=True):
+        a = (1 - etas * sigma**2 / (extent + sigma**2)) ** 2
+        v = a**steps * v + q * sigma**2 * (1 - a**steps) / (1 - a)
+    return v / (extent + sigmas[-1] ** 2)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ncsn.noise import langevin_step_size
+from ncsn.noise import exact_steps
 from ncsn.noise.checks import expect
 from ncsn.noise.shapes import per_example, sum_per_example
 from ncsn.noise.streams import normal, uniform
@@ -114,10 +114,13 @@ class AnnealedLangevin(Sampler):
     This is the convention of the official code. The formula of the paper, alpha / 2 and
     sqrt(alpha), gives half the step.
 
+    By Euler and Maruyama's noise, sqrt(2 alpha) z, the result is too noisy for every `epsilon`
+    (Song & Ermon, 2020, Proposition 3). "auto" chooses the step size and, in place of
+    sqrt(2 alpha), a smaller factor of z, with which it is not (`ncsn.noise.exact_steps`).
+
     Args:
-        epsilon: step size at the lowest level, or "auto" for `ncsn.noise.langevin_step_size`.
-            Images fill few of their dimensions; along the others the dynamics is stable only
-            below 2 sigma_min^2.
+        epsilon: step size at the lowest level, or "auto". Images fill few of their dimensions;
+            along the others the dynamics is stable only below 2 sigma_min^2.
         steps: Langevin steps at each level.
         denoise: return the posterior mean of the last state (Jolicoeur-Martineau et al., 2021),
             at the cost of one more score. It assumes Gaussian noise; the steps do not.
@@ -136,33 +139,35 @@ class AnnealedLangevin(Sampler):
     def assumes_gaussian_noise(self) -> bool:
         return self.denoise
 
-    def step_size(self, sigmas: Tensor) -> float:
-        """Return the step size at the lowest of the levels (L,).
-
-        Raises:
-            ValueError: if it is "auto" and there is one level.
-        """
-        if self.epsilon != "auto":
-            return self.epsilon
-        several = len(sigmas) > 1
-        expect("two noise levels or a number for epsilon", several, self, epsilon=self.epsilon)
-        return langevin_step_size(sigmas, self.steps)
-
     def check(self, sigmas: Tensor) -> None:
         super().check(sigmas)
-        epsilon, limit = self.step_size(sigmas), 2 * float(sigmas[-1]) ** 2
+        epsilon, limit = self.epsilon, 2 * float(sigmas[-1]) ** 2
+        if epsilon == "auto":
+            expect(
+                "two noise levels or a number for epsilon", len(sigmas) > 1, self, epsilon=epsilon
+            )
+            return
         rule = f"epsilon < 2 sigma_min^2 = {limit:g}, beyond which it diverges"
         usual = f"; about {0.04 * limit:.2g} is usual"
         expect(rule + usual, epsilon < limit, self, epsilon=epsilon)
 
+    def moves(self, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha, and the factor of its noise sqrt(2 alpha) z, at each of the levels (L,)."""
+        if self.epsilon == "auto":
+            eta, q = exact_steps(sigmas, self.steps)
+            return eta * sigmas**2, (q / (2 * eta)).sqrt().to(sigmas)
+        alphas = self.epsilon * (sigmas / sigmas[-1]) ** 2
+        return alphas, torch.ones_like(alphas)
+
     @torch.no_grad()
     def __call__(self, score: Score, x: Tensor, sigmas: Tensor) -> Iterator[Tensor]:
-        epsilon, sigmas = self.step_size(sigmas), sigmas.to(x)
-        alphas = epsilon * (sigmas / sigmas[-1]) ** 2
+        moves, sigmas = self.moves(sigmas), sigmas.to(x)
+        alphas, factors = (move.to(x) for move in moves)
         last = len(sigmas) - 1
-        for level, (sigma, alpha) in enumerate(zip(sigmas, alphas, strict=True)):
+        levels = zip(sigmas, alphas, factors, strict=True)
+        for level, (sigma, alpha, factor) in enumerate(levels):
             for _ in range(self.steps):
-                z = normal(x)
+                z = factor * normal(x)
                 x = langevin_step(x, score(x, sigma), alpha, z)
             if self.denoise and level == last:
                 x = tweedie(score, x, sigma)
