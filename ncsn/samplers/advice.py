@@ -101,7 +101,7 @@ def advise(
         "levels": f"Technique 2: levels in the ratio {gamma:.4g} overlap in {dimension:,} dimensions.",
         "rho": "Makes the levels nearly geometric, which the techniques assume.",
         "steps": budget,
-        "epsilon": f"Technique 4: keeps the variance nearest the levels', r = {r:.3f}, as `auto` does.",
+        "epsilon": f"Technique 4: keeps the variance nearest the levels', r = {r:.3f}; with `auto`, r is 1.",
     }
     denoise = getattr(sampler, "denoise", True)
     return Advice(schedule, AnnealedLangevin(epsilon, steps, denoise), reasons)
