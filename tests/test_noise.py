@@ -276,6 +276,12 @@ def test_exact_steps_end_each_level_with_the_variance_of_its_noise(levels, steps
     torch.testing.assert_close(variances(0.0, sigmas, steps, eta, q), sigmas**2, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("sigmas", [[1.0], [1.0, 1.0], [1.0, 2.0], [1.0, 0.0]])
+def test_exact_steps_need_levels_that_fall(sigmas):
+    with pytest.raises(ValueError, match="two noise levels or more, from high to low"):
+        exact_steps(torch.tensor(sigmas), 5)
+
+
 @pytest.mark.parametrize(("levels", "steps"), [(20, 5), (100, 1), (10, 10), (232, 5), (20, 50)])
 def test_exact_steps_draw_gaussians_of_any_width(levels, steps):
     sigmas = GeometricSchedule(5, 0.02, levels).sigmas().double()

@@ -29,7 +29,7 @@ NO_EFFECT = {
     "samplers": (*SAMPLING, "json"),
 }
 FOR_A_MODEL = ("--checkpoint", "--ckpt", "--ckpt-path", "--ckpt_path", "--weights")
-MODEL = """a file, or a name of `ncsn models`; default: the newest checkpoint under checkpoints/,
+MODEL = """a file or folder, or else a name of `ncsn models`; default: the newest checkpoint under checkpoints/,
 or the digits of the package"""
 OUT = """NAME.png: a grid; NAME.gif: trajectories; NAME.npz: an array arr_0 (N, H, W, C) of uint8;
 NAME: a folder of PNGs, of which missing ones are added. Default: samples.png, or a free name"""
@@ -107,6 +107,8 @@ def take_model(options: Namespace) -> None:
     for name in (str(file) for file in files if file and not file.exists()):
         if re.fullmatch(r"[\w-]+", name):
             known = shipped_models()
+            if name in known:  # it was given as ./NAME
+                fail(2, f"checkpoint: there is no file ./{name}; give its name alone, {name}")
             hint = did_you_mean(name, known) or f"; `ncsn models` lists {', '.join(known)}"
             fail(2, f"checkpoint: there is no file {name}, and no model of that name{hint}")
 

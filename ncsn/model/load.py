@@ -50,7 +50,7 @@ def load(
 
     Args:
         path: a training checkpoint (.ckpt), a model (.safetensors), a local folder in the
-            layout of the Hugging Face Hub, or the name of a shipped model, as "digits".
+            layout of the Hugging Face Hub, or else the name of a shipped model, as "digits".
         raw: load the raw weights, instead of their moving average.
         trust: dotted names of your own classes that the file may name ("mine.MyUNet").
         device: where to put the model, as "cuda".

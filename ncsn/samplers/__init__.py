@@ -11,7 +11,8 @@ the same place. Yielded tensors are never written to again. The state is not cla
 
 There are two families. Langevin dynamics equilibrates at a level before the next one:
 
-    x + alpha score(x, sigma) + sqrt(2 alpha) z              Langevin, AnnealedLangevin
+    x + alpha score(x, sigma) + sqrt(2 alpha) z              Langevin, AnnealedLangevin (with
+                                                             less noise if its step is "auto")
 
 The others follow the reverse of dx = sqrt(d sigma^2 / dt) dW, with noise or without, from each
 level to the next lower one and from the last to 0 (Song et al., 2021):

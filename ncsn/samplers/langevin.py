@@ -116,7 +116,8 @@ class AnnealedLangevin(Sampler):
 
     By Euler and Maruyama's noise, sqrt(2 alpha) z, the result is too noisy for every `epsilon`
     (Song & Ermon, 2020, Proposition 3). "auto" chooses the step size and, in place of
-    sqrt(2 alpha), a smaller factor of z, with which it is not (`ncsn.noise.exact_steps`).
+    sqrt(2 alpha), a smaller factor of z, with which it is not (`ncsn.noise.exact_steps`): along
+    directions in which the data have no extent, and nearly so along others.
 
     Args:
         epsilon: step size at the lowest level, or "auto". Images fill few of their dimensions;
@@ -126,7 +127,7 @@ class AnnealedLangevin(Sampler):
             at the cost of one more score. It assumes Gaussian noise; the steps do not.
     """
 
-    remedy = "lower epsilon"
+    remedy = "take more levels or steps, or lower epsilon"
     rho = math.inf
     epsilon: float | Literal["auto"] = "auto"
     steps: int = 5
