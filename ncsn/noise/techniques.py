@@ -264,9 +264,10 @@ def matched_noise(sigmas: Tensor, steps: int, etas: Tensor) -> Tensor:
 
 def last_variance(sigmas: Tensor, steps: int, etas: Tensor) -> Tensor:
     """Return v / w after the last level for s^2 = sigma_max sigma_min and each of some eta (E,)."""
-    extent = sigmas[0] * sigmas[-1]
-    v = extent + sigmas[0] ** 2
-    for sigma, q in zip(sigmas, matched_noise(sigmas, steps, etas), strict=True):
-        a = (1 - etas * sigma**2 / (extent + sigma**2)) ** 2
-        v = a**steps * v + q * sigma**2 * (1 - a**steps) / (1 - a)
-    return v / (extent + sigmas[-1] ** 2)
+    extent, squared = sigmas[0] * sigmas[-1], sigmas.square().unsqueeze(1)
+    a = (1 - etas * squared / (extent + squared)) ** 2
+    added = matched_noise(sigmas, steps, etas) * squared * (1 - a**steps) / (1 - a)  # by a level
+    kept = (a**steps).flip(0).cumprod(0).flip(0)  # from before a level to the end
+    after = torch.cat([kept[1:], torch.ones_like(kept[:1])])
+    v = kept[0] * (extent + squared[0]) + (after * added).sum(0)
+    return v / (extent + squared[-1])
