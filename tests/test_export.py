@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import ncsn
@@ -260,11 +261,19 @@ def test_a_shipped_model_is_the_one_that_its_list_and_its_card_say(name):
     assert f'"checkpoints/{file.name}" = ' in (REPOSITORY / "pyproject.toml").read_text()
 
 
-def test_models_are_listed_by_name_and_loaded_and_drawn_by_it(capsys):
+def test_models_are_listed_by_name_and_loaded_and_drawn_by_it(capsys, monkeypatch, tmp_path):
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for file in shipped_models().values():
+        shutil.copy(file, checkout)
+    (checkout / "mine.safetensors").write_bytes(b"of the user")
+    monkeypatch.setattr("ncsn.model.shipped.shipped", lambda folder: checkout)
     main(["models"])
     listed = capsys.readouterr().out
     assert [line.split()[0] for line in listed.splitlines()[::2]] == [*shipped_models()]
     assert "Digits, 1x8x8, without labels; DPMSolver, 20 levels" in listed
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     sample(["--model", "digits", "--num-samples", "2", "--device", "cpu"])
     assert f"Sampling 2 from {SHIPPED}" in capsys.readouterr().out
     assert torch.equal(load("digits").sample(2), load(SHIPPED).sample(2))

@@ -12,6 +12,7 @@ __all__ = [
 ]
 
 PACKAGE = Path(__file__).parent.parent
+MODELS = ("digits", "fashion_mnist", "mnist")
 
 
 def shipped(folder: str) -> Path:
@@ -37,9 +38,8 @@ def config_file(given: str) -> str:
 
 
 def shipped_models() -> dict[str, Path]:
-    """Return the shipped models by name, such as `digits`."""
-    files = sorted(shipped("checkpoints").glob("*.safetensors"))
-    return {file.stem: file for file in files if not file.stem.startswith("features_")}
+    """Return the shipped models by name, such as `digits`; runs in a checkout add none."""
+    return {name: shipped("checkpoints") / f"{name}.safetensors" for name in MODELS}
 
 
 def model_file(given: str | Path) -> Path:

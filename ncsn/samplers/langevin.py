@@ -124,7 +124,8 @@ class AnnealedLangevin(Sampler):
             along the others the dynamics is stable only below 2 sigma_min^2.
         steps: Langevin steps at each level.
         denoise: return the posterior mean of the last state (Jolicoeur-Martineau et al., 2021),
-            at the cost of one more score. It assumes Gaussian noise; the steps do not.
+            at the cost of one more score. It assumes Gaussian noise; the steps do not, but for
+            the numbers that "auto" chooses.
     """
 
     remedy = "take more levels or steps, or lower epsilon"
