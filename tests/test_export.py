@@ -198,6 +198,23 @@ def test_a_program_is_the_denoiser(checkpoint, capsys):
             torch.testing.assert_close(program(x, sigma, label), module.denoiser(x, sigma, label), atol=1e-4, rtol=0)
 
 
+def test_half_of_the_bytes_hold_the_weights_rounded_to_16_bits(checkpoint, report, capsys):
+    export(str(checkpoint), "--to", "safetensors", "--out", "whole.safetensors")
+    export(str(checkpoint), "--to", "safetensors", "--half", "--out", "half.safetensors")
+    whole, half = load("whole.safetensors").state_dict(), load("half.safetensors").state_dict()
+    for name, weight in whole.items():
+        assert torch.equal(half[name], weight.half().float())
+    sizes = [sum(tensor.nbytes for tensor in load_file(f"{name}.safetensors").values()) for name in ("half", "whole")]
+    assert 2 * sizes[0] == sizes[1]
+    with_metrics = ("--to", "safetensors", "--half", "--metrics")
+    status, line = refusal(capsys, lambda: export(str(checkpoint), *with_metrics, str(report)))
+    assert status == 2
+    assert "--metrics: the report is of other weights" in line
+    main(["evaluate", "half.safetensors", "--num-samples", "100", "--json", "half.json", "--device", "cpu"])
+    export("half.safetensors", *with_metrics, "half.json", "--out", "again.safetensors")
+    assert "100 samples" in Path("again.md").read_text()
+
+
 def other_module(denoiser):
     return Model(denoiser, GeometricSchedule(2, 0.1, 4), AnnealedLangevin(1e-3, 1), (3,))
 
@@ -232,6 +249,7 @@ def test_a_program_that_is_not_the_denoiser_is_not_written():
         (["--to", "pickle"], "invalid choice: 'pickle'"),
         (["--to", "program", "--out", "a.pt"], r"--out: expected a name with \.pt2, got a\.pt"),
         (["--to", "program", "--metrics", "a.json"], "--metrics has no effect with --to program"),
+        (["--to", "program", "--half"], "--half has no effect with --to program"),
         (["--to", "folder", "--metrics", "a.json"], r"--metrics: a\.json is not a file of JSON"),
         (["--to", "folder", "--metrics", "list.json"], "--metrics: not a report of this version"),
         (["--to", "folder", "--metrics", "dict.json"], "--metrics: not a report of this version"),

@@ -31,8 +31,8 @@ TOLERANCE = 1e-4  # error of a program: absolute up to 1, relative above
 
 def run(options: Namespace) -> None:
     """Load a model and write it."""
-    for name in ("metrics", "image"):
-        if options.to == "program" and getattr(options, name) is not None:
+    for name in ("metrics", "image", "half"):
+        if options.to == "program" and getattr(options, name):
             raise ValueError(f"--{name} has no effect with --to program; remove one of them")
     checkpoint = options.checkpoint or default_checkpoint(CHECKPOINTS)
     suffix = SUFFIXES[options.to]
@@ -50,6 +50,7 @@ def run(options: Namespace) -> None:
                 raise ValueError(f"--out: {file} {wrong}")
         report = None if options.metrics is None else read_report(options.metrics)
         model = load(checkpoint, options.raw, options.trust)
+        model = model.half() if options.half else model
         about = write(model, out, options.to, report, image)
     print(f"Wrote {' and '.join(map(str, files))}{about}, from {checkpoint}")
 

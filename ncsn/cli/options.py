@@ -219,6 +219,7 @@ def add_export_options(parser: ArgumentParser) -> None:
     option("--out", type=Path, metavar="FILE", help="a new file or folder (the run's name, here)")
     option("--metrics", type=Path, metavar="JSON", help="of `ncsn evaluate --json`, for the card")
     option("--image", type=Path, metavar="PNG", help="of `ncsn sample`, for the card")
+    option("--half", action="store_true", help="round the weights to 16 bits, for half the size")
     add_weights_options(parser.add_argument)
 
 

@@ -246,8 +246,14 @@ def tensors(content: Any) -> Iterator[Tensor]:
 
 
 def weights_fingerprint(network: nn.Module) -> str:
-    """Return the sha256 of the names and values of a network's weights and buffers."""
-    return tensors_fingerprint(network.state_dict())
+    """Return the sha256 of the names and values of a network's weights and buffers.
+
+    Values are taken in float32, in which a model is loaded from a file of half precision.
+    """
+    state = network.state_dict().items()
+    return tensors_fingerprint(
+        {name: value.float() if value.is_floating_point() else value for name, value in state}
+    )
 
 
 def tensors_fingerprint(tensors: dict[str, Tensor]) -> str:
