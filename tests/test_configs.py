@@ -9,8 +9,9 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer, seed_everything
+from ncsn.cli.main import main
 from ncsn.cli.train import from_config
-from ncsn.model.load import load_data
+from ncsn.model.load import load, load_data
 from ncsn.model.shipped import config_file
 from ncsn.noise import GeometricSchedule, LogNormalSchedule, langevin_step_size
 from ncsn.training.module import ScoreModule
@@ -88,13 +89,32 @@ def test_the_papers_configs_are_the_papers(
     assert (cli.datamodule.batch_size, cli.datamodule.flip, cli.datamodule.dequantise) == (128, flip, dequantise)
 
 
-def test_the_levels_of_cifar10_are_edms_for_half_the_range():
+@pytest.mark.parametrize("name", ["cifar10_minutes", "cifar10_hour", "cifar10_day"])
+def test_the_levels_for_a_gpu_are_edms_for_half_the_range(name):
     """Karras et al. (2022), Table 1, for images in [-1, 1]."""
-    settings = yaml.safe_load(Path(config_file("cifar10")).read_text())["model"]["schedule"]
+    settings = yaml.safe_load(Path(config_file(name)).read_text())["model"]["schedule"]
     schedule = LogNormalSchedule(**settings["init_args"])
     assert (2 * schedule.sigma_min, 2 * schedule.sigma_max) == (0.002, 80)
     assert schedule.mean + math.log(2) == pytest.approx(-1.2, abs=1e-3)
     assert (schedule.std, schedule.levels, schedule.rho) == (1.2, 18, 7)
+
+
+@pytest.mark.parametrize("name", ["cifar10_minutes", "cifar10_hour", "cifar10_day", "ncsn_cifar10", "ncsnv2_cifar10"])
+def test_a_recipe_for_a_gpu_steps_and_samples_with_a_small_network(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for i in range(8):
+        file = tmp_path / "images" / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (30 * i, 200 - i, 9)).save(file)
+    labels = "labels: true" in Path(config_file(name)).read_text()
+    folder = ["--data", "ImageFolder", "--data.root", "images", "--data.size", "32", "--data.batch_size", "4"]
+    folder += ["--data.labels", "true"] * labels
+    small = ["--model.denoiser.network.width", "8", "--trainer.max_steps", "2", "--trainer.val_check_interval", "1"]
+    small += ["--model.sampler.steps", "1"] * (not labels)
+    main(["train", "--config", name, *folder, *small, "--trainer.accelerator", "cpu", "--samples.count", "0"])
+    model = load(f"checkpoints/{name}/step=2.ckpt")
+    assert model.sample(2, steps=3).shape == (2, 3, 32, 32)
+    assert model.classes == 2 * labels
 
 
 def technique_4(sigma_max: float, sigma_min: float, levels: int, steps: int) -> float:
@@ -121,7 +141,8 @@ def test_the_step_size_is_technique_4(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("digits", 20), ("mnist", 20), ("fashion_mnist", 20), ("image_folder", 40), ("cifar10", 35)]
+    ("name", "expected"),
+    [("digits", 20), ("mnist", 20), ("fashion_mnist", 20), ("image_folder", 40), ("cifar10_day", 35)],
 )
 def test_the_recipes_draw_in_few_calls_of_the_network(name, expected, monkeypatch, pictures):
     options = ["--data.root", str(pictures)] if name == "image_folder" else []

@@ -43,7 +43,7 @@ MAX_NUMBERS = 2_000_000_000  # elements in the parameters of a network
 NOT_BUILT = ("_instantiator", "optimizer", "weights")  # settings that no loading needs
 OF_SUBCLASS = "subclass_parameters"  # entry of a checkpoint: what a subclass adds
 # Settings of training alone, which a model does not have.
-OF_TRAINING = {"warmup": int, "cooldown": int, "compile": Literal["auto"] | bool}
+OF_TRAINING = {"warmup": int, "cooldown": int, "augment": float, "compile": Literal["auto"] | bool}
 MOST_SHOWN = 6  # weights in one message
 COSTS = ("memory", "workers")  # settings of data that only affect speed and memory
 

@@ -27,22 +27,24 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Conditioning(nn.Module):
-    """The embedding (B, E) of the noise level and the class label.
+    """The embedding (B, E) of the noise level, the class label and the augmentation.
 
     Args:
         width: E, even.
         classes: number of classes; 0 for a network that takes no label.
+        augmentations: the numbers that describe an augmentation; 0 for a network without.
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, classes: int = 0) -> None:
+    def __init__(self, width: int, classes: int = 0, augmentations: int = 0) -> None:
         super().__init__()
         # Periods from 60 down to 0.6, for a c_noise of ln sigma or a quarter of it.
         # They are a buffer, so that checkpoints hold them.
         self.register_buffer("frequencies", torch.logspace(-1, 1, width // 2))
         self.classes = classes
         self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.augmentation = nn.Linear(augmentations, width, bias=False) if augmentations else None
         self.mlp = nn.Sequential(
             nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
@@ -50,13 +52,17 @@ class Conditioning(nn.Module):
     def forward(self, batch: int, c_noise: Tensor, label: Tensor | None) -> Tensor:
         """Return the embedding of `c_noise` () or (B, 1, ..., 1) and `label` (B,).
 
-        A label of -1, or None for the whole batch, stands for no label.
+        A label of -1, or None for the whole batch, stands for no label. A label (B, 1 + A) has
+        the numbers of the augmentation after the class; without them they are 0.
 
         Raises:
             ValueError: if a label is given to a network without classes.
         """
         angle = c_noise.reshape(-1, 1).expand(batch, 1) * self.frequencies
         features = torch.cat([angle.cos(), angle.sin()], dim=1) * math.sqrt(2)
+        if self.augmentation is not None and label is not None and label.ndim == 2:
+            features = features + self.augmentation(label[:, 1:].to(features.dtype))
+            label = label[:, 0].long() if self.label is not None else None
         if self.label is not None:
             label = (
                 torch.full((batch,), NO_LABEL, device=c_noise.device) if label is None else label

@@ -28,6 +28,8 @@ class UNet(nn.Module):
         attention: resolutions with self-attention; 0 is the full one.
         dropout: probability of dropping an activation inside a block.
         classes: number of classes; 0 for a network that takes no label.
+        augmentations: the numbers that tell the network how an image was augmented, 9 for
+            `ScoreModule(augment=)`; 0 for a network that is not told.
         patch: side of the pixel squares that are folded into channels first.
         norm: "group" (Wu & He, 2018), of at least 4 channels a group; "group8", of at least
             8; or "rms", over the channels of each pixel. On GPUs, compiled, the last is the
@@ -47,12 +49,14 @@ class UNet(nn.Module):
         classes: int = 0,
         patch: int = 1,
         norm: Literal["group", "group8", "rms"] = "group",
+        augmentations: int = 0,
     ) -> None:
         super().__init__()
         sizes = {"channels": channels, "width": width, "blocks": blocks, "patch": patch}
         positive = min(sizes.values()) >= 1 and width >= 4
         expect("positive sizes, and width >= 4", positive, self, **sizes)
         expect("classes >= 0", classes >= 0, self, classes=classes)
+        expect("augmentations >= 0", augmentations >= 0, self, augmentations=augmentations)
         count = len(multipliers)
         expect("at most 16 multipliers", count <= 16, self, given=count)
         positive = min(multipliers, default=0) >= 1
@@ -68,7 +72,8 @@ class UNet(nn.Module):
         self.channels, self.width, self.multipliers = channels, width, multipliers
         self.blocks, self.attention, self.dropout = blocks, attention, dropout
         self.classes, self.patch, self.norm = classes, patch, norm
-        self.conditioning = Conditioning(embedding, classes)
+        self.augmentations = augmentations
+        self.conditioning = Conditioning(embedding, classes, augmentations)
         self.stem = nn.Conv2d(channels * patch**2, width * multipliers[0], 3, padding=1)
         self.resolutions = Resolution(
             widths, blocks, [i in attention for i in range(len(widths))], embedding, dropout, norm
