@@ -23,7 +23,7 @@ from ncsn.training.run import Run, build
 
 __all__ = ["Bench", "batch_of", "built", "flops", "loss_of"]
 
-BATCHES = {"cifar10": 512, "mnist": 128, "digits": 64}
+BATCHES = {"cifar10_hour": 512, "mnist": 128, "digits": 64}
 TOY_NETWORK = {"width": "8", "blocks": "1", "attention": "[]"}
 
 

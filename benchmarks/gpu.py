@@ -4,7 +4,7 @@ FOLDER holds CIFAR-10 and MNIST as torchvision lays them out; random images repl
 that is not there. Each part prints a table; DIR/gpu.json is written after each measurement.
 
 - peaks: 3x3 convolutions and a matrix product in bf16.
-- sampling: the model of cifar10 at 20 NFE, and as many bare calls of its network. Layout and
+- sampling: the model of cifar10_hour at 20 NFE, and as many bare calls of its network. Layout and
   precision are the same. Sampling takes less time than the calls if it replays a CUDA graph.
 - tests: `pytest -m gpu`.
 - bare: the training step (loss, backward, guard, optimiser) without Lightning.
