@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ncsn.cli.features import ClassifierTraining, train_features
+from ncsn.cli.features import ClassifierTraining, shifted, train_features
 from ncsn.cli.from_options import data_section
 from ncsn.cli.main import main
 from ncsn.data import MNIST, Digits, FashionMNIST, to_unit
@@ -88,6 +88,27 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
     one, two, other = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two", "other"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_wider_features_of_moved_images_are_learned_by_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("--data=ncsn.data.Digits", "--epochs", "4", "--width", "16", "--shift", "1", "--data.batch_size", "64")
+    features = load_classifier("checkpoints/features_digits.safetensors")
+    assert features.width == 16
+    assert features.accuracy > 0.8
+    with pytest.raises(ValueError, match="shift: 8, and must be below the side of an image, 8"):
+        train_features(Digits(labels=True), shift=8)
+
+
+def test_a_shift_moves_all_images_alike_and_reflects_what_is_outside():
+    x = torch.rand(2, 1, 5, 6)
+    assert torch.equal(shifted(x, 0), x)
+    padded = torch.nn.functional.pad(x, [2] * 4, mode="reflect")
+    expected = [padded[..., i : i + 5, j : j + 6] for i in range(5) for j in range(5)]
+    torch.manual_seed(0)
+    moved = [shifted(x, 2) for _ in range(400)]
+    assert all(any(torch.equal(each, one) for one in expected) for each in moved)
+    assert all(any(torch.equal(each, one) for each in moved) for one in expected)
 
 
 def test_what_is_loaded_is_what_was_saved(saved):

@@ -28,13 +28,15 @@ __all__ = ["run", "train_features"]
 class ClassifierTraining(LightningModule):
     """Training of features by cross-entropy, AdamW and a one-cycle learning rate."""
 
-    def __init__(self, features: Classifier, lr: float) -> None:
+    def __init__(self, features: Classifier, lr: float, shift: int = 0) -> None:
         super().__init__()
         self.features = features
         self.lr = lr
+        self.shift = shift
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, label = batch
+        x = shifted(x, self.shift)
         return nn.functional.cross_entropy(self.features.logits(x), label)
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
@@ -49,12 +51,24 @@ class ClassifierTraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
 
+def shifted(x: Tensor, most: int) -> Tensor:
+    """Return images (B, C, H, W) moved by up to `most` pixels, all alike, and reflected there."""
+    if not most:
+        return x
+    height, width = x.shape[2:]
+    down, right = torch.randint(2 * most + 1, (2,)).tolist()
+    padded = nn.functional.pad(x, [most] * 4, mode="reflect")
+    return padded[..., down : down + height, right : right + width]
+
+
 def train_features(
     data: ImageData,
     epochs: int = 5,
     lr: float = 3e-3,
     accelerator: str = "auto",
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    width: int = 32,
+    shift: int = 0,
 ) -> Classifier:
     """Train a classifier on labelled images, and record its data set and its accuracy.
 
@@ -63,16 +77,22 @@ def train_features(
         epochs: passes over the training images.
         lr: the peak learning rate, for batches of about 64.
         accelerator, precision: as for Lightning's Trainer.
+        width: channels of the first convolution.
+        shift: move the images of each batch by up to so many pixels.
 
     Raises:
-        ValueError: if the data has no labels, or `lr` is not positive.
+        ValueError: if the data has no labels, `lr` is not positive, or `shift` is not below the
+            side of an image.
     """
     if not data.classes:
         name = type(data).__name__
         raise ValueError(f"{name}: labels is false, and a classifier is trained on labels")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr: {lr}, and must be positive")
-    features = Classifier(data.shape[0], data.classes)
+    if not 0 <= shift < min(data.shape[1:]):
+        side = min(data.shape[1:])
+        raise ValueError(f"shift: {shift}, and must be below the side of an image, {side}")
+    features = Classifier(data.shape[0], data.classes, width)
     shown = sys.stdout.isatty()
     quiet = partial(
         Trainer,
@@ -84,7 +104,7 @@ def train_features(
         enable_progress_bar=shown,
         callbacks=[RichProgressBar(leave=True)] if shown else [],
     )
-    classifier = ClassifierTraining(features, lr)
+    classifier = ClassifierTraining(features, lr, shift)
     trainer = quiet(max_epochs=epochs, precision=precision, limit_val_batches=0)
     trainer.fit(classifier, datamodule=data)
     features.trained_on = type(data).__name__
@@ -102,7 +122,7 @@ def run(options: Namespace) -> None:
         seed_everything(options.seed, verbose=False)
         data.prepare_data()
         how = options.epochs, options.lr, options.accelerator, options.precision
-        features = train_features(data, *how)
+        features = train_features(data, *how, options.width, options.shift)
         save_classifier(features, file)
     print(f"{features.trained_on}: accuracy {features.accuracy:.2%} on the validation images")
     print(f"Classifier:  {file}  ({file.stat().st_size:,} bytes)")

@@ -33,7 +33,7 @@ MODEL = """a file or folder, or else a name of `ncsn models`; default: the newes
 or the digits of the package"""
 OUT = """NAME.png: a grid; NAME.gif: trajectories; NAME.npz: an array arr_0 (N, H, W, C) of uint8;
 NAME: a folder of PNGs, of which missing ones are added. Default: samples.png, or a free name"""
-MOST_SAMPLES, MOST_BETWEEN, MOST_SEEDS, MOST_UPSCALE = 10**7, 1000, 1000, 256
+MOST_SAMPLES, MOST_BETWEEN, MOST_SEEDS, MOST_UPSCALE, MOST_WIDE = 10**7, 1000, 1000, 256, 1024
 NAMES = re.compile(r"[^\s,]+").findall  # the type of an option with names between commas
 DEVICE = "cpu, cuda, cuda:1, mps, ...; auto is the fastest"
 EXAMPLES = """\
@@ -229,6 +229,10 @@ def add_features_options(parser: ArgumentParser) -> None:
     add_data_options(parser, "a configuration, for its data; or the class of a data set")
     option("--epochs", type=int_at_least(1), default=5, help="passes over the images (5)")
     option("--lr", type=float, default=3e-3, help="the peak of the learning rate (0.003)")
+    about = "channels of the first convolution (32); the file grows with its square"
+    option("--width", type=int_at_least(1, MOST_WIDE), default=32, metavar="N", help=about)
+    about = "move the images of each batch by up to N pixels (0)"
+    option("--shift", type=int_at_least(0), default=0, metavar="N", help=about)
     option("--seed", type=int_at_least(0), default=0, help="of the weights and the order (0)")
     option("--accelerator", default="auto", help="cpu, gpu, ...; auto is the fastest")
     kinds = ("32-true", "bf16-mixed")
