@@ -142,7 +142,7 @@ def test_the_step_size_is_technique_4(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("digits", 20), ("mnist", 20), ("fashion_mnist", 20), ("image_folder", 40), ("cifar10_day", 35)],
+    [("digits", 20), ("mnist", 20), ("fashion_mnist", 20), ("image_folder", 40), ("cifar10", 35), ("cifar10_day", 35)],
 )
 def test_the_recipes_draw_in_few_calls_of_the_network(name, expected, monkeypatch, pictures):
     options = ["--data.root", str(pictures)] if name == "image_folder" else []

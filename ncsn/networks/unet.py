@@ -28,12 +28,12 @@ class UNet(nn.Module):
         attention: resolutions with self-attention; 0 is the full one.
         dropout: probability of dropping an activation inside a block.
         classes: number of classes; 0 for a network that takes no label.
-        augmentations: the numbers that tell the network how an image was augmented, 9 for
-            `ScoreModule(augment=)`; 0 for a network that is not told.
         patch: side of the pixel squares that are folded into channels first.
         norm: "group" (Wu & He, 2018), of at least 4 channels a group; "group8", of at least
             8; or "rms", over the channels of each pixel. On GPUs, compiled, the last is the
             fastest, and groups of 4 channels have had wrong gradients in bf16.
+        augmentations: the numbers that tell the network how an image was augmented, 9 for
+            `ScoreModule(augment=)`; 0 for a network that is not told.
 
     With its weights in `torch.channels_last` it computes in that layout.
     """

@@ -35,23 +35,22 @@ def augmented(x: Tensor, label: Tensor | None, probability: float) -> tuple[Tens
     Returns:
         images (B, C, H, W), and labels (B, 1 + 9): the class, -1 for none, and the nine numbers.
     """
-    with torch.autocast(x.device.type, enabled=False):  # a place in bf16 is off by pixels
-        chosen = (uniform(x.new_empty(len(x), 5)) < probability).to(x).unbind(1)
-        u, z = uniform(x.new_empty(len(x), 4)).unbind(1), normal(x.new_empty(len(x), 4)).unbind(1)
-        mirrored, upside_down = (u[0] < 0.5).to(x), chosen[0] * (u[1] < 0.5)
-        angle, axis = chosen[1] * math.pi * (2 * u[2] - 1), math.pi * (2 * u[3] - 1)
-        scale, stretch = chosen[2] * z[0], chosen[3] * z[1]
-        move = chosen[4].unsqueeze(1) * torch.stack(z[2:], 1)
-        # From a place in the result to the place in the image.
-        flip = torch.stack([1 - 2 * mirrored, 1 - 2 * upside_down], 1)
-        shrink = torch.stack([-scale - stretch, -scale + stretch], 1).mul(SIZE).exp2()
-        across = times(rotation(axis) * shrink.unsqueeze(1), rotation(-axis))
-        matrix = flip.unsqueeze(2) * times(rotation(angle), across)
-        moved = sampled(x, matrix, 2 * MOVE * move)
-        numbers = [mirrored, upside_down, scale, angle.cos() - 1, angle.sin()]
-        numbers += [stretch * axis.cos(), stretch * axis.sin(), *move.unbind(1)]
-        kind = torch.full_like(mirrored, -1) if label is None else label.to(x)
-        return moved, torch.stack([kind, *numbers], 1)
+    chosen = (uniform(x.new_empty(len(x), 5)) < probability).to(x).unbind(1)
+    u, z = uniform(x.new_empty(len(x), 4)).unbind(1), normal(x.new_empty(len(x), 4)).unbind(1)
+    mirrored, upside_down = (u[0] < 0.5).to(x), chosen[0] * (u[1] < 0.5)
+    angle, axis = chosen[1] * math.pi * (2 * u[2] - 1), math.pi * (2 * u[3] - 1)
+    scale, stretch = chosen[2] * z[0], chosen[3] * z[1]
+    move = chosen[4].unsqueeze(1) * torch.stack(z[2:], 1)
+    # From a place in the result to the place in the image.
+    flip = torch.stack([1 - 2 * mirrored, 1 - 2 * upside_down], 1)
+    shrink = torch.stack([-scale - stretch, -scale + stretch], 1).mul(SIZE).exp2()
+    across = times(rotation(axis) * shrink.unsqueeze(1), rotation(-axis))
+    matrix = flip.unsqueeze(2) * times(rotation(angle), across)
+    moved = sampled(x, matrix, 2 * MOVE * move)
+    numbers = [mirrored, upside_down, scale, angle.cos() - 1, angle.sin()]
+    numbers += [stretch * axis.cos(), stretch * axis.sin(), *move.unbind(1)]
+    kind = torch.full_like(mirrored, -1) if label is None else label.to(x)
+    return moved, torch.stack([kind, *numbers], 1)
 
 
 def rotation(angle: Tensor) -> Tensor:
@@ -61,12 +60,17 @@ def rotation(angle: Tensor) -> Tensor:
 
 
 def times(a: Tensor, b: Tensor) -> Tensor:
-    """Return the products of matrices (B, I, J) and (B, J, K), in full precision on a GPU too."""
+    """Return the products of matrices (B, I, J) and (B, J, K).
+
+    A matrix product of torch may round to bf16 or TF32, in which a place is off by pixels.
+    """
     return (a.unsqueeze(3) * b.unsqueeze(1)).sum(2)
 
 
 def sampled(x: Tensor, matrix: Tensor, move: Tensor) -> Tensor:
-    """Return images whose pixel at r is that of `x` at matrix (r - move), from the centre.
+    """Return images whose pixel at r is the pixel of `x` at matrix (r - move).
+
+    Places are measured from the centre of an image.
 
     Args:
         x: images (B, C, H, W).
