@@ -111,6 +111,18 @@ def test_a_shift_moves_all_images_alike_and_reflects_what_is_outside():
     assert all(any(torch.equal(each, one) for each in moved) for one in expected)
 
 
+def test_training_is_on_moved_images():
+    seen, features = [], Classifier(1, 10, width=2)
+    features.body.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = torch.rand(2, 1, 8, 8)
+    torch.manual_seed(0)
+    for _ in range(10):
+        ClassifierTraining(features, 1e-3, shift=1).training_step((x, torch.tensor([0, 1])))
+    torch.manual_seed(0)
+    assert all(torch.equal(each, shifted(x, 1)) for each in seen)
+    assert not all(torch.equal(each, x) for each in seen)
+
+
 def test_what_is_loaded_is_what_was_saved(saved):
     features = load_classifier(saved)
     assert (features.channels, features.classes, features.width, features.num_features) == (1, 10, 2, 3)
