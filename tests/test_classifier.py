@@ -12,7 +12,7 @@ from ncsn.cli.features import ClassifierTraining, shifted, train_features
 from ncsn.cli.from_options import data_section
 from ncsn.cli.main import main
 from ncsn.data import MNIST, Digits, FashionMNIST, to_unit
-from ncsn.evaluation.classifier import Classifier, load_classifier, save_classifier
+from ncsn.evaluation.classifier import Classifier, Residual, load_classifier, save_classifier
 from safetensors.torch import load_file, save_file
 
 from test_cli import refusal
@@ -58,6 +58,32 @@ def test_images_of_another_shape_are_refused(shape):
         Classifier(1, 10, width=2)(torch.rand(shape))
 
 
+def test_blocks_are_convolutions_with_a_skip_at_two_resolutions():
+    plain, deep = Classifier(3, 10, width=2).eval(), Classifier(3, 10, width=2, blocks=2).eval()
+    blocks = [part for part in deep.body if isinstance(part, Residual)]
+    assert [block.branch[0].out_channels for block in blocks] == [4, 4, 8, 8]
+    deep.load_state_dict(deep.state_dict() | renumbered(plain, deep))
+    x = torch.rand(5, 3, 8, 8)
+    assert not torch.allclose(deep(x), plain(x))
+    for block in blocks:
+        block.branch[1].weight.data.zero_()  # what remains of a block is its skip
+    assert torch.equal(deep(x), plain(x))
+
+
+def renumbered(plain: Classifier, deep: Classifier) -> dict[str, torch.Tensor]:
+    """The weights of `plain` under the names that its parts have in `deep`."""
+    places = [i for i, part in enumerate(deep.body) if not isinstance(part, Residual)]
+    named = ((i, part.state_dict().items()) for i, part in zip(places, plain.body, strict=True))
+    parts = {f"body.{i}.{name}": weight for i, weights in named for name, weight in weights}
+    return parts | {f"head.{name}": weight for name, weight in plain.head.state_dict().items()}
+
+
+@pytest.mark.parametrize("blocks", [-1, 17])
+def test_a_number_of_blocks_out_of_range_is_refused(blocks):
+    with pytest.raises(ValueError, match=f"expected blocks from 0 to 16, got blocks={blocks}"):
+        Classifier(1, 10, blocks=blocks)
+
+
 @pytest.mark.parametrize("name", ["channels", "classes", "width", "num_features"])
 def test_numbers_out_of_range_are_refused(name):
     with pytest.raises(ValueError, match=f"got {name}=0"):
@@ -90,11 +116,12 @@ def test_the_same_seed_gives_the_same_weights(tmp_path):
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_wider_features_of_moved_images_are_learned_by_the_command(tmp_path, monkeypatch):
+def test_wider_and_deeper_features_of_moved_images_are_learned_by_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run("--data=ncsn.data.Digits", "--epochs", "4", "--width", "16", "--shift", "1", "--data.batch_size", "64")
+    settings = ("--epochs", "4", "--width", "16", "--blocks", "1", "--shift", "1", "--data.batch_size", "64")
+    run("--data=ncsn.data.Digits", *settings)
     features = load_classifier("checkpoints/features_digits.safetensors")
-    assert features.width == 16
+    assert (features.width, features.blocks) == (16, 1)
     assert features.accuracy > 0.8
     with pytest.raises(ValueError, match="shift: 8, and must be below the side of an image, 8"):
         train_features(Digits(labels=True), shift=8)
@@ -151,7 +178,7 @@ def test_a_file_that_is_not_of_features_is_refused_in_one_line(saved, tmp_path):
     save_file(weights, saved)
     refused(saved, "weights that .ncsn features. did not write")
     huge = {"width": str(10**6)}, {"width": str(10**30)}, {"width": "0"}, {"width": "two"}, {"num_features": "4"}
-    for other in (*huge, {"accuracy": "high"}):
+    for other in (*huge, {"accuracy": "high"}, {"blocks": "1"}, {"blocks": "17"}):
         save_file(weights, saved, about | other)
         refused(saved, "does not hold the weights of its metadata")
     for name in about.keys() - {"kind"}:

@@ -69,6 +69,7 @@ def train_features(
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
     width: int = 32,
     shift: int = 0,
+    blocks: int = 0,
 ) -> Classifier:
     """Train a classifier on labelled images, and record its data set and its accuracy.
 
@@ -77,7 +78,7 @@ def train_features(
         epochs: passes over the training images.
         lr: the peak learning rate, for batches of about 64.
         accelerator, precision: as for Lightning's Trainer.
-        width: channels of the first convolution.
+        width, blocks: as for `Classifier`.
         shift: move the images of each batch by up to so many pixels.
 
     Raises:
@@ -92,7 +93,7 @@ def train_features(
     if not 0 <= shift < min(data.shape[1:]):
         side = min(data.shape[1:])
         raise ValueError(f"shift: {shift}, and must be below the side of an image, {side}")
-    features = Classifier(data.shape[0], data.classes, width)
+    features = Classifier(data.shape[0], data.classes, width, blocks=blocks)
     shown = sys.stdout.isatty()
     quiet = partial(
         Trainer,
@@ -122,7 +123,7 @@ def run(options: Namespace) -> None:
         seed_everything(options.seed, verbose=False)
         data.prepare_data()
         how = options.epochs, options.lr, options.accelerator, options.precision
-        features = train_features(data, *how, options.width, options.shift)
+        features = train_features(data, *how, options.width, options.shift, options.blocks)
         save_classifier(features, file)
     print(f"{features.trained_on}: accuracy {features.accuracy:.2%} on the validation images")
     print(f"Classifier:  {file}  ({file.stat().st_size:,} bytes)")

@@ -231,6 +231,8 @@ def add_features_options(parser: ArgumentParser) -> None:
     option("--lr", type=float, default=3e-3, help="the peak of the learning rate (0.003)")
     about = "channels of the first convolution (32); the file grows with its square"
     option("--width", type=int_at_least(1, MOST_WIDE), default=32, metavar="N", help=about)
+    about = "further convolutions at the second and the third resolution (0)"
+    option("--blocks", type=int_at_least(0), default=0, metavar="N", help=about)
     about = "move the images of each batch by up to N pixels (0)"
     option("--shift", type=int_at_least(0), default=0, metavar="N", help=about)
     option("--seed", type=int_at_least(0), default=0, help="of the weights and the order (0)")

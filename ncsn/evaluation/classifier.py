@@ -33,8 +33,10 @@ __all__ = [
 ]
 
 SMALLEST = 8  # pixels per side, for two poolings
+MOST_BLOCKS = 16  # a file of another could take all memory
 KIND = "Features"  # the class's name when the first files were written
-ARGUMENTS = ("channels", "classes", "width", "num_features")  # in a file of weights
+ARGUMENTS = ("channels", "classes", "width", "num_features", "blocks")  # in a file of weights
+BEFORE = {"blocks": "0"}  # of files that were written before there was such an argument
 
 
 class Classifier(FeatureExtractor):
@@ -45,22 +47,29 @@ class Classifier(FeatureExtractor):
         classes: the number of classes.
         width: channels of the first convolution.
         num_features: F, the number of features.
+        blocks: further convolutions, each with a skip, at the second and the third resolution.
 
     Raises:
-        ValueError: if a number is not positive; when called, if the images do not fit.
+        ValueError: if a number is not positive, or `blocks` not from 0 to 16; when called, if the images do not fit.
     """
 
     metric_names = ("Frechet distance", "kernel distance", "classifier score")
 
     def __init__(
-        self, channels: int, classes: int, width: int = 32, num_features: int = 64
+        self,
+        channels: int,
+        classes: int,
+        width: int = 32,
+        num_features: int = 64,
+        blocks: int = 0,
     ) -> None:
         super().__init__()
         self.channels, self.classes = channels, classes
-        self.width, self.num_features = width, num_features
-        for name in ARGUMENTS:
+        self.width, self.num_features, self.blocks = width, num_features, blocks
+        for name in ARGUMENTS[:-1]:
             value = getattr(self, name)
             expect(f"{name} >= 1", value >= 1, self, **{name: value})
+        expect(f"blocks from 0 to {MOST_BLOCKS}", 0 <= blocks <= MOST_BLOCKS, self, blocks=blocks)
         self.trained_on = ""  # the data set's name; the accuracy is that of its validation images
         self.accuracy = math.nan
         self.source = "a classifier"
@@ -68,9 +77,11 @@ class Classifier(FeatureExtractor):
             *convolution(channels, width),
             nn.MaxPool2d(2),
             *convolution(width, 2 * width),
+            *(Residual(2 * width) for _ in range(blocks)),
             nn.MaxPool2d(2),
             *convolution(2 * width, 2 * width),
             *convolution(2 * width, 4 * width),
+            *(Residual(4 * width) for _ in range(blocks)),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(4 * width, num_features),
@@ -98,6 +109,18 @@ class Classifier(FeatureExtractor):
 def convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     """Return a convolution that keeps the size, batch normalisation and a ReLU."""
     return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+
+
+class Residual(nn.Module):
+    """A convolution with a skip."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*convolution(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.branch(x)
+        return out
 
 
 def save_classifier(features: Classifier, file: Path) -> None:
@@ -128,7 +151,7 @@ def load_classifier(path: str | Path) -> Classifier:
         raise ValueError(f"features: there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+            about = BEFORE | (file.metadata() or {})
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(
