@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ncsn.cli.main import sample, train
+from ncsn.cli.main import main, sample, train
 from ncsn.cli.options import parse
 from ncsn.data import pixel_grid
 from ncsn.model.load import load
@@ -311,3 +311,15 @@ def test_two_ranks_train_on_different_pictures_with_different_noise(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     sample(["--num-samples", "4"])
     assert pixels("samples.png").float().std() > 0
+
+
+def test_a_command_leaves_the_group_of_its_processes(tmp_path):
+    """Its threads, alive at the end of the interpreter, can abort it."""
+    group = torch.distributed
+    group.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        main(["models"])
+        assert not group.is_initialized()
+    finally:
+        if group.is_initialized():
+            group.destroy_process_group()

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             module = imported(f"ncsn.cli.{command}")
             silence_libraries()
             module.run(options)
+            leave_processes()
 
 
 def imported(name: str) -> ModuleType:
@@ -65,6 +66,13 @@ def imported(name: str) -> ModuleType:
         gc.freeze()
         if was_enabled:
             gc.enable()
+
+
+def leave_processes() -> None:
+    """Leave the group of processes, whose threads would end the interpreter's end with an abort."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def check_environment() -> None:
