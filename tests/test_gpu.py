@@ -167,7 +167,9 @@ def gradients(network, x, autocast):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("norm", "width"), [("group", 64), ("group", 128), ("group8", 128), ("rms", 128)])
+@pytest.mark.parametrize(
+    ("norm", "width"), [("group", 64), ("group", 128), ("group8", 128), ("layer", 128), ("rms", 128)]
+)
 def test_the_gradients_of_a_compiled_network_in_bf16_are_those_of_float64(norm, width):
     """Catches wrong kernels of group norm's gradient in channels_last, which torch has had."""
     network = UNet(3, width=width, multipliers=(1, 1), blocks=1, attention=(1,), norm=norm)
@@ -184,7 +186,7 @@ def test_the_gradients_of_a_compiled_network_in_bf16_are_those_of_float64(norm, 
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("norm", ["group", "rms"])
+@pytest.mark.parametrize("norm", ["group", "layer", "rms"])
 def test_a_cuda_graph_of_a_network_gives_its_numbers(norm):
     network = unet(norm=norm, classes=3).to(DEVICE)
     x, level = torch.randn(4, 3, 16, 16, device=DEVICE), torch.full((4, 1, 1, 1), 0.3, device=DEVICE)

@@ -8,6 +8,7 @@ from ncsn.objectives import DenoisingScoreMatching
 from ncsn.score import NCSNDenoiser
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models.convnext import LayerNorm2d
 
 
 def unet(**settings):
@@ -119,6 +120,17 @@ def test_rms_norm_makes_the_root_mean_square_of_each_pixel_one():
     assert norm(x.bfloat16()).dtype == torch.bfloat16
 
 
+def test_layer_norm_is_over_the_channels_of_each_pixel():
+    norm, x = NORMS["layer"](6), 3 + 2 * torch.randn(2, 6, 4, 5)
+    torch.testing.assert_close(norm(x).mean(1), torch.zeros(2, 4, 5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(norm(x).var(1, correction=0), torch.ones(2, 4, 5), atol=1e-3, rtol=0)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    other = LayerNorm2d(6, eps=norm.eps)
+    other.load_state_dict(norm.state_dict())
+    torch.testing.assert_close(norm(x), other(x))
+
+
 class Layouts(TorchDispatchMode):
     """Lists what takes an image in one layout and gives it in another, and counts convolutions."""
 
@@ -186,7 +198,7 @@ def test_group_norm_has_no_group_of_a_few_channels(channels):
         (UNet, {"channels": 1, "attention": [3]}, "got attention="),
         (UNet, {"channels": 1, "dropout": 1.0}, "got dropout=1"),
         (UNet, {"channels": 1, "classes": -1}, "got classes=-1"),
-        (UNet, {"channels": 1, "norm": "layer"}, "expected group, group8 or rms, got norm="),
+        (UNet, {"channels": 1, "norm": "batch"}, "expected group, group8, layer or rms, got norm="),
         (MLP, {"features": 0}, "got features=0"),
         (MLP, {"features": 2, "width": 3}, "got width=3"),
     ],

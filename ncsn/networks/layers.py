@@ -177,9 +177,20 @@ class RMSNorm(nn.Module):
         return x * scale.to(x.dtype) * self.gain.to(x.dtype)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel (Ba et al., 2016).
+
+    torch has a fused kernel for it, on CPUs too, which takes `torch.channels_last` as it is.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "group": group_norm,
     "group8": partial(group_norm, least=8),
+    "layer": LayerNorm,
     "rms": RMSNorm,
 }
 
