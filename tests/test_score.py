@@ -83,6 +83,16 @@ def test_ncsn_scalings_make_the_score_the_network_over_sigma():
     torch.testing.assert_close(score, torch.full((2, 2), 6.0))
 
 
+@pytest.mark.parametrize("sigma", [0.02, 0.4, 30.0])
+def test_the_input_of_ncsns_network_has_the_deviation_of_the_data_if_it_is_given(sigma):
+    x, z = 0.4 * torch.randn(100_000, dtype=torch.float64), torch.randn(100_000, dtype=torch.float64)
+    level = torch.tensor(sigma, dtype=torch.float64)
+    c_skip, c_out, c_in, c_noise = NCSNDenoiser(nn.Identity(), data_std=0.4).scalings(level)
+    assert (c_in * (x + sigma * z)).std().item() == pytest.approx(0.4, rel=0.01)
+    assert (c_skip, c_out, c_noise) == (1, level, level.log())
+    assert NCSNDenoiser(nn.Identity()).scalings(level)[2] == 1
+
+
 class Recorder(nn.Module):
     """A network that notes what it is given."""
 
@@ -118,5 +128,6 @@ def test_a_float64_sigma_does_not_promote_the_state():
 
 @pytest.mark.parametrize(("setting", "value"), [("data_std", 0.0), ("data_std", float("nan")), ("data_mean", 1e400)])
 def test_impossible_moments_are_refused(setting, value):
-    with pytest.raises(ValueError, match=setting):
-        EDMDenoiser(nn.Identity(), **{setting: value})
+    for kind in (EDMDenoiser, NCSNDenoiser)[: 1 + (setting == "data_std")]:
+        with pytest.raises(ValueError, match=setting):
+            kind(nn.Identity(), **{setting: value})

@@ -49,12 +49,26 @@ class Denoiser(ScoreModel):
 class NCSNDenoiser(Denoiser):
     """The parametrisation score = F / sigma (Song & Ermon, 2020, Technique 3).
 
-    So D = x + sigma F(x, log sigma).
+    So D = x + sigma F(c_in x, log sigma), where c_in = 1 for the paper.
+
+    Args:
+        network: F, a module (x, c_noise, label) -> tensor of the shape of x.
+        data_std: scale F's input down to this standard deviation of the data at every noise
+            level, by c_in^-2 = 1 + (sigma / data_std)^2. Noise of 20 times the data's size
+            is hard to take as it is.
+
+    Raises:
+        ValueError: if `data_std` is not positive.
     """
 
+    def __init__(self, network: nn.Module, data_std: float = math.inf) -> None:
+        super().__init__(network)
+        expect("data_std > 0", data_std > 0, self, data_std=data_std)
+        self.data_std = data_std
+
     def scalings(self, sigma: Tensor) -> Scalings:
-        one = torch.ones_like(sigma)
-        return one, sigma, one, sigma.log()
+        c_in = (1 + (sigma / self.data_std) ** 2).rsqrt()
+        return torch.ones_like(sigma), sigma, c_in, sigma.log()
 
 
 class EDMDenoiser(Denoiser):
