@@ -13,7 +13,10 @@ from ncsn.cli.main import main
 from ncsn.cli.train import from_config
 from ncsn.model.load import load, load_data
 from ncsn.model.shipped import config_file
-from ncsn.noise import GeometricSchedule, LogNormalSchedule, langevin_step_size
+from ncsn.noise import GeometricSchedule, LogNormalSchedule, langevin_step_size, num_levels
+from ncsn.objectives import DenoisingScoreMatching
+from ncsn.samplers import AnnealedLangevin
+from ncsn.score import NCSNDenoiser
 from ncsn.training.module import ScoreModule
 from ncsn.training.run import build
 from PIL import Image
@@ -66,7 +69,6 @@ def test_the_command_for_a_gpu_is_accepted_and_learns_faster_from_larger_batches
 @pytest.mark.parametrize(
     ("name", "sigma_max", "levels", "calls", "alpha", "rate", "steps", "decay", "flip", "dequantise"),
     [
-        ("ncsn_mnist", 1, 10, 1000, 0.2, 1e-3, 200_000, 0, False, True),
         ("ncsn_cifar10", 1, 10, 1000, 0.2, 1e-3, 200_000, 0, True, True),
         ("ncsnv2_cifar10", 50, 232, 1161, 0.062, 1e-4, 300_000, 0.999, True, False),
     ],
@@ -87,6 +89,18 @@ def test_the_papers_configs_are_the_papers(
     assert cli.trainer.max_steps == steps
     assert cli.parts.ema.decay == decay
     assert (cli.datamodule.batch_size, cli.datamodule.flip, cli.datamodule.dequantise) == (128, flip, dequantise)
+
+
+@pytest.mark.parametrize(("name", "sigma_max"), [("ncsn_mnist", 16.9), ("ncsn_fashion_mnist", 22.5)])
+def test_ncsn_for_a_cpu_is_trained_and_sampled_as_its_authors_say(name, sigma_max, monkeypatch, tmp_path):
+    """Technique 1 gives sigma_max (test_advise finds it in the images), and Technique 2 the number of levels."""
+    cli = built(name, monkeypatch=monkeypatch, folder=tmp_path)
+    levels = num_levels(sigma_max, 0.01, dimension=28 * 28)
+    assert cli.model.schedule == GeometricSchedule(sigma_max, 0.01, levels)
+    assert cli.model.objective == DenoisingScoreMatching()
+    assert cli.model.sampler == AnnealedLangevin(steps=cli.model.sampler.steps)
+    assert isinstance(cli.model.denoiser, NCSNDenoiser)
+    assert cli.parts.ema.decay > 0
 
 
 @pytest.mark.parametrize("name", ["cifar10_minutes", "cifar10_hour", "cifar10_day"])

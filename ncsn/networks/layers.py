@@ -14,6 +14,7 @@ from ncsn.noise.checks import expect
 
 __all__ = [
     "NORMS",
+    "PER_PIXEL",
     "Attention",
     "Conditioning",
     "ResidualBlock",
@@ -193,6 +194,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "layer": LayerNorm,
     "rms": RMSNorm,
 }
+PER_PIXEL = "layer", "rms"
 
 
 def layout_of(x: Tensor) -> torch.memory_format:

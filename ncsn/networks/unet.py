@@ -8,7 +8,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ncsn.networks.layers import NORMS, Conditioning, ResidualBlock, layout_of, zeroed
+from ncsn.networks.layers import (
+    NORMS,
+    PER_PIXEL,
+    Conditioning,
+    ResidualBlock,
+    layout_of,
+    zeroed,
+)
 from ncsn.noise.checks import expect
 
 __all__ = ["UNet"]
@@ -36,7 +43,7 @@ class UNet(nn.Module):
         augmentations: the numbers that tell the network how an image was augmented, 9 for
             `ScoreModule(augment=)`; 0 for a network that is not told.
 
-    With its weights in `torch.channels_last` it computes in that layout.
+    With its weights in `torch.channels_last`, or a norm of each pixel, it computes in that layout.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class UNet(nn.Module):
             nn.SiLU(),
             zeroed(nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)),
         )
+        self.to(memory_format=self.layout())
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Return F, shaped as `x` (B, C, H, W), at `c_noise` () or (B, 1, 1, 1)."""
@@ -91,11 +99,17 @@ class UNet(nn.Module):
         embedding = self.conditioning(len(x), c_noise, label)
         h = functional.pad(x, (0, -width % self.patch, 0, -height % self.patch))
         h = rearrange(h, "b c (h p) (w q) -> b (c p q) h w", p=self.patch, q=self.patch)
-        h = h.contiguous(memory_format=layout_of(self.stem.weight))
+        h = h.contiguous(memory_format=self.layout())
         h = self.head(self.resolutions(self.stem(h), embedding))
         h = rearrange(h, "b (c p q) h w -> b c (h p) (w q)", p=self.patch, q=self.patch)
         out: Tensor = h[..., :height, :width]
         return out
+
+    def layout(self) -> torch.memory_format:
+        """Return the layout of the activations."""
+        # Norms over the channels of each pixel are fastest, and fused, where these are neighbours.
+        per_pixel = self.norm in PER_PIXEL
+        return torch.channels_last if per_pixel else layout_of(self.stem.weight)
 
     def compiled_parts(self) -> list[nn.Module]:
         """Return the parts to compile one by one; blocks of equal shapes share their code."""
