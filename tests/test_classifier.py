@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+from argparse import Namespace
 from hashlib import sha256
 from pathlib import Path
 
@@ -127,15 +128,15 @@ def test_wider_and_deeper_features_of_moved_images_are_learned_by_the_command(tm
         train_features(Digits(labels=True), shift=8)
 
 
-def test_a_shift_moves_all_images_alike_and_reflects_what_is_outside():
-    x = torch.rand(2, 1, 5, 6)
+def test_a_shift_moves_each_image_and_reflects_what_is_outside():
+    x = torch.rand(200, 2, 5, 6)
     assert torch.equal(shifted(x, 0), x)
     padded = torch.nn.functional.pad(x, [2] * 4, mode="reflect")
-    expected = [padded[..., i : i + 5, j : j + 6] for i in range(5) for j in range(5)]
+    places = torch.stack([padded[..., i : i + 5, j : j + 6] for i in range(5) for j in range(5)])
     torch.manual_seed(0)
-    moved = [shifted(x, 2) for _ in range(400)]
-    assert all(any(torch.equal(each, one) for one in expected) for each in moved)
-    assert all(any(torch.equal(each, one) for each in moved) for one in expected)
+    same = (shifted(x, 2) == places).flatten(2).all(2)
+    assert (same.sum(0) == 1).all()  # each image is at one place
+    assert same.any(1).all()  # all places are taken
 
 
 def test_training_is_on_moved_images():
@@ -148,6 +149,21 @@ def test_training_is_on_moved_images():
     torch.manual_seed(0)
     assert all(torch.equal(each, shifted(x, 1)) for each in seen)
     assert not all(torch.equal(each, x) for each in seen)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "MuonAdam"])
+def test_training_is_by_the_optimiser_of_that_name(name):
+    training = ClassifierTraining(Classifier(1, 10, width=2), 1e-3, optimizer=name)
+    training.trainer = Namespace(estimated_stepping_batches=10)
+    both = training.configure_optimizers()
+    optimizer, cycle, rates = both["optimizer"], both["lr_scheduler"]["scheduler"], []
+    assert type(optimizer).__name__ == name
+    for _ in range(9):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        cycle.step()
+    assert [max(rate) for rate in zip(*rates, strict=True)] == pytest.approx([1e-3] * len(rates[0]), rel=0.1)
+    assert max(*rates[0], *rates[-1]) < 3e-4
 
 
 def test_what_is_loaded_is_what_was_saved(saved):
@@ -199,10 +215,23 @@ def refused(path: Path, reason: str) -> None:
 def test_halves_are_read_as_whole_numbers_of_32_bits(saved):
     before = load_classifier(saved)
     about = {name: str(getattr(before, name)) for name in ("channels", "classes", "width", "num_features")}
-    half = {name: weight.half() if weight.is_floating_point() else weight for name, weight in load_file(saved).items()}
-    save_file(half, saved, {"kind": "Features", **about, "trained_on": "Nothing", "accuracy": "0.1"})
+    about |= {"trained_on": "Nothing", "accuracy": "0.1"}
+    save_classifier(before, saved, half=True)
+    kinds = {weight.dtype for weight in load_file(saved).values()}
+    assert kinds == {torch.float16, torch.int64}
+    save_file(load_file(saved), saved, {"kind": "Features", **about})  # as earlier versions wrote it
     x = torch.rand(2, 1, 28, 28)
     assert load_classifier(saved)(x) == pytest.approx(before(x), abs=0.01)
+
+
+def test_the_accuracy_of_halves_is_that_of_the_rounded_weights(tmp_path):
+    run("--data=ncsn.data.Digits", "--epochs", "1", "--half", "--out", f"{tmp_path}/half.safetensors")
+    features = load_classifier(tmp_path / "half.safetensors")
+    assert all(torch.equal(weight, weight.half().float()) for weight in features.parameters())
+    data = Digits(labels=True)
+    data.setup()
+    held_out = data.splits["val"]
+    assert accuracy(features, held_out.values, held_out.labels) == pytest.approx(features.accuracy, abs=1e-6)
 
 
 @pytest.mark.parametrize(

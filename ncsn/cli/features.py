@@ -14,25 +14,32 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from ncsn.cli.from_options import chosen_data
 from ncsn.cli.writers import check_replaced
 from ncsn.data import ImageData
 from ncsn.evaluation.classifier import Classifier, default_file, holds_classifier, save_classifier
 from ncsn.model.files import exclusive_file
+from ncsn.training.optimisers import MuonAdam
 from ncsn.training.processes import hold_outputs
 
 __all__ = ["run", "train_features"]
 
+OptimizerName = Literal["AdamW", "MuonAdam"]
+
 
 class ClassifierTraining(LightningModule):
-    """Training of features by cross-entropy, AdamW and a one-cycle learning rate."""
+    """Training of features by cross-entropy and a one-cycle learning rate."""
 
-    def __init__(self, features: Classifier, lr: float, shift: int = 0) -> None:
+    def __init__(
+        self, features: Classifier, lr: float, shift: int = 0, optimizer: OptimizerName = "AdamW"
+    ) -> None:
         super().__init__()
         self.features = features
         self.lr = lr
         self.shift = shift
+        self.optimizer = optimizer
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, label = batch
@@ -45,20 +52,26 @@ class ClassifierTraining(LightningModule):
         self.log("accuracy", right.float().mean(), batch_size=len(x))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.05)
-        steps = int(self.trainer.estimated_stepping_batches)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, steps)
+        optimizer: torch.optim.Optimizer = MuonAdam(self.parameters(), lr=self.lr)
+        if self.optimizer == "AdamW":
+            optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.05)
+        steps, momentum = int(self.trainer.estimated_stepping_batches), self.optimizer == "AdamW"
+        cycle = OneCycleLR(optimizer, self.lr, steps, cycle_momentum=momentum)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
 
 def shifted(x: Tensor, most: int) -> Tensor:
-    """Return images (B, C, H, W) moved by up to `most` pixels, all alike, and reflected there."""
+    """Return images (B, C, H, W), each moved by up to `most` pixels, and reflected there."""
     if not most:
         return x
-    height, width = x.shape[2:]
-    down, right = torch.randint(2 * most + 1, (2,)).tolist()
+    batch, _, height, width = x.shape
     padded = nn.functional.pad(x, [most] * 4, mode="reflect")
-    return padded[..., down : down + height, right : right + width]
+    down, right = torch.randint(2 * most + 1, (2, batch, 1), device=x.device)
+    rows = down + torch.arange(height, device=x.device)
+    columns = right + torch.arange(width, device=x.device)
+    image = torch.arange(batch, device=x.device)[:, None, None]
+    moved = padded[image, :, rows[:, :, None], columns[:, None]]  # (B, H, W, C)
+    return moved.permute(0, 3, 1, 2)
 
 
 def train_features(
@@ -70,6 +83,8 @@ def train_features(
     width: int = 32,
     shift: int = 0,
     blocks: int = 0,
+    optimizer: OptimizerName = "AdamW",
+    half: bool = False,
 ) -> Classifier:
     """Train a classifier on labelled images, and record its data set and its accuracy.
 
@@ -79,7 +94,9 @@ def train_features(
         lr: the peak learning rate, for batches of about 64.
         accelerator, precision: as for Lightning's Trainer.
         width, blocks: as for `Classifier`.
-        shift: move the images of each batch by up to so many pixels.
+        shift: move each image of a batch by up to so many pixels.
+        optimizer: AdamW, or MuonAdam, which may learn more in as many epochs.
+        half: round the trained weights to 16 bits.
 
     Raises:
         ValueError: if the data has no labels, `lr` is not positive, or `shift` is not below the
@@ -105,9 +122,11 @@ def train_features(
         enable_progress_bar=shown,
         callbacks=[RichProgressBar(leave=True)] if shown else [],
     )
-    classifier = ClassifierTraining(features, lr, shift)
+    classifier = ClassifierTraining(features, lr, shift, optimizer)
     trainer = quiet(max_epochs=epochs, precision=precision, limit_val_batches=0)
     trainer.fit(classifier, datamodule=data)
+    if half:
+        features.half().float()
     features.trained_on = type(data).__name__
     # The features are used in float32, whatever the training precision.
     features.accuracy = quiet().validate(classifier, datamodule=data, verbose=False)[0]["accuracy"]
@@ -122,8 +141,9 @@ def run(options: Namespace) -> None:
     with hold_outputs("--out", exclusive_file(file)):
         seed_everything(options.seed, verbose=False)
         data.prepare_data()
-        how = options.epochs, options.lr, options.accelerator, options.precision
-        features = train_features(data, *how, options.width, options.shift, options.blocks)
-        save_classifier(features, file)
+        names = ("epochs", "lr", "accelerator", "precision", "width", "shift", "blocks")
+        how = {name: getattr(options, name) for name in (*names, "optimizer", "half")}
+        features = train_features(data, **how)
+        save_classifier(features, file, options.half)
     print(f"{features.trained_on}: accuracy {features.accuracy:.2%} on the validation images")
     print(f"Classifier:  {file}  ({file.stat().st_size:,} bytes)")

@@ -35,6 +35,7 @@ OUT = """NAME.png: a grid; NAME.gif: trajectories; NAME.npz: an array arr_0 (N, 
 NAME: a folder of PNGs, of which missing ones are added. Default: samples.png, or a free name"""
 MOST_SAMPLES, MOST_BETWEEN, MOST_SEEDS, MOST_UPSCALE, MOST_WIDE = 10**7, 1000, 1000, 256, 1024
 NAMES = re.compile(r"[^\s,]+").findall  # the type of an option with names between commas
+HALF = "round the weights to 16 bits, for half the size"
 DEVICE = "cpu, cuda, cuda:1, mps, ...; auto is the fastest"
 EXAMPLES = """\
 examples:
@@ -219,7 +220,7 @@ def add_export_options(parser: ArgumentParser) -> None:
     option("--out", type=Path, metavar="FILE", help="a new file or folder (the run's name, here)")
     option("--metrics", type=Path, metavar="JSON", help="of `ncsn evaluate --json`, for the card")
     option("--image", type=Path, metavar="PNG", help="of `ncsn sample`, for the card")
-    option("--half", action="store_true", help="round the weights to 16 bits, for half the size")
+    option("--half", action="store_true", help=HALF)
     add_weights_options(parser.add_argument)
 
 
@@ -233,8 +234,11 @@ def add_features_options(parser: ArgumentParser) -> None:
     option("--width", type=int_at_least(1, MOST_WIDE), default=32, metavar="N", help=about)
     about = "further convolutions at the second and the third resolution (0)"
     option("--blocks", type=int_at_least(0), default=0, metavar="N", help=about)
-    about = "move the images of each batch by up to N pixels (0)"
+    about = "move each image of a batch by up to N pixels (0)"
     option("--shift", type=int_at_least(0), default=0, metavar="N", help=about)
+    about = "AdamW (the default), or MuonAdam, which may learn more in as many epochs"
+    option("--optimizer", choices=("AdamW", "MuonAdam"), default="AdamW", help=about)
+    option("--half", action="store_true", help=HALF)
     option("--seed", type=int_at_least(0), default=0, help="of the weights and the order (0)")
     option("--accelerator", default="auto", help="cpu, gpu, ...; auto is the fastest")
     kinds = ("32-true", "bf16-mixed")

@@ -123,10 +123,15 @@ class Residual(nn.Module):
         return out
 
 
-def save_classifier(features: Classifier, file: Path) -> None:
-    """Write the weights to `file` as safetensors, with the settings as metadata, atomically."""
+def save_classifier(features: Classifier, file: Path, half: bool = False) -> None:
+    """Write the weights to `file` as safetensors, with the settings as metadata, atomically.
+
+    With `half` they take 16 bits each.
+    """
     about = {name: str(getattr(features, name)) for name in (*ARGUMENTS, "trained_on", "accuracy")}
     weights = {name: weight.detach().contiguous() for name, weight in features.state_dict().items()}
+    if half:
+        weights = {n: w.half() if w.is_floating_point() else w for n, w in weights.items()}
     with atomic_write(file) as partial:
         save_file(weights, partial, metadata={"kind": KIND, **about})
 
