@@ -12,7 +12,7 @@ import torch
 from ncsn.cli.features import ClassifierTraining, shifted, train_features
 from ncsn.cli.from_options import data_section
 from ncsn.cli.main import main
-from ncsn.data import MNIST, Digits, FashionMNIST, to_unit
+from ncsn.data import MNIST, Digits, FashionMNIST, ImageFolder, to_unit
 from ncsn.evaluation.classifier import Classifier, Residual, load_classifier, save_classifier
 from safetensors.torch import load_file, save_file
 
@@ -323,3 +323,27 @@ def test_the_shipped_weights_reach_their_accuracy(name, real_data):
     reached = accuracy(features, held_out.values, held_out.labels)
     assert reached >= SHIPPED[name][1]
     assert reached == pytest.approx(features.accuracy, abs=2e-4)
+
+
+PHOTOGRAPHS = CHECKPOINTS / "features_cifar10.safetensors"
+
+
+def test_the_classifier_of_photographs_is_small_and_listed_with_its_sum():
+    features, listed = load_classifier(PHOTOGRAPHS), (CHECKPOINTS / "README.md").read_text()
+    row = next(line for line in listed.splitlines() if line.startswith(f"| `{PHOTOGRAPHS.name}`"))
+    assert PHOTOGRAPHS.stat().st_size < 2_000_000
+    assert features.accuracy >= 0.88
+    assert f"{100 * features.accuracy:.2f} %" in row
+    assert sha256(PHOTOGRAPHS.read_bytes()).hexdigest() in row
+    assert f"--width {features.width} --blocks {features.blocks}" in row
+
+
+@pytest.mark.slow
+def test_the_classifier_of_photographs_reaches_its_accuracy(real_data):
+    root = real_data / "cifar10-jpeg" / "train"
+    if not root.is_dir():
+        pytest.skip(f"there is no folder {root}")
+    data = ImageFolder(str(root), size=32, labels=True)
+    data.setup()
+    held_out, features = data.splits["val"], load_classifier(PHOTOGRAPHS)
+    assert accuracy(features, held_out.values, held_out.labels) == pytest.approx(features.accuracy, abs=2e-4)
