@@ -58,7 +58,7 @@ from ncsn.training.optimisers import skip_step
 from ncsn.training.run import check, fit
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-NORMS = "group8", "layer", "rms"
+NORMS = "group8", "rms"
 CONVOLUTIONS = (128, 32), (256, 32), (256, 16), (256, 8), (512, 8)  # channels, side
 COMPILED = "eager", "parts", "graphs"
 NFE = 20

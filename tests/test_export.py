@@ -305,7 +305,7 @@ def test_models_are_listed_by_name_and_loaded_and_drawn_by_it(capsys, monkeypatc
     [
         (["sample", "./digits"], "there is no file ./digits; give its name alone, digits"),
         (["sample", "digitz"], "there is no file digitz, and no model of that name; did you mean 'digits'?"),
-        (["evaluate", "--model", "other"], "no model of that name; `ncsn models` lists digits, "),
+        (["evaluate", "--model", "other"], "no model of that name; `ncsn models` lists cifar10, digits, "),
         (["restore", "a.png", "--grey", "--model", "other"], "no model of that name; "),
         (["export", "digits", "--model", "digits"], "argument --model: not allowed with argument CHECKPOINT"),
     ],

@@ -12,7 +12,7 @@ __all__ = [
 ]
 
 PACKAGE = Path(__file__).parent.parent
-MODELS = ("digits", "fashion_mnist", "mnist")
+MODELS = ("cifar10", "digits", "fashion_mnist", "mnist", "ncsn_mnist")
 
 
 def shipped(folder: str) -> Path:
