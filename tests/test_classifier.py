@@ -13,7 +13,7 @@ from ncsn.cli.features import ClassifierTraining, shifted, train_features
 from ncsn.cli.from_options import data_section
 from ncsn.cli.main import main
 from ncsn.data import MNIST, Digits, FashionMNIST, ImageFolder, to_unit
-from ncsn.evaluation.classifier import Classifier, Residual, load_classifier, save_classifier
+from ncsn.evaluation.classifier import Classifier, Residual, load_classifier, round_to_half, save_classifier
 from safetensors.torch import load_file, save_file
 
 from test_cli import refusal
@@ -222,6 +222,16 @@ def test_halves_are_read_as_whole_numbers_of_32_bits(saved):
     save_file(load_file(saved), saved, {"kind": "Features", **about})  # as earlier versions wrote it
     x = torch.rand(2, 1, 28, 28)
     assert load_classifier(saved)(x) == pytest.approx(before(x), abs=0.01)
+
+
+def test_numbers_beyond_16_bits_become_the_largest_of_them(saved):
+    features = load_classifier(saved)
+    features.body[1].running_var[0] = 1e6
+    round_to_half(features)
+    save_classifier(features, saved, half=True)
+    loaded = load_classifier(saved)
+    assert loaded.body[1].running_var[0] == torch.finfo(torch.float16).max
+    assert all(torch.equal(weight, features.state_dict()[name]) for name, weight in loaded.state_dict().items())
 
 
 def test_the_accuracy_of_halves_is_that_of_the_rounded_weights(tmp_path):

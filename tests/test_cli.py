@@ -313,13 +313,22 @@ def test_two_ranks_train_on_different_pictures_with_different_noise(tmp_path, mo
     assert pixels("samples.png").float().std() > 0
 
 
-def test_a_command_leaves_the_group_of_its_processes(tmp_path):
-    """Its threads, alive at the end of the interpreter, can abort it."""
+def test_a_command_leaves_the_group_of_its_processes_and_not_one_of_its_caller(tmp_path, monkeypatch):
+    """The threads of a group, alive at the end of the interpreter, can abort it."""
     group = torch.distributed
-    group.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+
+    def join(*_):
+        group.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+
     try:
-        main(["models"])
+        with monkeypatch.context() as patch:
+            patch.setattr("ncsn.cli.models.run", join)
+            main(["models"])
         assert not group.is_initialized()
+        (tmp_path / "store").unlink(missing_ok=True)
+        join()
+        main(["models"])
+        assert group.is_initialized()
     finally:
         if group.is_initialized():
             group.destroy_process_group()

@@ -98,7 +98,7 @@ def test_ncsn_for_a_cpu_is_trained_and_sampled_as_its_authors_say(name, sigma_ma
     levels = num_levels(sigma_max, 0.01, dimension=28 * 28)
     assert cli.model.schedule == GeometricSchedule(sigma_max, 0.01, levels)
     assert cli.model.objective == DenoisingScoreMatching()
-    assert cli.model.sampler == AnnealedLangevin(steps=cli.model.sampler.steps)
+    assert cli.model.sampler == AnnealedLangevin(steps=1)
     assert isinstance(cli.model.denoiser, NCSNDenoiser)
     assert cli.parts.ema.decay > 0
 

@@ -19,7 +19,13 @@ from torch.optim.lr_scheduler import OneCycleLR
 from ncsn.cli.from_options import chosen_data
 from ncsn.cli.writers import check_replaced
 from ncsn.data import ImageData
-from ncsn.evaluation.classifier import Classifier, default_file, holds_classifier, save_classifier
+from ncsn.evaluation.classifier import (
+    Classifier,
+    default_file,
+    holds_classifier,
+    round_to_half,
+    save_classifier,
+)
 from ncsn.model.files import exclusive_file
 from ncsn.training.optimisers import MuonAdam
 from ncsn.training.processes import hold_outputs
@@ -52,16 +58,20 @@ class ClassifierTraining(LightningModule):
         self.log("accuracy", right.float().mean(), batch_size=len(x))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer: torch.optim.Optimizer = MuonAdam(self.parameters(), lr=self.lr)
-        if self.optimizer == "AdamW":
+        is_adam = self.optimizer == "AdamW"
+        optimizer: torch.optim.Optimizer
+        if is_adam:
             optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.05)
-        steps, momentum = int(self.trainer.estimated_stepping_batches), self.optimizer == "AdamW"
-        cycle = OneCycleLR(optimizer, self.lr, steps, cycle_momentum=momentum)
+        else:
+            optimizer = MuonAdam(self.parameters(), lr=self.lr)
+        steps = int(self.trainer.estimated_stepping_batches)
+        # The momentum of MuonAdam is that of one of its groups alone, and stays.
+        cycle = OneCycleLR(optimizer, self.lr, steps, cycle_momentum=is_adam)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
 
 def shifted(x: Tensor, most: int) -> Tensor:
-    """Return images (B, C, H, W), each moved by up to `most` pixels, and reflected there."""
+    """Return images (B, C, H, W), each moved by up to `most` pixels, with reflected borders."""
     if not most:
         return x
     batch, _, height, width = x.shape
@@ -126,7 +136,7 @@ def train_features(
     trainer = quiet(max_epochs=epochs, precision=precision, limit_val_batches=0)
     trainer.fit(classifier, datamodule=data)
     if half:
-        features.half().float()
+        round_to_half(features)
     features.trained_on = type(data).__name__
     # The features are used in float32, whatever the training precision.
     features.accuracy = quiet().validate(classifier, datamodule=data, verbose=False)[0]["accuracy"]

@@ -46,8 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options = given if command in OWN_PARSERS else parse(command, given)
             module = imported(f"ncsn.cli.{command}")
             silence_libraries()
+            had_group = has_group()
             module.run(options)
-            leave_processes()
+            if has_group() and not had_group:
+                # Its threads can abort the interpreter at its end.
+                sys.modules["torch.distributed"].destroy_process_group()
 
 
 def imported(name: str) -> ModuleType:
@@ -68,11 +71,10 @@ def imported(name: str) -> ModuleType:
             gc.enable()
 
 
-def leave_processes() -> None:
-    """Leave the group of processes, whose threads would end the interpreter's end with an abort."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+def has_group() -> bool:
+    """Return True if this process is one of a group of torch's."""
+    group = sys.modules.get("torch.distributed")
+    return group is not None and group.is_available() and group.is_initialized()
 
 
 def check_environment() -> None:

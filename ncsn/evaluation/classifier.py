@@ -10,6 +10,7 @@ Images x are (B, C, H, W) in [0, 1], of at least 8x8 pixels.
 
 import math
 import re
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -28,15 +29,16 @@ __all__ = [
     "default_file",
     "holds_classifier",
     "load_classifier",
+    "round_to_half",
     "save_classifier",
     "weights_file",
 ]
 
 SMALLEST = 8  # pixels per side, for two poolings
-MOST_BLOCKS = 16  # a file of another could take all memory
+MOST_BLOCKS = 16  # limits what the metadata of a stranger's file can build
 KIND = "Features"  # the class's name when the first files were written
 ARGUMENTS = ("channels", "classes", "width", "num_features", "blocks")  # in a file of weights
-BEFORE = {"blocks": "0"}  # of files that were written before there was such an argument
+EARLIER = {"blocks": "0"}  # what files say that were written before there was the argument
 
 
 class Classifier(FeatureExtractor):
@@ -50,7 +52,8 @@ class Classifier(FeatureExtractor):
         blocks: further convolutions, each with a skip, at the second and the third resolution.
 
     Raises:
-        ValueError: if a number is not positive, or `blocks` not from 0 to 16; when called, if the images do not fit.
+        ValueError: if a number is not positive, or `blocks` not from 0 to 16; when called, if the
+            images do not fit.
     """
 
     metric_names = ("Frechet distance", "kernel distance", "classifier score")
@@ -123,10 +126,18 @@ class Residual(nn.Module):
         return out
 
 
+def round_to_half(features: Classifier) -> None:
+    """Round the weights to numbers of 16 bits; a larger one, a variance say, becomes the largest."""
+    limit = torch.finfo(torch.float16).max
+    for weight in chain(features.parameters(), features.buffers()):
+        if weight.is_floating_point():
+            weight.data = weight.data.clamp(-limit, limit).half().to(weight.dtype)
+
+
 def save_classifier(features: Classifier, file: Path, half: bool = False) -> None:
     """Write the weights to `file` as safetensors, with the settings as metadata, atomically.
 
-    With `half` they take 16 bits each.
+    With `half` they take 16 bits each, to which `round_to_half` has rounded them.
     """
     about = {name: str(getattr(features, name)) for name in (*ARGUMENTS, "trained_on", "accuracy")}
     weights = {name: weight.detach().contiguous() for name, weight in features.state_dict().items()}
@@ -156,7 +167,7 @@ def load_classifier(path: str | Path) -> Classifier:
         raise ValueError(f"features: there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            about = BEFORE | (file.metadata() or {})
+            about = EARLIER | (file.metadata() or {})
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(

@@ -37,13 +37,13 @@ class UNet(nn.Module):
         classes: number of classes; 0 for a network that takes no label.
         patch: side of the pixel squares that are folded into channels first.
         norm: "group" (Wu & He, 2018), of at least 4 channels a group; "group8", of at least
-            8; "layer" or "rms", over the channels of each pixel. On CPUs "layer" is the
-            fastest. On GPUs, compiled, "rms" is, and groups of 4 channels have had wrong
-            gradients in bf16.
+            8; "layer" or "rms", over the channels of each pixel. Compiled on GPUs, "rms" is
+            the fastest, and groups of 4 channels have had wrong gradients in bf16. On CPUs
+            torch has a fused kernel for "layer".
         augmentations: the numbers that tell the network how an image was augmented, 9 for
             `ScoreModule(augment=)`; 0 for a network that is not told.
 
-    With its weights in `torch.channels_last`, or a norm of each pixel, it computes in that layout.
+    It computes in `torch.channels_last` if its weights are in it, or `norm` is "layer" or "rms".
     """
 
     def __init__(

@@ -53,9 +53,9 @@ class NCSNDenoiser(Denoiser):
 
     Args:
         network: F, a module (x, c_noise, label) -> tensor of the shape of x.
-        data_std: scale F's input down to this standard deviation of the data at every noise
-            level, by c_in^-2 = 1 + (sigma / data_std)^2. Noise of 20 times the data's size
-            is hard to take as it is.
+        data_std: the standard deviation of the data, to which F's input is scaled at every
+            noise level: c_in^-2 = 1 + (sigma / data_std)^2. Infinity, the default, scales
+            nothing.
 
     Raises:
         ValueError: if `data_std` is not positive.
