@@ -39,7 +39,7 @@ class UNet(nn.Module):
         norm: "group" (Wu & He, 2018), of at least 4 channels a group; "group8", of at least
             8; "layer" or "rms", over the channels of each pixel. Compiled on GPUs, "rms" is
             the fastest, and groups of 4 channels have had wrong gradients in bf16. On CPUs
-            torch has a fused kernel for "layer".
+            "layer" has a fused kernel.
         augmentations: the numbers that tell the network how an image was augmented, 9 for
             `ScoreModule(augment=)`; 0 for a network that is not told.
 
