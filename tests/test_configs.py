@@ -92,7 +92,7 @@ def test_the_papers_configs_are_the_papers(
 
 
 @pytest.mark.parametrize(("name", "sigma_max"), [("ncsn_mnist", 16.9), ("ncsn_fashion_mnist", 22.5)])
-def test_ncsn_for_a_cpu_is_trained_and_sampled_as_its_authors_say(name, sigma_max, monkeypatch, tmp_path):
+def test_ncsn_for_a_cpu_has_the_levels_the_loss_and_the_sampler_of_its_papers(name, sigma_max, monkeypatch, tmp_path):
     """Technique 1 gives sigma_max (test_advise finds it in the images), and Technique 2 the number of levels."""
     cli = built(name, monkeypatch=monkeypatch, folder=tmp_path)
     levels = num_levels(sigma_max, 0.01, dimension=28 * 28)
