@@ -72,7 +72,7 @@ def entries() -> dict[str, Entry]:
             Modulated(hid_channels=(20, 32), hid_blocks=(2, 2)), lambda net, x, level: net(x, level)
         ),
         "ncsn UNet": Entry(
-            UNet(1, width=48, multipliers=[1, 2], blocks=1, patch=2),
+            UNet(1, width=48, multipliers=[1, 2], blocks=1, patch=2, norm="layer"),
             lambda net, x, level: net(x, level.view(-1, 1, 1, 1)),
             torch.bfloat16,
             MuonAdam,

@@ -291,6 +291,31 @@ def test_exact_steps_draw_gaussians_of_any_width(levels, steps):
         assert last.item() == pytest.approx(std**2 + sigmas[-1].item() ** 2, rel=error), std
 
 
+def test_one_step_a_level_tends_to_four_times_the_logarithm_of_the_ratio():
+    excess = []
+    for levels in (101, 1001, 10001):
+        sigmas = GeometricSchedule(16.9, 0.01, levels).sigmas().double()
+        h = math.log(16.9 / 0.01) / (levels - 1)
+        eta, q = exact_steps(sigmas, 1)
+        assert q[1:].sqrt().mean().item() == pytest.approx(math.sqrt(-math.expm1(-6 * h)), rel=20 * h)
+        excess.append(eta / h - 4)
+    assert -0.5 < excess[0] < -0.3
+    assert excess[1] == pytest.approx(excess[0] / 10, rel=0.2)  # of first order in h
+    assert excess[2] == pytest.approx(excess[1] / 10, rel=0.2)
+
+
+@given(st.floats(0.1, 10), st.floats(1, 8))
+def test_a_level_errs_in_the_variance_by_c_4_minus_c_times_h_squared(std, c):
+    # From the right variance at the level before, one step of size c h: the error relative to w is
+    # c (4 - c) p (1 - p) h^2, with p = sigma^2 / w and w = std^2 + sigma^2.
+    h, sigma = 1e-4, 1.0
+    w, gamma = std**2 + sigma**2, math.exp(h)
+    q = 1 - (1 - c * h) ** 2 * gamma**2
+    v = (1 - c * h * sigma**2 / w) ** 2 * (std**2 + (gamma * sigma) ** 2) + q * sigma**2
+    p = sigma**2 / w
+    assert (v / w - 1) / h**2 == pytest.approx(c * (4 - c) * p * (1 - p), abs=0.02 * c)
+
+
 def test_the_variance_ratio_is_that_of_a_walk():
     # Langevin on N(0, sigma_i^2) from the level before: v <- (1 - eta)^2 v + 2 eta sigma_i^2, each level in its turn.
     sigmas, steps, epsilon = KarrasSchedule(2, 0.1, 7).sigmas().double(), 4, 2e-3

@@ -212,6 +212,23 @@ def test_with_large_eta_dpm_solver_is_annealed_langevin_by_an_exponential_integr
     torch.testing.assert_close(step(1e-8, 1e-4), langevin_step(x, score(x, sigma), alpha, z), atol=1e-5, rtol=0)
 
 
+def test_with_one_step_a_level_annealed_langevin_tends_to_dpm_solver_with_eta_3():
+    score, x = gaussian_score(MEAN, STD), torch.tensor([[-0.1], [0.2], [0.6]], dtype=torch.float64)
+    errors = []
+    for levels in (1000, 10_000):
+        sigmas = GeometricSchedule(5, 0.02, levels).sigmas().double()
+        before, sigma = sigmas[levels // 2 : levels // 2 + 2]
+        torch.manual_seed(0)
+        solver = next(DPMSolver(eta=3)(score, x, torch.stack([before, sigma])))
+        torch.manual_seed(0)
+        alphas, factors = AnnealedLangevin(steps=1).moves(sigmas)
+        at = levels // 2 + 1
+        langevin = langevin_step(x, score(x, sigma), alphas[at], factors[at] * torch.randn_like(x))
+        errors.append((langevin - solver).abs().max().item())
+    # With h = ln gamma the two differ by h^2 in the drift, and by h^(3/2) in the noise.
+    assert errors[1] == pytest.approx(errors[0] / 10**1.5, rel=0.2)
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.0, 3.0])
 def test_where_the_denoiser_is_a_line_a_few_steps_of_the_sa_solver_are_exact(eta):
     # D = TOP - SLOPE ln sigma, whatever x: then dx = (1 + eta) (x - D) dsigma / sigma + noise is solved by hand.

@@ -41,7 +41,7 @@ EXAMPLES = """\
 examples:
   ncsn sample                               64 samples of the newest checkpoint
   ncsn sample --model digits                64 samples of a model of the package
-  ncsn sample checkpoints/mnist/step=3000.ckpt --out grid.png --nrow 20
+  ncsn sample checkpoints/mnist/step=3400.ckpt --out grid.png --nrow 20
   ncsn sample old.ckpt new.ckpt             the same seeds from both
   ncsn sample --out trajectory.gif          from noise to images
   ncsn sample --num-samples 50000 --out samples.npz      for tools of the FID
