@@ -49,6 +49,7 @@ WRONG_TRAINING = [
     (["--lr", "1e-3"], r"--lr 1e-3; did you mean --model.optimizer.lr X\?"),
     (["--epochs", "3"], r"--epochs 3; did you mean --trainer.max_epochs VALUE\?"),
     (["--resume"], r"--resume; did you mean --ckpt_path last\?"),
+    (["--model", "digits"], "model: digits is not a file of settings; .*: --model.weights digits"),
     (["--config", "digts"], r"there is no file digts; did you mean 'digits'\?"),
     (["--data.batch_size", "0"], "batch_size is 0"),
     (["--data.batch_size", "5000"], "batch_size is 5000, .* 1617"),

@@ -66,7 +66,7 @@ def test_one_file_and_its_card(checkpoint, report, capsys):
     for name, (one, other) in figures["figures"].items():
         assert f"| {name} | {(one + other) / 2:.4g} +- " in text
         assert f" | {figures['floor'][name]:.4g} |" in text
-    assert "100 samples of each of 10 classes in turn, by `AnnealedLangevin" in text.replace("\n", " ")
+    assert "100 samples, of each of 10 classes in turn, by `AnnealedLangevin" in text.replace("\n", " ")
     assert "Its labels are 0 = 0, 1 = 1, 2 = 2," in text
     assert "seeds: [0, 1]" in text
     front, settings = (
@@ -314,6 +314,15 @@ def test_a_name_that_is_none_of_a_model_is_refused_with_those_there_are(capsys, 
     status, line = refusal(capsys, lambda: main(arguments))
     assert status == 2
     assert said in line
+
+
+def test_python_and_a_run_that_starts_from_a_model_hint_at_its_name_too(capsys):
+    said = "no file digitz, and no model of that name; did you mean 'digits'?"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load("digitz")
+    status, line = refusal(capsys, lambda: main(["train", "--model.weights", "digitz"]))
+    assert status == 2
+    assert f"model.weights: there is {said}" in line
 
 
 def test_the_shipped_model_draws_digits():

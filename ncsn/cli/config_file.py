@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
+from ncsn.model.names import did_you_mean
 from ncsn.model.shipped import shipped_configs
-from ncsn.training.hints import did_you_mean
 
 __all__ = ["check_config", "check_number"]
 

@@ -16,9 +16,9 @@ from ncsn.cli.devices import device_of
 from ncsn.data import DataModule, ImageData
 from ncsn.model.load import CHECKPOINTS, default_checkpoint, load, load_data
 from ncsn.model.model import Model
+from ncsn.model.names import did_you_mean
 from ncsn.samplers import Sampler
 from ncsn.training.checks import with_hint
-from ncsn.training.hints import did_you_mean
 
 __all__ = [
     "chosen_data",

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from ncsn.cli.errors import exit_codes, exit_on_signals, silence_libraries
 from ncsn.cli.options import COMMANDS, parse
-from ncsn.training.hints import did_you_mean
+from ncsn.model.names import did_you_mean
 
 __all__ = ["main", "sample", "train"]
 

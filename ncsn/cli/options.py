@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ncsn.cli.errors import fail
-from ncsn.model.shipped import model_file, shipped_models
-from ncsn.training.hints import did_you_mean
+from ncsn.model.names import did_you_mean
+from ncsn.model.shipped import check_name, model_file
 
 __all__ = ["int_at_least", "parse"]
 
@@ -105,13 +105,11 @@ def take_model(options: Namespace) -> None:
     if given.get("named") is not None:
         options.checkpoint, options.checkpoints = options.named, [options.named]
     files = [given.get("checkpoint"), given.get("model"), *(given.get("checkpoints") or [])]
-    for name in (str(file) for file in files if file and not file.exists()):
-        if re.fullmatch(r"[\w-]+", name):
-            known = shipped_models()
-            if name in known:  # it was given as ./NAME
-                fail(2, f"checkpoint: there is no file ./{name}; give its name alone, {name}")
-            hint = did_you_mean(name, known) or f"; `ncsn models` lists {', '.join(known)}"
-            fail(2, f"checkpoint: there is no file {name}, and no model of that name{hint}")
+    try:
+        for file in filter(None, files):
+            check_name(file)
+    except ValueError as error:
+        fail(2, str(error))
 
 
 def refuse_without_effect(options: Namespace) -> None:

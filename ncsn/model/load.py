@@ -15,7 +15,7 @@ from ncsn.model.checkpoint_file import DamagedError, read
 from ncsn.model.model import DATA, Model
 from ncsn.model.pretrained import read_folder, read_safetensors, save_safetensors
 from ncsn.model.settings import rebuilt_data, rebuilt_model
-from ncsn.model.shipped import SHIPPED_MODEL, model_file
+from ncsn.model.shipped import SHIPPED_MODEL, check_name, model_file
 
 if TYPE_CHECKING:
     from ncsn.data import DataModule
@@ -100,6 +100,7 @@ def saved_shape(path: str | Path) -> tuple[int, ...]:
 def contents(path: str | Path) -> dict[str, Any]:
     """Return the tensors and plain values in the file or folder of a model."""
     path = model_file(path)
+    check_name(path)
     if path.is_dir():
         content = read_folder(path)
     else:

@@ -133,7 +133,7 @@ def measured(report: Mapping[str, Any], weights: str) -> str:
         seeds = [index(seed) for seed in samples["seeds"]]
         sampler, data = inline(samples["sampler"]), inline(report["data"])
         features = inline(re.sub(r"[^ ]*/", "", report["features"]))
-        classes = f" of {inline(samples['label'])}" if samples.get("label") else ""
+        classes = f", of {inline(samples['label'])}" if samples.get("label") else ""
         of = f"{counts['judged']:,} samples{classes}, by `{sampler}` over {index(samples['levels'])} levels "
         of += f"from {samples['sigma_max']:g} to {samples['sigma_min']:g}, in "
         of += f"{samples['cost']['NFE']:g} NFE each; seeds: {seeds}. "

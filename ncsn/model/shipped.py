@@ -1,9 +1,13 @@
 """The configurations and small trained models that the package ships."""
 
+import re
 from pathlib import Path
+
+from ncsn.model.names import did_you_mean
 
 __all__ = [
     "SHIPPED_MODEL",
+    "check_name",
     "config_file",
     "model_file",
     "shipped",
@@ -46,3 +50,19 @@ def model_file(given: str | Path) -> Path:
     """Return `given`, or the path of the shipped model that it names."""
     found = None if Path(given).exists() else shipped_models().get(str(given))
     return Path(given) if found is None else found
+
+
+def check_name(path: Path) -> None:
+    """Check that `path` exists, if it could be the name of a model.
+
+    Raises:
+        ValueError: if it neither exists nor is such a name.
+    """
+    name = str(path)
+    if path.exists() or not re.fullmatch(r"[\w-]+", name):
+        return
+    known = shipped_models()
+    if name in known:  # it was given as ./NAME
+        raise ValueError(f"checkpoint: there is no file ./{name}; give its name alone, {name}")
+    hint = did_you_mean(name, known) or f"; `ncsn models` lists {', '.join(known)}"
+    raise ValueError(f"checkpoint: there is no file {name}, and no model of that name{hint}")

@@ -16,7 +16,8 @@ from torch import nn
 from ncsn.data import DataModule
 from ncsn.data.module import limited
 from ncsn.model.classes import ALL_ROOMS, classes
-from ncsn.training.hints import closest, did_you_mean, meant
+from ncsn.model.names import closest, did_you_mean
+from ncsn.training.hints import meant
 from ncsn.training.module import ScoreModule
 
 __all__ = [
@@ -91,6 +92,10 @@ def check_settings(config: Namespace) -> None:
 
 def with_hint(message: str, parser: ArgumentParser) -> str:
     """Return a parser's message, with the known name that an unknown one is close to."""
+    unread = re.search(r'"model":\s+Unable to load config \W(.+?)[\'\"]', message)
+    if unread is not None:
+        advice = f"to start from a trained model: --model.weights {unread[1]}"
+        return f"model: {unread[1]} is not a file of settings; {advice}"
     unknown = re.search(
         r"(unrecognized arguments: --|Option '|import path string: )([\w.-]+)", message
     )

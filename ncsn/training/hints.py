@@ -1,9 +1,9 @@
-"""The options of `ncsn train` that are used most, and hints at a name that was meant."""
+"""The options of `ncsn train` that are used most, and hints at one that was meant."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["MOST_USED", "closest", "did_you_mean", "meant"]
+__all__ = ["MOST_USED", "meant"]
 
 # The options by name, with a value and its meaning.
 MOST_USED = {
@@ -35,19 +35,6 @@ OTHER_NAMES = {
     "seed": "seed_everything",
     "steps": "trainer.max_steps",
 }
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'NAME'?" for the known name that is close, or nothing."""
-    close = closest(name, known)
-    return f"; did you mean {close!r}?" if close != name else ""
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is closest, or the name itself if none is close."""
-    by_case = {each.casefold(): each for each in known}
-    close = get_close_matches(name.casefold(), by_case, 1)
-    return by_case[close[0]] if close else name
 
 
 def meant(name: str, options: Iterable[str]) -> str:
