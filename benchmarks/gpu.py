@@ -58,7 +58,7 @@ from ncsn.training.optimisers import skip_step
 from ncsn.training.run import check, fit
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-NORMS = "group8", "rms"
+NORMS = {"cifar10_hour": ("group8", "rms"), "mnist": ("layer", "rms"), "digits": ("group8", "rms")}
 CONVOLUTIONS = (128, 32), (256, 32), (256, 16), (256, 8), (512, 8)  # channels, side
 COMPILED = "eager", "parts", "graphs"
 NFE = 20
@@ -92,9 +92,14 @@ def convolution(bench: Bench, channels: int, side: int, layout: torch.memory_for
     return {"TFLOP/s": 2 * batch * weight.numel() * side**2 / seconds / 1e12}
 
 
+def networks(bench: Bench) -> list[tuple[str, str]]:
+    """Return the configurations, each with its norms."""
+    return [(config, norm) for config in bench.batches for norm in NORMS[config]]
+
+
 def bare(bench: Bench) -> Iterator[Measurement]:
     """Yield the training steps without Lightning; those that compile come last."""
-    for how, layout, config, norm in product(COMPILED, LAYOUTS, bench.batches, NORMS):
+    for how, layout, (config, norm) in product(COMPILED, LAYOUTS, networks(bench)):
         what = {"config": config, "batch": bench.batches[config], "norm": norm}
         what |= {"layout": layout, "compiled": how}
         if how != "graphs" or layout == "channels_last":
@@ -144,7 +149,7 @@ class Clock(Callback):
 
 def train(bench: Bench) -> Iterator[Measurement]:
     """Yield the training steps by `ncsn train`; those that compile come last."""
-    for how, config, norm in product((*COMPILED, "auto"), bench.batches, NORMS):
+    for how, (config, norm) in product((*COMPILED, "auto"), networks(bench)):
         what = {"config": config, "batch": bench.batches[config], "norm": norm}
         yield what | {"compiled": how}, partial(trained_steps, bench, config, norm, how)
 
