@@ -17,6 +17,7 @@ from ncsn.noise import (
     num_levels,
     variance_ratio,
 )
+from ncsn.noise.techniques import matched_noise
 
 KARRAS_18 = [80, 57.59, 40.79, 28.37, 19.35, 12.91, 8.40, 5.32, 3.26, 1.92]
 KARRAS_18 += [1.088, 0.585, 0.296, 0.1395, 0.0599, 0.0229, 0.0075, 0.002]
@@ -291,29 +292,31 @@ def test_exact_steps_draw_gaussians_of_any_width(levels, steps):
         assert last.item() == pytest.approx(std**2 + sigmas[-1].item() ** 2, rel=error), std
 
 
-def test_one_step_a_level_tends_to_four_times_the_logarithm_of_the_ratio():
-    excess = []
-    for levels in (101, 1001, 10001):
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_auto_tends_to_the_sde_with_eta_2_t_plus_1(steps):
+    errors = []
+    for levels in (1001, 10_001):
         sigmas = GeometricSchedule(16.9, 0.01, levels).sigmas().double()
         h = math.log(16.9 / 0.01) / (levels - 1)
-        eta, q = exact_steps(sigmas, 1)
-        assert q[1:].sqrt().mean().item() == pytest.approx(math.sqrt(-math.expm1(-6 * h)), rel=20 * h)
-        excess.append(eta / h - 4)
-    assert -0.5 < excess[0] < -0.3
-    assert excess[1] == pytest.approx(excess[0] / 10, rel=0.2)  # of first order in h
-    assert excess[2] == pytest.approx(excess[1] / 10, rel=0.2)
+        size, q = exact_steps(sigmas, steps)
+        drift, noise = steps * size / h, steps * q[1:].mean().item() / h  # of the SDE: 1 + eta, and 2 eta
+        errors.append((drift - (2 * steps + 2), noise - 2 * (2 * steps + 1)))
+    for coarse, fine in zip(*errors, strict=True):
+        assert abs(coarse) < 0.3 * steps
+        assert fine == pytest.approx(coarse / 10, rel=0.3)  # of first order in h
 
 
-@given(st.floats(0.1, 10), st.floats(1, 8))
-def test_a_level_errs_in_the_variance_by_c_4_minus_c_times_h_squared(std, c):
-    # From the right variance at the level before, one step of size c h: the error relative to w is
-    # c (4 - c) p (1 - p) h^2, with p = sigma^2 / w and w = std^2 + sigma^2.
+@given(st.floats(0.1, 10), st.floats(1, 8), st.integers(1, 10))
+def test_the_variance_errs_in_second_order_but_for_one_size_of_the_steps(std, b, steps):
     h, sigma = 1e-4, 1.0
-    w, gamma = std**2 + sigma**2, math.exp(h)
-    q = 1 - (1 - c * h) ** 2 * gamma**2
-    v = (1 - c * h * sigma**2 / w) ** 2 * (std**2 + (gamma * sigma) ** 2) + q * sigma**2
-    p = sigma**2 / w
-    assert (v / w - 1) / h**2 == pytest.approx(c * (4 - c) * p * (1 - p), abs=0.02 * c)
+    sigmas = torch.tensor([sigma * math.exp(h), sigma], dtype=torch.float64)
+    q = matched_noise(sigmas, steps, torch.tensor([b * h], dtype=torch.float64))[1].item()
+    total, v = std**2 + sigma**2, std**2 + sigmas[0].item() ** 2
+    for _ in range(steps):
+        v = (1 - b * h * sigma**2 / total) ** 2 * v + q * sigma**2
+    c_skip = std**2 / total
+    expected = steps * c_skip * (1 - c_skip) * ((2 + 2 / steps) * b - b**2)
+    assert (v / total - 1) / h**2 == pytest.approx(expected, abs=0.002 * (steps * b) ** 2 + 1e-4)
 
 
 def test_the_variance_ratio_is_that_of_a_walk():
