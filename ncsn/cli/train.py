@@ -87,7 +87,11 @@ def settings(arguments: Sequence[str]) -> list[str]:
     """Return arguments as the parser of training takes them, with the configurations checked."""
     words = list(pairwise(["", *with_config_files(arguments)]))
     for option, word in words:
-        check_number(*(word.partition("=")[::2] if "=" in word else (option, word)))
+        key, value = word.partition("=")[::2] if "=" in word else (option, word)
+        check_number(key, value)
+        if key == "--model" and not value.endswith((".yaml", ".yml", ".json")):
+            advice = f"to start from a trained model: --model.weights {value}"
+            raise ValueError(f"model: {value} is not a file of settings; {advice}")
     return [current(word) if option == "--config" else word for option, word in words]
 
 

@@ -34,7 +34,6 @@ tags:
 {image}A score model of examples of shape {shape}{data}: {denoiser} around {network}, {parameters:,}
 parameters, for noise levels from {high:g} to {low:g}. Its sampler is `{sampler}`, over {levels} levels.
 {classes}
-
 ```python
 import ncsn
 

@@ -53,10 +53,10 @@ def model_file(given: str | Path) -> Path:
 
 
 def check_name(path: Path) -> None:
-    """Check that `path` exists, if it could be the name of a model.
+    """Refuse a path that does not exist and looks like the name of a model.
 
     Raises:
-        ValueError: if it neither exists nor is such a name.
+        ValueError: with the name that was meant, or the names there are.
     """
     name = str(path)
     if path.exists() or not re.fullmatch(r"[\w-]+", name):

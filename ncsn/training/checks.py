@@ -92,10 +92,6 @@ def check_settings(config: Namespace) -> None:
 
 def with_hint(message: str, parser: ArgumentParser) -> str:
     """Return a parser's message, with the known name that an unknown one is close to."""
-    unread = re.search(r'"model":\s+Unable to load config \W(.+?)[\'\"]', message)
-    if unread is not None:
-        advice = f"to start from a trained model: --model.weights {unread[1]}"
-        return f"model: {unread[1]} is not a file of settings; {advice}"
     unknown = re.search(
         r"(unrecognized arguments: --|Option '|import path string: )([\w.-]+)", message
     )
