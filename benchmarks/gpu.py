@@ -58,7 +58,8 @@ from ncsn.training.optimisers import skip_step
 from ncsn.training.run import check, fit
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-NORMS = {"cifar10_hour": ("group8", "rms"), "mnist": ("layer", "rms"), "digits": ("group8", "rms")}
+# The norm of each configuration, and another.
+NORMS = {"cifar10_hour": ("group8", "rms"), "mnist": ("layer", "rms"), "digits": ("group", "rms")}
 CONVOLUTIONS = (128, 32), (256, 32), (256, 16), (256, 8), (512, 8)  # channels, side
 COMPILED = "eager", "parts", "graphs"
 NFE = 20
@@ -92,14 +93,14 @@ def convolution(bench: Bench, channels: int, side: int, layout: torch.memory_for
     return {"TFLOP/s": 2 * batch * weight.numel() * side**2 / seconds / 1e12}
 
 
-def networks(bench: Bench) -> list[tuple[str, str]]:
+def with_norms(bench: Bench) -> list[tuple[str, str]]:
     """Return the configurations, each with its norms."""
     return [(config, norm) for config in bench.batches for norm in NORMS[config]]
 
 
 def bare(bench: Bench) -> Iterator[Measurement]:
     """Yield the training steps without Lightning; those that compile come last."""
-    for how, layout, (config, norm) in product(COMPILED, LAYOUTS, networks(bench)):
+    for how, layout, (config, norm) in product(COMPILED, LAYOUTS, with_norms(bench)):
         what = {"config": config, "batch": bench.batches[config], "norm": norm}
         what |= {"layout": layout, "compiled": how}
         if how != "graphs" or layout == "channels_last":
@@ -149,7 +150,7 @@ class Clock(Callback):
 
 def train(bench: Bench) -> Iterator[Measurement]:
     """Yield the training steps by `ncsn train`; those that compile come last."""
-    for how, (config, norm) in product((*COMPILED, "auto"), networks(bench)):
+    for how, (config, norm) in product((*COMPILED, "auto"), with_norms(bench)):
         what = {"config": config, "batch": bench.batches[config], "norm": norm}
         yield what | {"compiled": how}, partial(trained_steps, bench, config, norm, how)
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,13 @@ class Alternate(Callback):
     def loop(self, trainer: Trainer, module: Any) -> None:
         """Take the steps of a round without a framework."""
         data, objective, schedule = trainer.datamodule, module.objective, module.schedule
-        values = data.splits["train"].values
+        examples = data.splits["train"]
         for _ in range(self.steps):
-            x = values[torch.randint(len(values), (data.batch_size,))].float() / 255
+            x, label = examples[torch.randint(len(examples), (data.batch_size,))]
+            x = x.float() / 255
+            score = partial(self.module.score, label=label) if data.labels else self.module.score
             with trainer.precision_plugin.forward_context():
-                loss = objective(self.module.score, x, schedule.sample(x)).mean()
+                loss = objective(score, x, schedule.sample(x)).mean()
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
