@@ -58,7 +58,7 @@ from ncsn.training.optimisers import skip_step
 from ncsn.training.run import check, fit
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-# The norm of each configuration, and another.
+# The norm of each configuration, and the one that compiled fastest.
 NORMS = {"cifar10_hour": ("group8", "rms"), "mnist": ("layer", "rms"), "digits": ("group", "rms")}
 CONVOLUTIONS = (128, 32), (256, 32), (256, 16), (256, 8), (512, 8)  # channels, side
 COMPILED = "eager", "parts", "graphs"

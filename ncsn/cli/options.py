@@ -100,7 +100,7 @@ def parse(command: str, arguments: Sequence[str]) -> Namespace:
 
 
 def take_model(options: Namespace) -> None:
-    """Set the model to that of --model, and end the program if a name is none of a model."""
+    """Set the model to that of --model, and end the program if there is no model of a name."""
     given = vars(options)
     if given.get("named") is not None:
         options.checkpoint, options.checkpoints = options.named, [options.named]

@@ -38,7 +38,7 @@ OTHER_NAMES = {
 
 
 def meant(name: str, options: Iterable[str]) -> str:
-    """Return "; did you mean --OPTION?" for an option of training, of which some are given."""
+    """Return "; did you mean --OPTION?" for the close one of `options` or `MOST_USED`, or nothing."""
     ends = {option.rpartition(".")[2]: option for option in [*options, *MOST_USED]} | OTHER_NAMES
     close = get_close_matches(name.replace("-", "_"), ends, 1)
     if not close:
