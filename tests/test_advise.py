@@ -146,7 +146,7 @@ def test_the_published_settings_come_out_for_the_published_distances():
         (90, 3 * 64**2, 500, 5, 3.34e-6),
         (348, 3 * 256**2, 2311, 3, 8.93e-7),
     ):
-        own = GeometricSchedule(sigma_max, 0.01, levels), AnnealedLangevin("auto", steps)
+        own = GeometricSchedule(sigma_max, 0.01, levels), AnnealedLangevin(epsilon, steps)
         advice = advise(Distance(sigma_max, sigma_max), dimension, True, *own)
         assert advice.schedule == own[0]
         assert advice.sampler.steps == steps
@@ -191,6 +191,13 @@ def test_another_sampler_is_kept_with_its_levels():
     assert (advice.schedule, advice.sampler) == (GeometricSchedule(17, 0.01, 20), DPMSolver(eta=2))
 
 
+def test_a_step_size_of_auto_is_kept_with_its_steps():
+    few = GeometricSchedule(20, 0.02, 20)
+    advice = advise(Distance(17, 17), 784, True, few, AnnealedLangevin("auto", 1))
+    assert (advice.schedule, advice.sampler) == (GeometricSchedule(17, 0.01, 101), AnnealedLangevin("auto", 1))
+    assert "Technique 2" in advice.reasons["levels"]
+
+
 def test_the_moments_of_the_data_are_printed_as_settings(small, capsys):
     sampler = ("--model.sampler", "DPMSolver", "--model.sampler.eta", "1")
     run("--config", "small.yaml", *sampler)
@@ -215,7 +222,7 @@ def test_the_moments_of_points_are_those_of_the_batch_as_a_whole():
 
 def test_more_steps_are_advised_where_the_budget_has_them():
     steps = [
-        advise(Distance(50, 50), 3072, True, NCSNV2[0], AnnealedLangevin("auto", steps)).sampler.steps
+        advise(Distance(50, 50), 3072, True, NCSNV2[0], AnnealedLangevin(1e-5, steps)).sampler.steps
         for steps in (1, 2, 3, 4, 20)
     ]
     assert steps == [3, 3, 3, 4, 20]

@@ -51,7 +51,8 @@ def advise(
     """Return the techniques' settings, in the schedule's own class if it fits.
 
     A sampler other than Langevin's is kept, with its number of levels: it needs neither
-    levels that overlap nor a step size, and costs far fewer evaluations.
+    levels that overlap nor a step size, and costs far fewer evaluations. A step size of
+    "auto" is kept too, with the number of steps at each level.
 
     Args:
         distance: the largest distance between two examples.
@@ -92,14 +93,18 @@ def advise(
     if kept:
         reasons["levels"] = f"As configured: {type(sampler).__name__} needs no levels that overlap."
         return Advice(schedule, sampler, reasons)
-    steps, budget = affordable(sampler, len(own), levels)
-    sigmas = schedule.sigmas()
-    epsilon = rounded(langevin_step_size(sigmas, steps))
     gamma = (sigma_max / sigma_min) ** (1 / (levels - 1))
-    r = variance_ratio(sigmas, steps, epsilon).item()
     reasons |= {
         "levels": f"Technique 2: levels in the ratio {gamma:.4g} overlap in {dimension:,} dimensions.",
         "rho": "Makes the levels nearly geometric, which the techniques assume.",
+    }
+    if isinstance(sampler, AnnealedLangevin) and sampler.epsilon == "auto":
+        return Advice(schedule, sampler, reasons)
+    steps, budget = affordable(sampler, len(own), levels)
+    sigmas = schedule.sigmas()
+    epsilon = rounded(langevin_step_size(sigmas, steps))
+    r = variance_ratio(sigmas, steps, epsilon).item()
+    reasons |= {
         "steps": budget,
         "epsilon": f"Technique 4: keeps the variance nearest the levels', r = {r:.3f}; with `auto`, r is 1.",
     }
