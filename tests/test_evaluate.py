@@ -5,11 +5,13 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from ncsn.cli.from_options import data_of
 from ncsn.cli.main import main
 from ncsn.data import Digits, to_pixels
 from ncsn.evaluation.classifier import load_classifier
@@ -23,6 +25,7 @@ from ncsn.model.load import load
 from ncsn.model.model import Model
 from ncsn.model.pretrained import save_safetensors
 from ncsn.model.shipped import SHIPPED_MODEL as SHIPPED
+from ncsn.model.shipped import shipped_models
 from ncsn.networks import UNet
 from ncsn.noise import KarrasSchedule
 from ncsn.samplers import Ancestral, EulerMaruyama
@@ -221,6 +224,19 @@ def test_a_folder_is_read_as_far_as_is_asked_for(data):
     report = reported("--png", write("many", training_images(data, 130)), *DIGITS, "--num-samples", "100")
     assert report["counts"]["judged"] == 100
     assert report["samples"] is None
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist", "ncsn_mnist"])
+def test_a_model_of_the_package_is_compared_with_the_data_of_its_configuration(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options, file = Namespace(data=["--data.root=here"], trust=()), shipped_models()[name]
+    data = data_of(file, options)
+    kinds = {"cifar10": "CIFAR10", "fashion_mnist": "FashionMNIST", "ncsn_mnist": "MNIST"}
+    assert (type(data).__name__, str(data.root), data.downloads) == (kinds[name], "here", True)
+    copy = tmp_path / file.name  # could be anybody's
+    copy.write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match="there is no folder"):
+        data_of(copy, options)
 
 
 def test_the_newest_checkpoint_is_what_is_evaluated_but_not_the_best(checkpoint, capsys):

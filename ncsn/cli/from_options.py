@@ -17,6 +17,7 @@ from ncsn.data import DataModule, ImageData
 from ncsn.model.load import CHECKPOINTS, default_checkpoint, load, load_data
 from ncsn.model.model import Model
 from ncsn.model.names import did_you_mean
+from ncsn.model.shipped import shipped_configs, shipped_models
 from ncsn.samplers import Sampler
 from ncsn.training.checks import with_hint
 
@@ -110,10 +111,15 @@ def chosen_data(arguments: Sequence[str]) -> ImageData:
 
 
 def data_of(checkpoint: Path, options: Namespace) -> DataModule:
-    """Return the data of --data, or else a checkpoint's own, with the settings of --data.NAME."""
+    """Return the data of --data, or else a checkpoint's own, with the settings of --data.NAME.
+
+    That of a model of the package is the data of its configuration, which may be downloaded.
+    """
     given = [argument.partition("=")[::2] for argument in options.data]
     if "--data" in dict(given):
         return chosen_data(options.data)
+    if checkpoint.resolve() in [file.resolve() for file in shipped_models().values()]:
+        return chosen_data([f"--data={shipped_configs()[checkpoint.stem]}", *options.data])
     changes = {key.removeprefix("--data."): get_loader("yaml")(value) for key, value in given}
     return load_data(checkpoint, options.trust, **changes)
 
