@@ -128,6 +128,12 @@ def test_nine_zeros_are_an_image_as_it_is_and_other_numbers_are_not(classes):
     assert not torch.allclose(net(x, sigma, zeros + torch.eye(10)[1]), net(x, sigma, label))
 
 
+def test_each_weight_has_a_gradient_without_augmentation_as_training_on_two_devices_needs():
+    net = network()
+    net(torch.rand(3, 1, 8, 8), torch.tensor(0.5), torch.tensor([-1, 2, 9])).sum().backward()
+    assert all(weight.grad is not None for weight in net.parameters())
+
+
 def module(augment, **options):
     parts = NCSNDenoiser(network(**options)), GeometricSchedule(2, 0.1, 4), DenoisingScoreMatching()
     return ScoreModule(*parts, AnnealedLangevin(1e-3, 1), (1, 8, 8), augment=augment, label_dropout=0.0)

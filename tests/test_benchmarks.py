@@ -9,7 +9,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
+from benchmarks.bench import flops
 from benchmarks.gpu import PARTS
+from ncsn.noise import streams
 
 from test_cli import REPOSITORY
 
@@ -51,6 +54,24 @@ def test_the_benchmark_of_the_start_calls_what_is_there(printed, monkeypatch):
     assert re.search(r"\+0\.00 over a bare Lightning script", printed("startup", "--rounds", "1"))
     assert all(Path(command[1]).is_file() for command in called if command[1] != "-c")
     compile(next(command[2] for command in called if command[1] == "-c"), "bare", "exec")
+
+
+def test_counting_operations_leaves_the_compiled_noise_of_a_gpu_on(monkeypatch):
+    """Catches torch's refusal to compile while operations are counted, after which nothing would be compiled."""
+
+    def refused():
+        raise RuntimeError("found no compiled frames")
+
+    monkeypatch.setattr(streams, "is_compiled_on", lambda device: True)
+    monkeypatch.setattr(streams, "one_kernel", refused)
+    weight = torch.ones(3, requires_grad=True)
+
+    def loss(x):
+        with streams.Streams(0, range(len(x))):
+            return (streams.normal(x) @ weight).sum()
+
+    flops(loss, torch.ones(5, 3))
+    assert streams.Streams.compiles
 
 
 @pytest.mark.slow

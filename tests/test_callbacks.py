@@ -83,6 +83,18 @@ def test_ema_is_the_moving_average_and_is_what_a_checkpoint_holds(tmp_path, deca
     assert (expected - copies.weights[-1]).abs().max() > 1e-5
 
 
+def test_the_average_is_in_the_layout_of_the_weights_for_which_torch_has_one_kernel():
+    ema, module = EMA(), small_module()
+    ema.setup(None, module, "fit")
+    module.to(memory_format=torch.channels_last)
+    assert any(not weight.is_contiguous() for weight in module.parameters())
+    before = weights(module)
+    ema.on_fit_start(None, module)
+    assert [a.stride() for a in ema.average] == [w.stride() for w in module.parameters()]
+    assert not any(a.requires_grad for a in ema.average)
+    assert torch.equal(torch.cat([a.flatten() for a in ema.average]), before)
+
+
 def test_a_checkpoint_saved_after_the_end_has_both_sets_of_weights(tmp_path):
     copies = Copies()
     trainer, _ = fit(tmp_path, copies, EMA(0.5), Checkpoint(tmp_path))

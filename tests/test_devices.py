@@ -46,6 +46,7 @@ def test_a_model_takes_the_layout_of_the_device_that_it_is_moved_to(monkeypatch)
     nn.ModuleList([model]).to("meta")
     assert {w.is_contiguous(memory_format=torch.channels_last) for w in model.parameters() if w.ndim == 4} == {True}
     assert not model.denoiser.network.resolutions.down.weight.is_contiguous()
+    assert model.denoiser.network.layout() == torch.channels_last  # though the weight of its stem is in both layouts
     # What is asked for stays, and other devices have torch's own layout.
     assert model.to(memory_format=torch.contiguous_format).denoiser.network.stem.weight.is_contiguous()
 

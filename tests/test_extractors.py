@@ -63,6 +63,15 @@ def test_an_extractor_in_training_mode_acts_as_in_evaluation_and_is_left_as_it_i
     assert extractor.body[1].num_batches_tracked == 0
 
 
+def test_features_are_computed_in_float32_whatever_the_samples_were(extractor):
+    x = torch.rand(20, 1, 8, 8)
+    expected = extract(extractor, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = extract(extractor, x)
+    assert same(found, expected)
+    assert found.features.dtype == torch.float32
+
+
 def test_what_cannot_be_evaluated_is_refused_and_leaves_the_mode(extractor):
     extractor.train()
     with pytest.raises(ValueError, match="expected finite values"):

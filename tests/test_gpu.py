@@ -269,6 +269,20 @@ def test_samples_by_graphs_are_those_without(graphed, precision):
 
 
 @pytest.mark.gpu
+def test_a_graph_needs_no_memory_that_others_free():
+    """Catches a graph that points to a workspace of cuBLAS outside its own memory, which compilation frees."""
+    x, weight = torch.randn(64, 256, device=DEVICE), torch.randn(256, 256, device=DEVICE)
+    replay, output = devices.record(lambda: x @ weight @ weight, torch.device(DEVICE))
+    expected = x @ weight @ weight
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    others = [torch.full((2**20,), torch.nan, device=DEVICE) for _ in range(64)]
+    replay()
+    torch.testing.assert_close(output, expected)
+    assert all(other.isnan().all() for other in others)
+
+
+@pytest.mark.gpu
 def test_a_graph_takes_the_labels_of_its_batch(graphed):
     network = unet(classes=3).to(DEVICE)
     model = Model(EDMDenoiser(network), GeometricSchedule(5, 0.1, 6), Heun(), (3, 16, 16))

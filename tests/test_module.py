@@ -3,6 +3,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -469,6 +470,16 @@ def test_a_log_probability_of_ones_own_trains_and_draws(objective, schedule, tmp
     assert drawn.unique().tolist() == [0, 1]
     mean = data.splits["train"].values.float().mean(0) / 255
     assert (drawn.mean(0) - mean).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize(("device", "stage", "count"), [("cuda", "fit", 1), ("cuda", "validate", 0), ("cpu", "fit", 0)])
+def test_the_layout_is_that_of_the_device_before_the_run_begins(device, stage, count, monkeypatch):
+    """Catches a layout that changes after the strategy has made its views of the gradients."""
+    module, asked = small_module(), []
+    monkeypatch.setattr("ncsn.training.module.use_layout_of", lambda *on: asked.append(on))
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+    module.setup(stage)
+    assert asked == [(torch.device(device), module)] * count
 
 
 def test_a_run_is_resumed_in_another_layout_and_its_files_are_contiguous(tmp_path):

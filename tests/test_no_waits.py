@@ -41,10 +41,12 @@ from ncsn.samplers import (
 )
 from ncsn.score import EDMDenoiser, EnergyScore, NCSNDenoiser
 from ncsn.score.guidance import GaussianBlur, Mask, classifier_free, grey, inpaint, posterior
+from ncsn.training.augmentation import augmented
 from ncsn.training.callbacks import EMA, LossPerLevel, RunProgress, Throughput
 from ncsn.training.module import gradient_norm
 from ncsn.training.optimisers import MuonAdam, skip_step
 from torch.optim import Adam, AdamW
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -56,8 +58,29 @@ READS = {aten._local_scalar_dense, aten.nonzero, aten.equal, aten.is_nonzero, at
 READS |= {aten._unique2, aten.bincount, aten.repeat_interleave}
 
 
+class NoListsOfTheHost(TorchFunctionMode):
+    """A context in which numbers of the host do not become a tensor of another device, which makes a GPU wait."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = func in (torch.tensor, torch.Tensor.new_tensor)
+        made |= func is torch.as_tensor and not isinstance(args[0], torch.Tensor)
+        if made and out.device.type != "cpu":
+            raise AssertionError(f"{func} copies numbers of the host")
+        return out
+
+
 class NoWaits(TorchDispatchMode):
     """A context in which an operation that makes a GPU wait is refused."""
+
+    def __enter__(self):
+        self.lists = NoListsOfTheHost()
+        self.lists.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.lists.__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -91,6 +114,8 @@ MACHINE = EnergyScore(RBM(6, 3)).to("meta")
         lambda x: (x > 0).nonzero(),
         lambda x: torch.equal(x, x + 1),
         lambda x: x.to("meta"),
+        lambda x: torch.tensor([1.0], device="meta"),
+        lambda x: x.new_tensor([1.0], device="meta"),
     ],
 )
 def test_whatever_reads_a_value_is_noticed(read):
@@ -173,6 +198,11 @@ def test_the_numbers_of_samples_are_made_on_the_device(dtype):
     with NoWaits(), Streams(0, range(4), "meta"):
         for found in (normal(x), uniform(x), exponential(x), integers(x, 9), GeometricSchedule(2, 0.1, 5).sample(x)):
             assert found.device.type == "meta"
+
+
+def test_augmented_images_are_made_on_the_device():
+    with NoWaits(), Streams(0, range(4), "meta"):
+        assert augmented(IMAGES, None, 0.1)[0].device.type == "meta"
 
 
 KNOWN = torch.empty(1, 8, 8, device="meta")

@@ -71,7 +71,7 @@ class Features(NamedTuple):
 def extract(extractor: FeatureExtractor, x: Tensor) -> Features:
     """Return the features and logits of states (B, C, H, W), on the extractor's device.
 
-    The extractor runs in evaluation mode, and its own mode is restored.
+    The extractor runs in evaluation mode and without autocast, and its own mode is restored.
 
     Raises:
         ValueError: if a state is not finite, or has a shape that the extractor does not take.
@@ -79,8 +79,10 @@ def extract(extractor: FeatureExtractor, x: Tensor) -> Features:
     if not x.isfinite().all():
         raise ValueError("images: expected finite values, got NaN or infinity")
     device, mode = next(extractor.parameters()).device, extractor.training
+    images = to_unit(to_pixels(x.to(device)))
     try:
-        return Features(*extractor.eval().features_and_logits(to_unit(to_pixels(x.to(device)))))
+        with torch.autocast(device.type, enabled=False):
+            return Features(*extractor.eval().features_and_logits(images))
     finally:
         extractor.train(mode)
 

@@ -123,7 +123,7 @@ def held_out_bits(
             score, x[indices].to(module.device), low, high, prior, rtol=1e-3, atol=1e-3
         )
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
         torch.manual_seed(0)
         each = torch.cat([bits(indices) for indices in torch.split(torch.arange(count), 64)])
     return each.mean().item(), each.std().item() / math.sqrt(count), count

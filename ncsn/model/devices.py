@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -124,14 +125,16 @@ class Replay:
         # The weights that autocast has cast are gone before the graph is.
         dtype, enabled = autocast_on(x.device)
         without_cache = torch.autocast(x.device.type, dtype, enabled, cache_enabled=False)
+        self.lock = Lock()  # of the inputs and the output
         self.replay, self.output = record(without_cache(partial(score, *self.inputs)), x.device)
 
     def __call__(self, *inputs: Tensor | None) -> Tensor:
-        for buffer, given in zip(self.inputs, inputs, strict=True):
-            if buffer is not None and given is not None:
-                buffer.copy_(given)
-        self.replay()
-        return self.output.clone()
+        with self.lock:
+            for buffer, given in zip(self.inputs, inputs, strict=True):
+                if buffer is not None and given is not None:
+                    buffer.copy_(given)
+            self.replay()
+            return self.output.clone()
 
 
 _graphs: WeakKeyDictionary[nn.Module, Graphs] = WeakKeyDictionary()
@@ -145,6 +148,8 @@ def record(call: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries set themselves up for the stream
             call()
+        # The graph keeps pointers to workspaces of cuBLAS, and needs its own in its own memory.
+        torch._C._cuda_clearCublasWorkspaces()
         # Other threads, as those that load data, may use the device meanwhile.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             output = call()

@@ -61,9 +61,13 @@ class Conditioning(nn.Module):
         """
         angle = c_noise.reshape(-1, 1).expand(batch, 1) * self.frequencies
         features = torch.cat([angle.cos(), angle.sin()], dim=1) * math.sqrt(2)
-        if self.augmentation is not None and label is not None and label.ndim == 2:
-            features = features + self.augmentation(label[:, 1:].to(features.dtype))
-            label = label[:, 0].long() if self.label is not None else None
+        if self.augmentation is not None:
+            numbers = features.new_zeros(batch, self.augmentation.in_features)
+            if label is not None and label.ndim == 2:
+                numbers = label[:, 1:].to(features.dtype)
+                label = label[:, 0].long() if self.label is not None else None
+            # Zeros too, because training on several devices needs a gradient of each weight.
+            features = features + self.augmentation(numbers)
         if self.label is not None:
             label = (
                 torch.full((batch,), NO_LABEL, device=c_noise.device) if label is None else label

@@ -108,8 +108,11 @@ class UNet(nn.Module):
     def layout(self) -> torch.memory_format:
         """Return the layout of the activations."""
         # Norms over the channels of each pixel are fastest, and fused, where these are neighbours.
-        per_pixel = self.norm in PER_PIXEL
-        return torch.channels_last if per_pixel else layout_of(self.stem.weight)
+        if self.norm in PER_PIXEL:
+            return torch.channels_last
+        last = self.head[-1]  # the stem of grey images is in both layouts
+        assert isinstance(last, nn.Conv2d)
+        return layout_of(last.weight)
 
     def compiled_parts(self) -> list[nn.Module]:
         """Return the parts to compile one by one; blocks of equal shapes share their code."""

@@ -77,8 +77,10 @@ def sampled(x: Tensor, matrix: Tensor, move: Tensor) -> Tensor:
         matrix: (B, 2, 2), for places in pixels, right and down.
         move: (B, 2), in half sides.
     """
-    sides = x.new_tensor(x.shape[:1:-1])  # width and height
-    right, down = ((2 * torch.arange(n, device=x.device) + 1) / n - 1 for n in x.shape[:1:-1])
+    width_height = x.shape[:1:-1]
+    # `new_tensor` would make a GPU wait.
+    sides = torch.stack([x.new_full((), n) for n in width_height])
+    right, down = ((2 * torch.arange(n, device=x.device) + 1) / n - 1 for n in width_height)
     places = (
         torch.stack(torch.meshgrid(right, down, indexing="xy"), -1).view(1, -1, 2) - move[:, None]
     )

@@ -180,7 +180,7 @@ def check_loss(model: ScoreModule, data: DataModule) -> None:
         raise ValueError(f"model.objective: {name} expects data of zeros and ones (data)")
     model.eval()  # a trial changes no running statistics
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng([]), torch.no_grad():  # the model is on the CPU
             losses = model.losses(x, model.schedule.sample(x), label)
     except (ValueError, RuntimeError) as error:
         data_shape = f"this data, examples of shape {model.shape}"

@@ -158,14 +158,17 @@ class ScoreModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         return [Compilation(self.compilation is True)] if self.compilation else []
 
+    def setup(self, stage: str) -> None:
+        device = self.trainer.strategy.root_device
+        if stage == "fit" and device.type == "cuda":  # before the strategy wraps the module
+            use_layout_of(device, self)
+
     def on_fit_start(self) -> None:
         if wrong := self.described_parts()[1]:
             remedy = "ScoreModule.load_from_checkpoint(FILE, denoiser=...)"
             message = f"{wrong}. Until then, a checkpoint is loaded with the part given: {remedy}"
             rank_zero_only(warnings.warn)(message, stacklevel=2)
         self.seed = torch.initial_seed()
-        if self.device.type == "cuda":
-            use_layout_of(self.device, self)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # All randomness of a step (flips, levels, noise, dropout) follows from

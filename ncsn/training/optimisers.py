@@ -74,10 +74,10 @@ class MuonAdam(Optimizer):
         skip_step(self._adam, self.found_inf)
         self._adam.step()
         updates: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-        for p in matrices["params"]:
-            if p.grad is not None:
-                update = self._towards(p, p.grad, matrices["momentum"]).flatten(1)
-                updates.setdefault(update.shape, []).append((p, update))
+        moved = [p for p in matrices["params"] if p.grad is not None]
+        for p, towards in zip(moved, self._towards(moved, matrices["momentum"]), strict=True):
+            update = towards.flatten(1)
+            updates.setdefault(update.shape, []).append((p, update))
         for shape, found in updates.items():
             rate = matrices["lr"] * RMS * math.sqrt(max(shape))
             stacked = torch.stack([update for _, update in found])
@@ -90,15 +90,20 @@ class MuonAdam(Optimizer):
                 p.add_(update.view_as(p), alpha=-rate)
         return loss
 
-    def _towards(self, p: Tensor, grad: Tensor, momentum: float) -> Tensor:
-        """Return the Nesterov momentum of a parameter after its newest gradient."""
-        state = self.state[p]
-        if not state:
-            state["momentum"] = torch.zeros_like(p)
+    def _towards(self, parameters: list[Tensor], momentum: float) -> tuple[Tensor, ...]:
+        """Return the Nesterov momentum of each parameter after its newest gradient."""
+        if not parameters:
+            return ()
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum"] for p in parameters]
+        grads = [p.grad for p in parameters if p.grad is not None]
         if self.found_inf is not None:
-            grad = torch.where(self.found_inf, state["momentum"], grad)
-        state["momentum"].lerp_(grad, 1 - momentum)
-        return torch.lerp(grad, state["momentum"], momentum)
+            pairs = zip(momenta, grads, strict=True)
+            grads = [torch.where(self.found_inf, kept, grad) for kept, grad in pairs]
+        torch._foreach_lerp_(momenta, grads, 1 - momentum)
+        return torch._foreach_lerp(grads, momenta, momentum)
 
 
 def skip_step(optimizer: Optimizer, skipped: Tensor | None) -> None:

@@ -42,9 +42,14 @@ class EMA(Callback):
             self.step, self.swapped = 0, False
             self.average = [weight.detach().clone() for weight in pl_module.parameters()]
 
+    @torch.no_grad()
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.average = [average.to(pl_module.device) for average in self.average]
         self.weights: list[Tensor] = list(pl_module.parameters())
+        # In the layout of the weights, of which alone torch averages all at once.
+        self.average = [
+            torch.empty_like(weight).copy_(average)
+            for weight, average in zip(self.weights, self.average, strict=True)
+        ]
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
