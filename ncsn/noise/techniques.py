@@ -177,9 +177,9 @@ def normal_cdf(x: float) -> float:
 def variance_ratio(sigmas: Tensor, steps: int, epsilon: float | Tensor) -> Tensor:
     """Return the variance after each level over that of the level, averaged (Proposition 3).
 
-    With eta = epsilon / sigma_L^2, q = 1 - eta and K = 2 eta / (1 - q^2) = 2 / (2 - eta),
+    With eta = epsilon / sigma_L^2 and K = 2 eta / (1 - (1 - eta)^2) = 2 / (2 - eta),
 
-        r = q^(2T) (gamma^2 - K) + K.
+        r = (1 - eta)^(2T) (gamma^2 - K) + K.
 
     It is a mean of gamma^2, the variance at the start of a level, and K, the stationary one: it
     is above 1 for every `epsilon`. Because it is linear in gamma^2, its mean over the levels is

@@ -49,7 +49,7 @@ class Denoiser(ScoreModel):
 class NCSNDenoiser(Denoiser):
     """The parametrisation score = F / sigma (Song & Ermon, 2020, Technique 3).
 
-    So D = x + sigma F(c_in x, log sigma), where c_in = 1 for the paper.
+    So D = x + sigma F(c_in x, log sigma). In the paper F takes neither sigma nor a scaled x.
 
     Args:
         network: F, a module (x, c_noise, label) -> tensor of the shape of x.

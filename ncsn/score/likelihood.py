@@ -14,9 +14,9 @@ It differs from the data's in three ways. First, it is the density of the blurre
 p_sigma_min, and `x` is taken as a sample of it. Second, the prior replaces p_sigma_max: averaged
 over such samples the result is too low by the Kullback-Leibler divergence of the two, at most
 E ||clean - mean||^2 / (2 sigma_max^2) nats for the prior N(mean, sigma_max^2 I), and less if the
-prior has the data's standard deviation as well. At a single x a wrong mean costs about
-||mean|| ||z|| / sigma_max, where z = x_end / sigma_max. Both vanish as sigma_max grows. Third, the
-score may be wrong.
+prior has the data's standard deviation as well. At a single x a wrong mean costs at most about
+||mean|| ||z|| / sigma_max, where z = x_end / sigma_max, and usually ||mean|| / sigma_max. Both
+vanish as sigma_max grows. Third, the score may be wrong.
 
 Shapes: x (B, ...) of any trailing shape; a result is (B,). The score of an example must not
 depend on its batch.
