@@ -210,15 +210,17 @@ def diffusers_steps(bench: Bench, batch: int, compiles: bool) -> Row:
 
 
 def sampling(bench: Bench) -> Iterator[Measurement]:
-    """Yield sampling in several batch sizes."""
-    for count in (2, 4) if bench.toy else (64, 256, 1024):
-        yield {"samples": count, "NFE": NFE}, partial(sampled, bench, count)
+    """Yield sampling in several batch sizes, first in the layout that the package chooses."""
+    for layout, count in product(LAYOUTS, (2, 4) if bench.toy else (64, 256, 1024)):
+        what = {"samples": count, "NFE": NFE, "layout": layout}
+        yield what, partial(sampled, bench, count, LAYOUTS[layout])
 
 
-def sampled(bench: Bench, count: int) -> Row:
+def sampled(bench: Bench, count: int, layout: torch.memory_format) -> Row:
     """Measure sampling as `ncsn sample` does it, and as many bare calls of the network."""
     run = built(bench, next(iter(bench.batches)))
     model, plugin = run.model.eval().model.to(bench.device), run.trainer.precision_plugin
+    model.to(memory_format=layout)
     sampler, sigmas = DPMSolver(eta=2.0), KarrasSchedule(10, 0.02, NFE).sigmas()
     shapes = (count, *model.shape), ()
     x, level = (torch.rand(shape, device=bench.device) for shape in shapes)

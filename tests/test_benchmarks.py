@@ -110,7 +110,7 @@ def test_the_benchmark_of_a_gpu_measures_every_part(gpu):
     pytest.importorskip("diffusers")
     text, results = gpu()
     assert not [row for row in rows(results) if "note" in row]
-    assert [len(results[name]) for name in PARTS] == [11, 2, 1, 10, 8, 2]
+    assert [len(results[name]) for name in PARTS] == [11, 4, 1, 10, 8, 2]
     assert all(row["images/s"] > 0 < row["of the peak"] for row in (*results["bare"], *results["train"]))
     assert all(row["over bare calls"] > 0 for row in results["sampling"])
     assert results["data"] == {"mnist": "random images"}
