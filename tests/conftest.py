@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import re
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +12,13 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as many tests run at once as there are cores; and what they start, too
 
+import hypothesis
 import torch
 from torch import Tensor
+
+# On a busy machine an example may take any time.
+hypothesis.settings.register_profile("any time", deadline=None)
+hypothesis.settings.load_profile("any time")
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -23,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
     Commands take the GPU if there is one, and Python the CPU.
     """
     gc.disable()  # until all modules are imported, which leave no garbage
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # as under `nohup`, which what is tested would heed
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -36,7 +36,7 @@ def test_the_checksum_is_of_all_that_is_before_it(file, tmp_path):
     assert len(content) == len(body) + len(SEAL) + 64
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_flipped_bit_and_any_lost_end_is_damage(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "flipped.ckpt"

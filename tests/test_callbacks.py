@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from ncsn.cli.errors import exit_on_signals
 from ncsn.data import BinaryDigits, Digits, pixel_grid
 from ncsn.networks import RBM, AutoencoderEnergy
 from ncsn.noise import GeometricSchedule, NoNoise
@@ -93,6 +94,21 @@ def test_the_average_is_in_the_layout_of_the_weights_for_which_torch_has_one_ker
     assert [a.stride() for a in ema.average] == [w.stride() for w in module.parameters()]
     assert not any(a.requires_grad for a in ema.average)
     assert torch.equal(torch.cat([a.flatten() for a in ema.average]), before)
+
+
+@pytest.mark.parametrize("batch", [lambda x, _: x, lambda x, _: (x,), lambda x, label: (x, label)])
+def test_batches_may_be_images_alone_for_every_callback(batch, tmp_path):
+    class Plain(Digits):
+        def on_after_batch_transfer(self, *given):
+            return batch(*super().on_after_batch_transfer(*given))
+
+    strips, speed, folder = DenoisingStrips(3), Throughput(), tmp_path / "logs"
+    settings = {"logger": TensorBoardLogger(folder), "log_every_n_steps": 2, "callbacks": [strips, speed]}
+    settings |= {"check_val_every_n_epoch": None, "val_check_interval": 4, "max_steps": 4}
+    small_trainer(tmp_path, **settings).fit(small_module(), Plain(batch_size=64, labels=True))
+    events = EventAccumulator(str(next(folder.glob("*/*")))).Reload()
+    assert len(events.Images("denoising")) == 1
+    assert len(events.Scalars("images/s")) == 2
 
 
 def test_a_checkpoint_saved_after_the_end_has_both_sets_of_weights(tmp_path):
@@ -179,6 +195,19 @@ def test_a_third_signal_ends_the_run_at_once(tmp_path, number):
     assert not list(tmp_path.glob("*.ckpt"))
 
 
+def test_a_command_and_a_run_that_nohup_started_go_on_after_sighup(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with exit_on_signals():
+            checkpoint = Checkpoint(tmp_path)
+            fit(tmp_path, StopsAt(2, signal.SIGHUP), GracefulStop(checkpoint), checkpoint, steps=4)
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [file.name for file in tmp_path.glob("*.ckpt")] == ["step=4.ckpt"]
+
+
 @pytest.mark.slow
 def test_a_second_signal_waits_until_the_step_is_saved(tmp_path):
     assert stuck(tmp_path, signal.SIGTERM, 1, 2) == 0  # the training command exits with 143
@@ -194,12 +223,12 @@ def test_the_newest_checkpoints_are_kept_and_one_of_the_exact_end(tmp_path, step
 
 
 class StopsAt(Callback):
-    def __init__(self, step):
-        self.step = step
+    def __init__(self, step, number=signal.SIGINT):
+        self.step, self.number = step, number
 
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)
 
 
 def test_a_signal_ends_the_run_at_a_step_with_a_checkpoint_of_it(tmp_path):

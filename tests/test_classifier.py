@@ -212,6 +212,13 @@ def refused(path: Path, reason: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_only_the_default_folder_stands_for_the_files_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_classifier("checkpoints/features_mnist.safetensors").trained_on == "MNIST"
+    with pytest.raises(ValueError, match=r"there is no file wrong/features_mnist\.safetensors"):
+        load_classifier("wrong/features_mnist.safetensors")
+
+
 def test_halves_are_read_as_whole_numbers_of_32_bits(saved):
     before = load_classifier(saved)
     about = {name: str(getattr(before, name)) for name in ("channels", "classes", "width", "num_features")}

@@ -132,6 +132,9 @@ def test_a_wrong_setting_is_answered_in_one_line_and_leaves_nothing(tmp_path, mo
         (SMALL.replace("max_steps: 7", "max_steps: 12:30:00"), "line 13: 12:30:00, but YAML reads it as another"),
         (SMALL.replace("name: small", "name: 2024"), "name: expected str, got 2024; put it in quotes"),
         ("model: {", "line 1"),
+        # Words of earlier versions do not turn the checks off.
+        ("# corruption\n" + SMALL.replace("levels: 6", "levels: 010"), "line 11: 010, but YAML reads it as another"),
+        ("# corruption", "wrong.yaml"),
     ],
 )
 def test_a_wrong_file_is_answered_in_one_line(tmp_path, monkeypatch, capsys, text, message):
@@ -226,7 +229,7 @@ def test_a_lack_of_memory_before_the_first_step_is_no_wrong_setting(tmp_path, mo
         (["--foo"], "--foo"),
         (["--num_samples", "3"], "did you mean '--num-samples'"),
         (["--checkpoint", "a.ckpt"], r"--checkpoint; did you mean --model FILE\?"),
-        (["--num-samples", "3000000"], "3,000,000 of 64 pixels are more than the 134,217,728 of an image; lower it"),
+        (["--num-samples", "3000000"], "3,000,000 of 1,024 pixels are more than the 134,217,728 of an image; lower it"),
         (
             ["--out", "a.gif", "--upscale", "256", "--num-samples", "9"],
             "--num-samples: 9 of 29,360,128 pixels are more",

@@ -20,7 +20,7 @@ def by_hand(x, pixels, neighbours=50):
     return torch.stack([every[:, 0], every[:, :neighbours].mean(1)], dim=1).float()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 130), st.integers(1, 9), st.integers(1, 40), st.integers(0, 1000))
 def test_distances_are_those_of_a_search_whatever_the_chunks(count, batch, chunk, seed):
     torch.manual_seed(seed)

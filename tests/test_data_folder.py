@@ -263,7 +263,8 @@ def classes(folder, *names):
 
 
 def test_classes_with_numbers_are_in_the_order_of_their_values_or_in_that_given(tmp_path):
-    root = classes(tmp_path, "1", "2", "10", "b10", "b9", "01")
+    assert ImageFolder(classes(tmp_path / "others", "٣", "a"), size=8, labels=True).class_names == ["a", "٣"]
+    root = classes(tmp_path / "numbers", "1", "2", "10", "b10", "b9", "01")
     data = ImageFolder(root, size=8, labels=True)
     assert data.class_names == ["01", "1", "2", "10", "b9", "b10"]
     for file, label in zip(data.files, data.targets, strict=True):

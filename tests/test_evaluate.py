@@ -20,16 +20,17 @@ from ncsn.evaluation.extractors import extract_all, real_images
 from ncsn.evaluation.measure import held_out_bits
 from ncsn.evaluation.metrics import classifier_score, kernel_distance, precision_recall
 from ncsn.evaluation.report import Counts, Report, markdown
+from ncsn.evaluation.samplers import compared_samplers
 from ncsn.model.checkpoint_file import weights_fingerprint
 from ncsn.model.load import load
 from ncsn.model.model import Model
 from ncsn.model.pretrained import save_safetensors
 from ncsn.model.shipped import SHIPPED_MODEL as SHIPPED
 from ncsn.model.shipped import shipped_models
-from ncsn.networks import UNet
-from ncsn.noise import KarrasSchedule
-from ncsn.samplers import Ancestral, EulerMaruyama
-from ncsn.score import EDMDenoiser
+from ncsn.networks import AutoencoderEnergy, UNet
+from ncsn.noise import GeometricSchedule, KarrasSchedule
+from ncsn.samplers import Ancestral, EulerMaruyama, Langevin
+from ncsn.score import EDMDenoiser, EnergyScore
 from PIL import Image
 
 from test_cli import REPOSITORY, refusal, run_train, train_small
@@ -265,6 +266,12 @@ def test_the_comparison_is_a_row_for_each_sampler_and_the_floor(checkpoint, monk
     assert float(rows[6][4]) == pytest.approx(one["floor"]["Frechet distance"], abs=0.006)
     assert "differences below the spread of one sampler (--seeds 3) are chance" in out
     assert re.search(r"Likelihood: \d+\.\d+ \+- \d+\.\d+ bits/dim, of 4 held-out images", out)
+
+
+def test_a_model_of_one_noise_level_is_not_compared_on_others():
+    model = Model(EnergyScore(AutoencoderEnergy(4, 3)), GeometricSchedule(0.3, 0.3, 1), Langevin(0.01, 2), (4,))
+    with pytest.raises(ValueError, match=r"--samplers: the model has the single noise level 0\.3"):
+        compared_samplers(model)
 
 
 def test_the_likelihood_is_a_row_of_the_same_table(checkpoint, capsys):

@@ -113,6 +113,18 @@ def test_data_without_features_of_its_own_says_how_to_train_them(capsys, nothing
     assert "(a classifier of Digits, 99.44% right)" in capsys.readouterr().out
 
 
+def test_too_few_held_out_images_are_refused_before_anything_is_drawn(checkpoint, capsys, nothing_is_drawn):
+    data = Digits()
+    data.setup()
+    write("few", training_images(data, 80))
+    options = ["--data", "ncsn.data.ImageFolder", "--data.root", "few", "--data.size", "8", "--data.channels", "1"]
+    options += ["--data.batch_size", "8", "--data.held_out", "0.03", "--num-samples", "65"]
+    options += ["--features", "checkpoints/features_digits.safetensors"]
+    status, line = refusal(capsys, lambda: evaluate(checkpoint, *options))
+    assert status == 2
+    assert "--data: it has 2 held-out images, and the metrics take 4 at least; set --data.held_out" in line
+
+
 def test_colour_images_are_evaluated_by_inception_whose_weights_are_asked_for(here, capsys, monkeypatch):
     def unreachable(url, *others, **more):
         raise URLError("Name or service not known")

@@ -25,7 +25,7 @@ from conftest import Correlated, flow, gaussian_score
 # Classifier-free guidance
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     weight=st.floats(-5, 20),
     low=st.floats(0, 2),
@@ -168,7 +168,7 @@ def test_a_latent_keeps_the_dtype_and_no_graph():
     assert not latent.requires_grad
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), t=st.floats(0, 1), scale=st.floats(0.01, 100))
 def test_an_arc_has_its_ends_its_length_and_an_even_turn(seed, t, scale):
     generator = torch.Generator().manual_seed(seed)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from ncsn.cli.main import sample
@@ -124,7 +125,8 @@ def test_classes_that_an_earlier_version_numbered_as_text_keep_their_numbers(her
 
 
 @pytest.mark.parametrize(
-    ("label", "number"), [("1", 0), (1, 1), ("2", 1), ("10", 2), (2, 2), ("0", 0), ("none", -1), (-1, -1)]
+    ("label", "number"),
+    [("1", 0), (1, 1), ("2", 1), ("10", 2), (2, 2), ("0", 0), ("none", -1), (-1, -1), (np.int64(2), 2)],
 )
 def test_text_is_a_name_before_it_is_a_number_and_a_number_is_one(label, number):
     labels = Labels(["1", "2", "10"])
@@ -163,6 +165,7 @@ def test_a_class_that_is_not_there_is_refused(label, message):
         (2, [2] * 5),
         ("none", [-1] * 5),
         (torch.tensor([2, -1, 0, 0, 1]), [2, -1, 0, 0, 1]),
+        (torch.tensor([2, 1, 0, 0, 1], dtype=torch.uint8), [2, 1, 0, 0, 1]),
     ],
 )
 def test_a_model_samples_every_class_in_turn_or_that_which_is_asked_for(label, classes):

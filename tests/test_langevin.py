@@ -55,7 +55,7 @@ def test_a_proposal_takes_two_scores_at_the_most():
         (lambda: Langevin(1.0, 10**9), r"expected an integer steps from 1 to 1,000,000, got steps=1000000000 .*"),
         (
             lambda: PredictorCorrector(corrector_steps=10**9),
-            r"expected corrector_steps from 0 to 1,000,000, got corrector_steps=1000000000 .*",
+            r"expected an integer corrector_steps from 0 to 1,000,000, got corrector_steps=1000000000 .*",
         ),
         (lambda: Langevin(-1.0, 1), r"expected epsilon > 0, got epsilon=-1.0 \(Langevin\)"),
         (lambda: Langevin("auto", 1), r"expected epsilon > 0, got epsilon='auto' \(Langevin\)"),

@@ -248,6 +248,8 @@ def test_bits_per_dim_hands_on_its_settings():
     ("x", "message"),
     [
         (torch.tensor([[0.5, 1.0]]), r"expected 8-bit values k/255, not dequantised, got 0.5 \(x\)"),
+        (torch.tensor([[200.0, 1.0]]), r"expected 8-bit values k/255, not dequantised, got 200 \(x\)"),
+        (torch.tensor([[0.0, -1.0]]), r"expected 8-bit values k/255, not dequantised, got -1 \(x\)"),
     ],
 )
 def test_bits_per_dim_refuses_what_is_no_picture(x, message):

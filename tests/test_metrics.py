@@ -44,7 +44,7 @@ def test_it_is_the_distance_that_a_matrix_square_root_gives(features):
     assert found > 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(2, 8), st.integers(20, 60), st.integers(20, 60), st.integers(0, 1000))
 def test_it_is_that_distance_of_any_features_and_of_more_than_a_chunk(dimension, n, m, seed):
     generator = torch.Generator().manual_seed(seed)

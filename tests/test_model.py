@@ -9,6 +9,7 @@ import ncsn
 import ncsn.samplers
 import pytest
 import torch
+from ncsn.evaluation.report import Counter
 from ncsn.model.model import Model
 from ncsn.model.shipped import SHIPPED_MODEL
 from ncsn.networks import UNet
@@ -258,6 +259,13 @@ def test_noise_levels_are_taken_as_a_list(sigmas):
     assert torch.equal(x, model().sample(2, sigmas=torch.tensor([2.0, 0.5, 0.1])))
 
 
+@pytest.mark.parametrize("sampler", [AnnealedLangevin(), Heun()])
+def test_noise_levels_may_be_integers(sampler):
+    x = model().sample(200, sampler=sampler, sigmas=[5, 4, 3, 2, 1])
+    assert torch.equal(x, model().sample(200, sampler=sampler, sigmas=[5.0, 4.0, 3.0, 2.0, 1.0]))
+    assert x.std() > STD / 8
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
@@ -289,6 +297,9 @@ def test_a_guide_of_scores_is_refused_by_a_sampler_that_follows_a_log_probabilit
     assert given.sample(1, sampler=sampler).shape == (1, 1, 2, 2)
     with pytest.raises(ValueError, match=re.escape(f"guide: {sampler} follows a log-probability")):
         given.sample(1, sampler=sampler, guide=lambda score: score)
+    counter = Counter()  # changes no score
+    assert torch.equal(given.sample(1, sampler=sampler, guide=counter), given.sample(1, sampler=sampler))
+    assert counter.evaluations > 0
 
 
 def test_sampling_starts_from_uniform_images_with_noise():

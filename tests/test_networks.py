@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ncsn.networks import MLP, UNet
-from ncsn.networks.layers import NORMS, Attention, RMSNorm
+from ncsn.networks.layers import NORMS, Attention, RMSNorm, attended
 from ncsn.objectives import DenoisingScoreMatching
 from ncsn.score import NCSNDenoiser
 from torch import nn
@@ -23,7 +23,7 @@ def shaken(network):
     return network
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 45), st.integers(1, 60), st.integers(1, 5), st.integers(1, 4))
 def test_unet_takes_any_number_of_channels_and_any_size(channels, height, width, depth, patch):
     network = UNet(channels, width=8, multipliers=(1,) * depth, blocks=1, attention=(depth - 1,), patch=patch)
@@ -175,8 +175,23 @@ def test_the_channels_of_attention_are_next_to_each_other_in_memory(monkeypatch,
     seen = []
     attention = nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", lambda *qkv: seen.extend(qkv) or attention(*qkv))
-    Attention(16, head=8).to(memory_format=layout)(torch.randn(2, 16, 4, 4).contiguous(memory_format=layout))
+    with torch.no_grad():
+        Attention(16, head=8).to(memory_format=layout)(torch.randn(2, 16, 4, 4).contiguous(memory_format=layout))
     assert [x.stride(-1) for x in seen] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("pixels", [16, 101])
+def test_attention_of_few_pixels_is_that_of_torch_with_its_gradient(pixels, monkeypatch):
+    calls, attention = [], nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", lambda *qkv: calls.append(1) or attention(*qkv))
+    found = []
+    for function in (attended, attention):
+        torch.manual_seed(0)
+        qkv = [torch.randn(2, 3, pixels, 8, requires_grad=True) for _ in range(3)]
+        out = function(*qkv)
+        found.append((out, *torch.autograd.grad(out.square().sum(), qkv)))
+    torch.testing.assert_close(*found)
+    assert len(calls) == (pixels > 100)
 
 
 @given(st.integers(1, 600))

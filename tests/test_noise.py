@@ -17,6 +17,7 @@ from ncsn.noise import (
     num_levels,
     variance_ratio,
 )
+from ncsn.noise.shapes import norm_per_example
 from ncsn.noise.techniques import matched_noise
 
 KARRAS_18 = [80, 57.59, 40.79, 28.37, 19.35, 12.91, 8.40, 5.32, 3.26, 1.92]
@@ -113,6 +114,8 @@ def test_a_level_has_the_dtype_of_the_data(schedule, dtype):
         ({"sigma_max": math.nan, "sigma_min": 0.1, "levels": 10}, "sigma_max=nan"),
         ({"sigma_max": 1, "sigma_min": -0.1, "levels": 10}, "sigma_min=-0.1"),
         ({"sigma_max": 1, "sigma_min": 0.1, "levels": 0}, "levels=0"),
+        ({"sigma_max": 1, "sigma_min": 0.1, "levels": 3.0}, "levels=3"),
+        ({"sigma_max": 1, "sigma_min": 0.1, "levels": math.inf}, "levels=inf"),
         ({"sigma_max": 1, "sigma_min": 0.1, "levels": 10**9}, "levels=1000000000"),
         ({"sigma_max": 1, "sigma_min": 0.1, "levels": 1}, "one level"),
         ({"sigma_max": 1, "sigma_min": 1, "levels": 2}, "one level"),
@@ -122,6 +125,13 @@ def test_a_level_has_the_dtype_of_the_data(schedule, dtype):
 def test_impossible_ladders_are_refused(kind, settings, field):
     with pytest.raises(ValueError, match=field):
         kind(**settings)
+
+
+def test_the_length_of_an_example_is_its_own_whatever_its_shape():
+    for shape in ((3,), (3, 4), (3, 2, 2, 2)):
+        x = torch.randn(shape)
+        expected = torch.stack([each.flatten().norm() for each in x])
+        torch.testing.assert_close(norm_per_example(x), expected.view(3, *[1] * (len(shape) - 1)))
 
 
 def test_impossible_distributions_are_refused():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ncsn.networks import UNet
 from ncsn.training import optimisers as optim
@@ -23,7 +23,6 @@ def twins(*shapes):
     return tuple([nn.Parameter(torch.linspace(-1, 1, math.prod(shape)).view(shape)) for shape in shapes] for _ in "ab")
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(0, 99), st.sampled_from([1e-6, 1.0, 1e6]))
 def test_what_is_orthogonal_keeps_its_directions_and_none_is_much_longer_than_another(rows, columns, seed, scale):
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).double()

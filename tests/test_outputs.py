@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from ncsn.cli.main import main
 from ncsn.cli.writers import NpzWriter
 from ncsn.data import enlarged, pixel_grid, tiled, to_pixels
 from ncsn.evaluation import grids
@@ -85,6 +86,21 @@ def test_a_default_name_is_never_one_that_is_there(digits, capsys):
         assert f"Wrote {name}" in capsys.readouterr().out
     assert {file.name for file in Path().iterdir()} == {"samples.png", "samples-2.png", "samples-3.png"}
     assert not torch.equal(pixels("samples.png"), pixels("samples-2.png"))
+
+
+def test_a_published_folder_is_sampled_into_a_folder(digits):
+    main(["export", digits, "--to", "folder", "--out", "hub-v1.2"])
+    for _ in range(2):  # the second finds them there
+        sample(["hub-v1.2", "--num-samples", "2", "--out", "pngs"])
+    assert len(list(Path("pngs").iterdir())) == 2
+
+
+def test_the_limit_of_an_image_is_of_what_is_shown(digits, capsys, monkeypatch):
+    """The digits are shown with four times their pixels a side."""
+    monkeypatch.setattr("ncsn.cli.sample.MOST_PIXELS", 4 * 32**2)
+    sample([digits, "--num-samples", "4"])
+    status, line = refusal(capsys, lambda: sample([digits, "--num-samples", "5"]))
+    assert (status, "5 of 1,024 pixels are more than the 4,096 of an image" in line) == (2, True)
 
 
 def test_a_name_that_is_given_is_written_over(digits):

@@ -57,7 +57,7 @@ def test_philox_gives_the_known_answers(counter, key, words):
 word = st.integers(0, WORD)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(word, min_size=4, max_size=4), min_size=1, max_size=6), st.tuples(word, word))
 def test_philox_of_many_counters_is_that_of_each(counters, key):
     found = torch.stack(philox(torch.tensor(counters).T.reshape(4, 1, -1), key))

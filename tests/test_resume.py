@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from ncsn.data import Digits
 from ncsn.training.callbacks import EMA, Checkpoint
-from ncsn.training.resume import Resume, check_state, is_finished, position_after, resumable
+from ncsn.training.resume import Resume, check_resumed, check_state, is_finished, position_after, resumable
 
 from test_callbacks import fit
 from test_module import small_module, small_trainer
@@ -66,6 +66,18 @@ def test_a_validation_that_is_due_at_the_step_is_run_again(tmp_path, epochs, sto
     resumed = validations(tmp_path / "b", 9, epochs, Resume(), resumed_from=tmp_path / f"a/step={stopped}.ckpt")
     assert [step for step, _, _ in alone] == ([8] if epochs == 2 else [4, 8])
     assert resumed == [seen for seen in alone if seen[0] in again]
+
+
+@pytest.mark.parametrize("key", ["model.augment", "ema.decay", "trainer.precision", "trainer.gradient_clip_val"])
+def test_a_run_does_not_go_on_otherwise_without_being_told(key):
+    def described(value):
+        section, name = key.split(".")
+        return {"config": {section: {name: value}}, "devices": 1, "fingerprint": "0" * 64, "classes": []}
+
+    then, now = {"run": described("1")}, described("2")
+    with pytest.raises(ValueError, match=f"{key}: 2, but 1 in a.ckpt; change it back, or go on with --accept_changes"):
+        check_resumed(now, then, "a.ckpt")
+    assert check_resumed(now, then, "a.ckpt", accept_changes=True) == [f"{key}: 1 -> 2"]
 
 
 @pytest.mark.parametrize(("step", "complete", "finished"), [(9, False, False), (10, False, False), (10, True, True)])

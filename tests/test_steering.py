@@ -100,6 +100,18 @@ def test_a_measurement_steers_the_samples(digits, here, options, operator, file)
     assert torch.equal(pixels("samples.png"), expected)
 
 
+def test_samples_of_another_image_are_not_taken_for_those_of_this_one(digits, here, capsys):
+    command = ["restore", "digit.png", "--mask", "mask.png", "--model", str(digits), *FLOW, "--out", "v1.0"]
+    Path("v1.0").mkdir()  # a folder, though its name has a dot
+    main(command)
+    before = {file.name: file.read_bytes() for file in Path("v1.0").iterdir()}
+    main(command)
+    Path("digit.png").write_bytes(Path("other.png").read_bytes())
+    assert "000000.png exists; give another folder" in refusal(capsys, lambda: main(command))[1]
+    assert {file.name: file.read_bytes() for file in Path("v1.0").iterdir()} == before
+    assert len(before) == 3
+
+
 def test_guidance_weighs_the_class(labelled, here):
     sample([str(labelled), "--label", "3", "--guidance", "2.5", *FLOW])
     module = load(labelled)

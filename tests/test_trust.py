@@ -166,7 +166,7 @@ def as_lists(value: object) -> object:
 
 
 @pytest.mark.parametrize("declared", TYPES, ids=str)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(value=PLAIN | st.lists(st.integers(0, 3)) | st.sampled_from(["auto", 1, True, [1, "a"]]))
 def test_a_plain_value_fits_its_type_and_arrives_unchanged_or_is_refused(declared, value):
     try:

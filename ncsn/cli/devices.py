@@ -24,6 +24,8 @@ DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 def fabric_for(options: Namespace) -> Fabric:
     """Return what runs the command on the devices of the options; `launch` starts the others."""
     device = device_of(options.device)
+    if device.index is not None and options.devices > 1:
+        raise ValueError(f"--devices: {options.devices}, but --device {device} names one")
     devices = options.devices if device.index is None else [device.index]
     many = options.num_nodes > 1 or (device.index is None and options.devices > 1)
     fabric = Fabric(

@@ -36,10 +36,10 @@ from ncsn.evaluation.measure import (
 from ncsn.evaluation.metrics import frechet
 from ncsn.evaluation.report import (
     Cost,
+    Counter,
     Counts,
     Report,
     Samples,
-    counted,
     is_report,
     markdown,
     notes,
@@ -58,6 +58,7 @@ from ncsn.training.processes import gathered, hold_outputs
 __all__ = ["run"]
 
 DEFAULT_COUNT = 10_000  # samples
+LEAST_HELD_OUT = 4  # an image and its three neighbours
 
 
 def run(options: Namespace) -> None:
@@ -94,8 +95,8 @@ def measured(
     measure: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Cost]:
     """Return `measure` of all samples, rows (N, K) by index, and the cost."""
-    nfe, seconds, indices = [0], 0.0, [i for batch in request.batches for i in batch]
-    request = replace(request, guide=lambda score: counted(score, nfe))
+    counter, seconds, indices = Counter(), 0.0, [i for batch in request.batches for i in batch]
+    request = replace(request, guide=counter)
     collected = Collector(fabric)
     with collected, shared_draws(fabric, model, request, len(indices), precision) as drawn:
         began = time.perf_counter()
@@ -104,7 +105,7 @@ def measured(
             with torch.autocast(x.device.type, enabled=False):
                 collected.write(batch, measure(x))
             began = time.perf_counter()
-    cost = Cost(sum(gathered(nfe)), max(gathered([seconds])), len(indices))
+    cost = Cost(sum(gathered([counter.evaluations])), max(gathered([seconds])), len(indices))
     return collected.samples(indices), cost
 
 
@@ -133,6 +134,11 @@ def counts_of(count: int, data: ImageData, extractor: FeatureExtractor) -> Count
     if sizes["train"] < least:
         raise ValueError(
             f"--data: it has {sizes['train']} training images, and the features take {least} at least"
+        )
+    if sizes["val"] < LEAST_HELD_OUT:
+        raise ValueError(
+            f"--data: it has {sizes['val']} held-out images, and the metrics take {LEAST_HELD_OUT} at "
+            "least; set --data.held_out"
         )
     return Counts(count, sizes["train"], min(count, sizes["val"]))
 

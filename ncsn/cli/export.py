@@ -70,18 +70,22 @@ def write(model: Model, out: Path, form: str, report: Any, image: bytes | None) 
         save_pretrained(model, out, report, image)
         return ""
     shown = "" if image is None else out.with_suffix(".png").name
-    text = card(model, f'ncsn.load("{out.name}")', out.stem, report, shown)
+    text = card(
+        model, f"ncsn.load({json.dumps(out.name, ensure_ascii=False)})", out.stem, report, shown
+    )
     save_safetensors(model, out)
     if image is not None:
         with atomic_write(out.with_suffix(".png")) as partial:
             partial.write_bytes(image)
     with atomic_write(out.with_suffix(".md")) as partial:
-        partial.write_text(text)
+        partial.write_text(text, "utf-8")
     return ""
 
 
 def name_of(checkpoint: Path) -> str:
-    """Return the name of a checkpoint's run, or else of the file."""
+    """Return the name of a checkpoint's run, or else of the file or folder."""
+    if checkpoint.is_dir():
+        return checkpoint.resolve().name
     return checkpoint.resolve().parent.name if checkpoint.suffix == ".ckpt" else checkpoint.stem
 
 

@@ -353,6 +353,8 @@ def check_output(options: Namespace) -> None:
     """Set `kind` to what the suffix of --out asks for, and end the program if that cannot be."""
     out, kinds = options.out or options.default_out, options.kinds
     options.kind = kinds.get(out.suffix.lower())
+    if options.kind is None and kinds is KINDS and out.is_dir():
+        options.kind = "folder"  # though its name has a dot
     if options.kind is None:
         expected = "a .png, .gif or .npz file, or a folder" if kinds is KINDS else "a .png file"
         fail(2, f"--out: expected {expected}, got {out}")

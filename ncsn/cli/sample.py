@@ -15,7 +15,16 @@ from torch import Tensor
 from ncsn.cli.devices import fabric_for, precision_of, shared_draws
 from ncsn.cli.from_options import data_of, label_of, loaded, sampler_of, sigmas_of
 from ncsn.cli.writers import Collector, FolderWriter, NpzWriter, Writer, held_output
-from ncsn.data import DataModule, ImageData, Points, enlarged, pixel_grid, tiled, to_pixels
+from ncsn.data import (
+    DataModule,
+    ImageData,
+    Points,
+    enlarged,
+    pixel_grid,
+    scale_of,
+    tiled,
+    to_pixels,
+)
 from ncsn.evaluation.copies import are_copies, nearest, neighbours
 from ncsn.evaluation.grids import (
     abreast,
@@ -34,6 +43,7 @@ from ncsn.model.draws import Request, batches, default_batch_size
 from ncsn.model.labels import ALL, NONE
 from ncsn.model.load import CHECKPOINTS, contents, default_checkpoint
 from ncsn.model.model import DATA, Model
+from ncsn.model.pretrained import SETTINGS, WEIGHTS
 from ncsn.model.renamed import updated
 from ncsn.model.settings import check_settings
 from ncsn.score import Score
@@ -108,12 +118,15 @@ def job_of(checkpoint: Path, options: Namespace, measure: Measure | None) -> Job
     if count % classes:
         expected = f"a multiple of the {classes} classes with --label all"
         raise ValueError(f"--num-samples must be {expected}, got {count}")
+    scale = options.upscale or 1
     if len(model.shape) != 3:
         refuse_images(model, checkpoint, options)
+    elif options.upscale is None:
+        scale = scale_of(model.shape)
     shown: Sequence[int] = ()
     if options.trajectory or options.kind == "gif":
         shown = shown_levels(len(sigmas), options.trajectory or FRAMES)[:-1]
-    images = (len(shown) + 1) * (1 + (options.nearest or 0)) * (options.upscale or 1) ** 2
+    images = (len(shown) + 1) * (1 + (options.nearest or 0)) * scale**2
     each = images * math.prod(model.shape[1:])
     if options.kind in ("grid", "gif") and count * each > MOST_PIXELS:
         found = f"{count:,} of {each:,} pixels are more than the {MOST_PIXELS:,} of an image"
@@ -125,7 +138,8 @@ def job_of(checkpoint: Path, options: Namespace, measure: Measure | None) -> Job
     finish = measurement.finish if measurement else None
     request = Request(parts, sampler, sigmas, options.seed, label, guide, finish, shown)
     order = sorted(indices, key=lambda index: index % classes)
-    columns = options.nrow or (count // classes if classes > 1 else None)
+    in_rows = classes > 1 and measurement is None  # a measured image comes before the first row
+    columns = options.nrow or (count // classes if in_rows else None)
     measured = measurement.shown if measurement else None
     data = data_shown(model, checkpoint, options)
     precision = precision_of(model, options)
@@ -201,7 +215,11 @@ def drawn_with(job: Job, options: Namespace) -> str:
     given = {name: str(value) for name, value in values.items() if value is not None}
     if job.model.classes:
         given["label"] = str(job.request.label or ALL)
-    weights = digest(job.checkpoint)
+    images = {name: values[name] for name in ("image", "mask")}
+    given |= {name: digest(file) for name, file in images.items() if file is not None}
+    path = job.checkpoint
+    files = [path / name for name in (WEIGHTS, SETTINGS)] if path.is_dir() else [path]
+    weights = " ".join(map(digest, files))
     return json.dumps({"weights": weights, "sampler": str(job.request.sampler), **given})
 
 

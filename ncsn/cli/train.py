@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -113,12 +113,11 @@ def with_config_files(arguments: Sequence[str]) -> list[str]:
 
 def current(file: str) -> str:
     """Return a configuration's path, or its settings as JSON if they are of an earlier version."""
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
-        text = Path(file).read_text("utf-8")
-        if EARLIER.search(text):
-            settings = updated(yaml.safe_load(text))
-            if "score" in settings:
-                settings["quality"] = settings.pop("score")
-            return json.dumps(settings)
     check_config(file)
-    return file
+    text = Path(file).read_text("utf-8")
+    if not EARLIER.search(text):
+        return file
+    settings = updated(yaml.safe_load(text) or {})
+    if "score" in settings:
+        settings["quality"] = settings.pop("score")
+    return json.dumps(settings)

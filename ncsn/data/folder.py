@@ -138,7 +138,7 @@ class ImageFolder(ImageData):
             rank_zero_warn(
                 f"{share} ({self.root}); some held-out images may be known from training"
             )
-        if channels == 3 and held and all((values == values[:, :1]).all() for values in held):
+        if channels == 3 and held and all(map(is_grey, held)):
             rank_zero_warn(f"all images of {self.root} are grey; set data.channels to 1 for them")
         return splits
 
@@ -338,6 +338,12 @@ def image_files(
     return files
 
 
+def is_grey(pixels: Tensor) -> bool:
+    """Return True if the channels of all images (N, C, H, W) are equal."""
+    parts = torch.split(pixels, 1024)  # a comparison of all would take as much memory as they do
+    return all(bool((part == part[:, :1]).all()) for part in parts)
+
+
 def kind_of(file: Path) -> str:
     """Return the ending of a file as it is counted, in lower case."""
     if file.name.startswith("."):
@@ -348,7 +354,7 @@ def kind_of(file: Path) -> str:
 def by_number(name: str) -> tuple[list[int | str], str]:
     """Return a key that sorts names as text, but the numbers in them by their value."""
     parts = re.split(r"([0-9]+)", name)
-    return [int(part) if part.isdecimal() else part for part in parts], name
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def files_under(root: Path) -> Iterator[Path]:

@@ -1,12 +1,13 @@
 """Conversion between pixels and the data range [0, 1], and image grids."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torchvision
 from torch import Tensor
 
-__all__ = ["enlarged", "pixel_grid", "tiled", "to_pixels", "to_unit"]
+__all__ = ["enlarged", "pixel_grid", "scale_of", "tiled", "to_pixels", "to_unit"]
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -21,8 +22,13 @@ def to_pixels(x: Tensor) -> Tensor:
 
 def enlarged(pixels: Tensor, scale: int | None = None) -> Tensor:
     """Repeat each pixel (..., H, W) `scale` times per side; by default to about 32."""
-    scale = scale or max(1, 32 // min(pixels.shape[-2:]))
+    scale = scale or scale_of(pixels.shape)
     return pixels.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+
+def scale_of(shape: Sequence[int]) -> int:
+    """Return the default factor by which images (..., H, W) are enlarged."""
+    return max(1, 32 // min(shape[-2:]))
 
 
 def tiled(pixels: Tensor, columns: int | None = None) -> Tensor:

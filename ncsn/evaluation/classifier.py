@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ncsn.data import ImageData
@@ -144,7 +144,7 @@ def save_classifier(features: Classifier, file: Path, half: bool = False) -> Non
     if half:
         weights = {n: w.half() if w.is_floating_point() else w for n, w in weights.items()}
     with atomic_write(file) as partial:
-        save_file(weights, partial, metadata={"kind": KIND, **about})
+        partial.write_bytes(save(weights, metadata={"kind": KIND, **about}))
 
 
 def holds_classifier(file: Path) -> bool:
@@ -201,9 +201,10 @@ def load_classifier(path: str | Path) -> Classifier:
 
 
 def weights_file(path: Path) -> Path:
-    """Return `path` if it exists, and otherwise the shipped file of the same name, if any."""
+    """Return `path`, or if that is a missing `checkpoints/NAME`, the shipped file, if any."""
     there = shipped("checkpoints") / path.name
-    return there if not path.exists() and there.is_file() else path
+    named = path == Path("checkpoints", path.name) and not path.exists()
+    return there if named and there.is_file() else path
 
 
 def default_file(data: ImageData) -> Path:

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ncsn.data import ImageData, to_pixels, to_unit
@@ -181,7 +181,8 @@ def keep(seen: Features, file: Path, key: str) -> None:
     """Write features to `file`, with their key and checksum, atomically."""
     tensors = {name: tensor.contiguous() for name, tensor in seen._asdict().items()}
     with atomic_write(file) as partial:
-        save_file(tensors, partial, metadata={"key": key, "sha256": tensors_fingerprint(tensors)})
+        about = {"key": key, "sha256": tensors_fingerprint(tensors)}
+        partial.write_bytes(save(tensors, metadata=about))
 
 
 def kept(file: Path, key: str) -> Features | None:

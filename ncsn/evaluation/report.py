@@ -20,10 +20,10 @@ from ncsn.score import Score
 
 __all__ = [
     "Cost",
+    "Counter",
     "Counts",
     "Report",
     "Samples",
-    "counted",
     "is_report",
     "markdown",
     "notes",
@@ -63,14 +63,20 @@ class Cost:
         }
 
 
-def counted(score: Score, nfe: list[int]) -> Score:
-    """Return a score that adds its number of examples to `nfe[0]` at every evaluation."""
+class Counter:
+    """A guide that leaves the score as it is, and counts its evaluations, one for each example."""
 
-    def counting(x: Tensor, sigma: Tensor) -> Tensor:
-        nfe[0] += len(x)
-        return score(x, sigma)
+    observes = True  # and so goes with any sampler
 
-    return counting
+    def __init__(self) -> None:
+        self.evaluations = 0
+
+    def __call__(self, score: Score) -> Score:
+        def counting(x: Tensor, sigma: Tensor) -> Tensor:
+            self.evaluations += len(x)
+            return score(x, sigma)
+
+        return counting
 
 
 @dataclass(frozen=True)

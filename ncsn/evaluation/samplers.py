@@ -61,6 +61,8 @@ def compared_samplers(module: Model) -> list[tuple[Sampler, Tensor]]:
     """
     trained = module.schedule.sigmas()
     high, low = trained.max().item(), trained.min().item()
+    if high == low:
+        raise ValueError(f"--samplers: the model has the single noise level {high:g}")
     near = GeometricSchedule(high, low, num_levels(high, low, math.prod(module.shape))).sigmas()
     eta = 1.3 * (1 - (near[1] / near[0]).item())
     others = [(sampler, module.sigmas_for(sampler, levels)) for sampler, levels in COMPARED]

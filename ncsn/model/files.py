@@ -54,7 +54,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
         yield partial
         with _opened(partial, os.O_RDWR | NOFOLLOW) as descriptor:
             if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, mode)  # safetensors hides its files from others
+                os.fchmod(descriptor, mode)  # some libraries hide their files from others
             os.fsync(descriptor)
         partial.replace(file)
         if POSIX_LOCKS:  # Windows opens no folders

@@ -7,6 +7,7 @@ learns "no class", the label -1, only if labels were dropped in training.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Integral
 from typing import TypeAlias
 
 import torch
@@ -45,8 +46,7 @@ class Labels:
             ValueError: if the model does not have these classes.
         """
         if isinstance(label, Tensor):
-            self.check(label, len(indices))
-            return label
+            return self.checked(label, len(indices))
         if self.names and label in (None, ALL):
             return torch.tensor(indices) % len(self.names)
         number = NO_LABEL if label is None else self.number(label)
@@ -66,7 +66,7 @@ class Labels:
             raise ValueError(f"label: {label}, but {reason}")
         if label in self.names:
             return self.names.index(str(label))
-        is_number = isinstance(label, int) or (isinstance(label, str) and label.isdecimal())
+        is_number = isinstance(label, Integral) or (isinstance(label, str) and label.isdecimal())
         if is_number and 0 <= int(label) < count:
             return int(label)
         close = get_close_matches(str(label), self.names, 1, 0.7)
@@ -74,15 +74,17 @@ class Labels:
         expected = f"`{ALL}`, `{NONE}` or a class ({numbered_names(self.names)})"
         raise ValueError(f"label: expected {expected}, got {label}{hint}")
 
-    def check(self, label: Tensor, count: int) -> None:
-        """Check the classes (B,) of a batch of `count`."""
+    def checked(self, label: Tensor, count: int) -> Tensor:
+        """Return the classes (B,) of a batch of `count`, in 64 bits, or refuse them."""
         if label.shape != (count,) or label.is_floating_point():
             found = f"{label.dtype} {tuple(label.shape)}"
             raise ValueError(f"label: expected {count} integers, got {found}")
+        label = label.long()
         lowest, highest = NO_LABEL + (not self.dropped), len(self.names) - 1
         if self.names and not ((label >= lowest) & (label <= highest)).all():
             expected = f"classes from {lowest} to {highest}"
             raise ValueError(f"label: expected {expected}, got {label.tolist()[:10]}")
+        return label
 
     def described(self, label: int | str | None, before: str = "") -> str:
         """Return words for a label of all samples, after `before`; "" without labels."""

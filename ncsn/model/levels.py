@@ -26,7 +26,7 @@ def as_levels(sigmas: Tensor | Sequence[float]) -> Tensor:
         raise TypeError(f"sigmas: expected noise levels (L,), got {sigmas!r}") from error
     if levels.ndim != 1 or not len(levels) or (levels[1:] > levels[:-1]).any():
         raise ValueError(f"sigmas: expected noise levels (L,) from high to low, got {sigmas}")
-    return levels
+    return levels if levels.is_floating_point() else levels.float()
 
 
 def levels_for(

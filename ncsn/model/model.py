@@ -221,7 +221,7 @@ class Model(nn.Module):
         score = sampler.of(self.denoiser, None if chosen is None else chosen.to(start.device))
         score = by_graphs(self, self.denoiser, score)
         if guide is not None:
-            if score == getattr(self.denoiser, "log_prob", None):
+            if not hasattr(guide, "observes") and score == getattr(self.denoiser, "log_prob", None):
                 raise ValueError(
                     f"guide: {sampler} follows a log-probability, and a guide changes a score; "
                     "take another sampler, as AnnealedLangevin()"

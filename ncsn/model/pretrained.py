@@ -114,14 +114,20 @@ def save_pretrained(
         )
     settings = json.dumps(settings_of(model), indent=2) + "\n"
     shown = "" if image is None else IMAGE
-    text = card(model, f'ncsn.load("{folder.name}")', folder.name, report, shown)
+    text = card(
+        model,
+        f"ncsn.load({json.dumps(folder.name, ensure_ascii=False)})",
+        folder.name,
+        report,
+        shown,
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as partial:
         made = Path(partial, folder.name)
         save_safetensors(model, made / WEIGHTS)
         for name, content in ((SETTINGS, settings), (CARD, text)):
             with atomic_write(made / name) as file:
-                file.write_text(content)
+                file.write_text(content, "utf-8")
         if image is not None:
             with atomic_write(made / IMAGE) as file:
                 file.write_bytes(image)

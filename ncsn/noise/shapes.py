@@ -18,5 +18,5 @@ def sum_per_example(x: Tensor) -> Tensor:
 
 def norm_per_example(x: Tensor) -> Tensor:
     """Return the Euclidean norm of each example of `x` (B, ...), shape (B, 1, ..., 1)."""
-    length: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
-    return length
+    length: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1)
+    return length.view(per_example(x))

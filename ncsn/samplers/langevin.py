@@ -157,7 +157,7 @@ class AnnealedLangevin(Sampler):
         """Return alpha, and the factor of its noise sqrt(2 alpha) z, at each of the levels (L,)."""
         if self.epsilon == "auto":
             eta, q = exact_steps(sigmas, self.steps)
-            return eta * sigmas**2, (q / (2 * eta)).sqrt().to(sigmas)
+            return eta * sigmas**2, (q / (2 * eta)).sqrt()
         alphas = self.epsilon * (sigmas / sigmas[-1]) ** 2
         return alphas, torch.ones_like(alphas)
 

@@ -79,8 +79,9 @@ class PredictorCorrector(EulerMaruyama):
     def __post_init__(self) -> None:
         steps = self.corrector_steps
         expect("snr > 0", 0 < self.snr < math.inf, self, snr=self.snr)
-        rule = f"corrector_steps from 0 to {MAX_STEPS:,}"
-        expect(rule, 0 <= steps <= MAX_STEPS, self, corrector_steps=steps)
+        rule = f"an integer corrector_steps from 0 to {MAX_STEPS:,}"
+        holds = isinstance(steps, int) and 0 <= steps <= MAX_STEPS
+        expect(rule, holds, self, corrector_steps=steps)
 
     def correct(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:
         for _ in range(self.corrector_steps):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ncsn.noise.checks import expect
+from ncsn.score.precision import without_autocast
 
 __all__ = ["Density", "Gaussian", "GaussianMixture", "HyperCubeWindow", "ParzenWindow"]
 
@@ -145,7 +146,8 @@ class ParzenWindow(Density):
             above = torch.maximum(largest, exponents.max(1).values)
             shrink, weights = (largest - above).exp(), (exponents - above.unsqueeze(1)).exp()
             total = shrink * total + weights.sum(1)
-            pulled = shrink.unsqueeze(1) * pulled + weights @ data
+            with without_autocast(x.device):
+                pulled = shrink.unsqueeze(1) * pulled + weights @ data
             largest = above
         return ((pulled / total.unsqueeze(1)).view_as(x) - x) / sigma**2
 

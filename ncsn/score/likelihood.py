@@ -163,9 +163,9 @@ def bits_per_dim(
         ValueError: as `log_prob`, and if `x` has other values than k/255.
         RuntimeError: as `log_prob`.
     """
-    between = x[(255 * x - (255 * x).round()).abs() > 1e-3]
-    if len(between):
-        raise ValueError(f"expected 8-bit values k/255, not dequantised, got {between[0]:.6g} (x)")
+    others = x[((255 * x - (255 * x).round()).abs() > 1e-3) | (x < 0) | (x > 1)]
+    if len(others):
+        raise ValueError(f"expected 8-bit values k/255, not dequantised, got {others[0]:.6g} (x)")
     dequantised = (255 * x + torch.rand_like(x)) / 256
     nats: Tensor = -log_prob(score, dequantised, sigma_min, sigma_max, prior, probes, rtol, atol)
     return nats / (x[0].numel() * math.log(2)) + 8

@@ -27,6 +27,7 @@ from torch import Tensor
 from ncsn.noise.checks import expect
 from ncsn.score import Score
 from ncsn.score.guidance.operators import LinearOperator
+from ncsn.score.precision import without_autocast
 
 __all__ = ["adjoint", "posterior"]
 
@@ -51,40 +52,41 @@ def posterior(
         ValueError: if `noise` is not positive, or `iterations` is not an integer from 1.
     """
     expect("noise > 0", 0 < noise < math.inf, "posterior", noise=noise)
-    holds = iterations == int(iterations) and iterations >= 1
+    holds = isinstance(iterations, int) and iterations >= 1
     expect("an integer iterations >= 1", holds, "posterior", iterations=iterations)
 
     def given_measurement(x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma).to(x)
         prior, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
-        predicted, transpose = torch.func.vjp(operator, x + sigma**2 * prior)[:2]
-        residual = measurement.to(x) - predicted
+        with without_autocast(x.device):  # of which the score alone makes use
+            predicted, transpose = torch.func.vjp(operator, x + sigma**2 * prior)[:2]
+            residual = measurement.to(x) - predicted
 
-        def gradient(v: Tensor) -> Tensor:
-            """Return J^T A^T v."""
-            u = transpose(v)[0]
-            product: Tensor = u + sigma**2 * pull_back(u)[0]
-            return product
+            def gradient(v: Tensor) -> Tensor:
+                """Return J^T A^T v."""
+                u = transpose(v)[0]
+                product: Tensor = u + sigma**2 * pull_back(u)[0]
+                return product
 
-        # Arnoldi's method: (B, M, k) and (B, D, k), a column for each dimension of the space.
-        basis = unit(residual.flatten(1).unsqueeze(2))
-        gradients, images = [], []
-        for _ in range(min(iterations, basis.shape[1])):
-            gradients.append(gradient(basis[..., -1].reshape(residual.shape)))
-            image = operator(sigma**2 * gradients[-1]).flatten(1).unsqueeze(2)
-            images.append(image)
-            new = image - basis @ (basis.mT @ image)
-            new = new - basis @ (basis.mT @ new)  # once leaves rounding errors
-            basis = torch.cat([basis, unit(new, image)], dim=2)
-        basis, along = basis[..., :-1], torch.stack(gradients, dim=-1).flatten(1, -2)
-        projected = basis.mT @ torch.cat(images, dim=2)
-        variance, axes = torch.linalg.eigh((projected + projected.mT) / 2)
-        along = along @ axes
-        least = (sigma**2).reshape(-1, 1) * along.square().sum(1)
-        weight = (basis @ axes).mT @ residual.flatten(1).unsqueeze(2)
-        weight = weight / (torch.maximum(variance, least) + noise**2).unsqueeze(2)
-        guided: Tensor = prior + (along @ weight).view_as(prior)
-        return guided
+            # Arnoldi's method: (B, M, k) and (B, D, k), a column for each dimension of the space.
+            basis = unit(residual.flatten(1).unsqueeze(2))
+            gradients, images = [], []
+            for _ in range(min(iterations, basis.shape[1])):
+                gradients.append(gradient(basis[..., -1].reshape(residual.shape)))
+                image = operator(sigma**2 * gradients[-1]).flatten(1).unsqueeze(2)
+                images.append(image)
+                new = image - basis @ (basis.mT @ image)
+                new = new - basis @ (basis.mT @ new)  # once leaves rounding errors
+                basis = torch.cat([basis, unit(new, image)], dim=2)
+            basis, along = basis[..., :-1], torch.stack(gradients, dim=-1).flatten(1, -2)
+            projected = basis.mT @ torch.cat(images, dim=2)
+            variance, axes = torch.linalg.eigh((projected + projected.mT) / 2)
+            along = along @ axes
+            least = (sigma**2).reshape(-1, 1) * along.square().sum(1)
+            weight = (basis @ axes).mT @ residual.flatten(1).unsqueeze(2)
+            weight = weight / (torch.maximum(variance, least) + noise**2).unsqueeze(2)
+            guided: Tensor = prior + (along @ weight).view_as(prior)
+            return guided
 
     return given_measurement
 

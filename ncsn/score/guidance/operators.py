@@ -44,7 +44,7 @@ class AveragePooling:
     factor: int
 
     def __post_init__(self) -> None:
-        holds = self.factor == int(self.factor) and self.factor >= 1
+        holds = isinstance(self.factor, int) and self.factor >= 1
         expect("an integer factor >= 1", holds, self, factor=self.factor)
 
     def __call__(self, x: Tensor) -> Tensor:

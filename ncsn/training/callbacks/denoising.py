@@ -43,9 +43,9 @@ class DenoisingStrips(Callback):
         ends = sigmas.max().log().item(), sigmas.min().log().item()
         sigmas = torch.linspace(*ends, LEVELS + 2)[1:-1].exp()
         names = ["clean", *map(level_name, sigmas.tolist())]
-        spread = slice(None, None, max(1, len(batch[0]) // self.count))  # files may be sorted
-        x, label = (None if each is None else each[spread][: self.count] for each in batch)
-        assert x is not None
+        x, label = pl_module.examples(batch)
+        spread = slice(None, None, max(1, len(x) // self.count))  # files may be sorted
+        x, label = x[spread][: self.count], None if label is None else label[spread][: self.count]
         with trainer.precision_plugin.forward_context():
             states = strips(model, x, label, sigmas.to(x))
         sheet = trajectory_grid(to_pixels(states).cpu(), names)

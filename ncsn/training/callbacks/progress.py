@@ -97,7 +97,8 @@ class Throughput(Callback):
         if self.began is None:  # the first step may compile the network
             self.began = now
             return
-        self.images += len(batch[0]) * trainer.world_size
+        x = batch if isinstance(batch, Tensor) else batch[0]
+        self.images += len(x) * trainer.world_size
         if is_logging_step(trainer, batch_idx):
             pl_module.log("images/s", self.images / (now - self.began), prog_bar=True)
             self.images, self.began = 0, now

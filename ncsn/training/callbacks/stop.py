@@ -58,7 +58,9 @@ class GracefulStop(Callback):
                 raise RunStopped
 
         for number in (*SIGNALS, REQUEUE) if under_slurm() else SIGNALS:
-            self._previous[number] = signal.signal(number, note)
+            # Shells ignore SIGINT for what they run in the background, and `nohup` SIGHUP.
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, note)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
