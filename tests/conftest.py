@@ -29,8 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     Commands take the GPU if there is one, and Python the CPU.
     """
     gc.disable()  # until all modules are imported, which leave no garbage
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # as under `nohup`, which what is tested would heed
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup and signal.getsignal(hangup) == signal.SIG_IGN:  # under `nohup`, whose effect is tested
+        signal.signal(hangup, signal.SIG_DFL)
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from argparse import Namespace
 from inspect import signature
 from pathlib import Path
 from urllib.error import URLError
@@ -14,6 +15,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from ncsn import MNIST, UNet
+from ncsn.cli.devices import fabric_for
 from ncsn.cli.errors import silence_libraries
 from ncsn.cli.main import imported, main, sample
 from ncsn.cli.train import with_config_files
@@ -249,6 +251,12 @@ def test_a_wrong_option_of_sample_is_answered_in_one_line(here, capsys, options,
     assert status == 2
     assert re.search(message, line), line
     assert {file: file.stat().st_mtime_ns for file in here.rglob("*")} == before
+
+
+def test_several_devices_are_not_taken_from_one_name(monkeypatch):
+    monkeypatch.setattr("ncsn.cli.devices.device_of", torch.device)
+    with pytest.raises(ValueError, match="--devices: 2, but --device cuda:1 names one"):
+        fabric_for(Namespace(device="cuda:1", devices=2, num_nodes=1))
 
 
 def test_a_walk_that_diverges_writes_nothing(here, capsys):

@@ -234,6 +234,9 @@ def test_a_model_of_the_package_is_compared_with_the_data_of_its_configuration(n
     data = data_of(file, options)
     kinds = {"cifar10": "CIFAR10", "fashion_mnist": "FashionMNIST", "ncsn_mnist": "MNIST"}
     assert (type(data).__name__, str(data.root), data.downloads) == (kinds[name], "here", True)
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(file)
+    assert type(data_of(link, options)) is type(data)
     copy = tmp_path / file.name  # could be anybody's
     copy.write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match="there is no folder"):

@@ -68,6 +68,24 @@ def test_a_validation_that_is_due_at_the_step_is_run_again(tmp_path, epochs, sto
     assert resumed == [seen for seen in alone if seen[0] in again]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "same"),
+    [
+        ("precision", None, "32-true"),
+        ("precision", 32, "32-true"),
+        ("precision", "bf16", "bf16-mixed"),
+        ("gradient_clip_algorithm", None, "norm"),
+        ("gradient_clip_val", None, 0.0),
+    ],
+)
+def test_a_setting_that_is_written_otherwise_is_the_same(name, value, same):
+    then, now = (
+        {"config": {"trainer": {name: each}}, "devices": 1, "fingerprint": "0" * 64, "classes": []}
+        for each in (value, same)
+    )
+    assert check_resumed(now, {"run": then}, "a.ckpt") == check_resumed(then, {"run": now}, "a.ckpt") == []
+
+
 @pytest.mark.parametrize("key", ["model.augment", "ema.decay", "trainer.precision", "trainer.gradient_clip_val"])
 def test_a_run_does_not_go_on_otherwise_without_being_told(key):
     def described(value):

@@ -90,8 +90,8 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
 @contextmanager
 def exit_on_signals() -> Iterator[None]:
     """End the program in one line for each of `SIGNALS`."""
-    heeded = [number for number in SIGNALS if not is_kept_out(number)]
-    before = {number: signal.signal(number, stop) for number in heeded}
+    ends = [number for number in SIGNALS if not is_kept_out(number)]
+    before = {number: signal.signal(number, stop) for number in ends}
     # The interpreter takes a second to end, and a signal would change the exit code.
     atexit.register(ignore_signals)
     try:
@@ -102,8 +102,8 @@ def exit_on_signals() -> Iterator[None]:
 
 
 def is_kept_out(number: signal.Signals) -> bool:
-    """Return True for what `nohup` ignores, but not for SIGINT, which shells in the background ignore."""
-    return number != signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN
+    """Return True for SIGHUP if the parent process ignores it, as `nohup` does."""
+    return number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
 
 
 def ignore_signals(*_: object) -> None:

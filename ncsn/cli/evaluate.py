@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
@@ -53,6 +52,7 @@ from ncsn.model.files import exclusive_file
 from ncsn.model.load import CHECKPOINTS, default_checkpoint
 from ncsn.model.model import Model
 from ncsn.samplers import Sampler
+from ncsn.score.precision import without_autocast
 from ncsn.training.processes import gathered, hold_outputs
 
 __all__ = ["run"]
@@ -102,7 +102,7 @@ def measured(
         began = time.perf_counter()
         for batch, x in drawn:
             seconds += time.perf_counter() - began
-            with torch.autocast(x.device.type, enabled=False):
+            with without_autocast(x.device):
                 collected.write(batch, measure(x))
             began = time.perf_counter()
     cost = Cost(sum(gathered([counter.evaluations])), max(gathered([seconds])), len(indices))
@@ -137,8 +137,8 @@ def counts_of(count: int, data: ImageData, extractor: FeatureExtractor) -> Count
         )
     if sizes["val"] < LEAST_HELD_OUT:
         raise ValueError(
-            f"--data: it has {sizes['val']} held-out images, and the metrics take {LEAST_HELD_OUT} at "
-            "least; set --data.held_out"
+            f"--data: it has {sizes['val']} held-out images, and the metrics take "
+            f"{LEAST_HELD_OUT} at least; set --data.held_out"
         )
     return Counts(count, sizes["train"], min(count, sizes["val"]))
 

@@ -18,7 +18,7 @@ from ncsn.model.files import atomic_write, exclusive_file
 from ncsn.model.labels import numbered_names
 from ncsn.model.load import CHECKPOINTS, default_checkpoint, load
 from ncsn.model.model import Model
-from ncsn.model.model_card import card
+from ncsn.model.model_card import card, loading
 from ncsn.model.pretrained import save_pretrained, save_safetensors
 from ncsn.score import Denoiser
 from ncsn.training.processes import hold_outputs
@@ -70,9 +70,7 @@ def write(model: Model, out: Path, form: str, report: Any, image: bytes | None) 
         save_pretrained(model, out, report, image)
         return ""
     shown = "" if image is None else out.with_suffix(".png").name
-    text = card(
-        model, f"ncsn.load({json.dumps(out.name, ensure_ascii=False)})", out.stem, report, shown
-    )
+    text = card(model, loading(out.name), out.stem, report, shown)
     save_safetensors(model, out)
     if image is not None:
         with atomic_write(out.with_suffix(".png")) as partial:

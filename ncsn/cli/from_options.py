@@ -113,13 +113,14 @@ def chosen_data(arguments: Sequence[str]) -> ImageData:
 def data_of(checkpoint: Path, options: Namespace) -> DataModule:
     """Return the data of --data, or else a checkpoint's own, with the settings of --data.NAME.
 
-    That of a model of the package is the data of its configuration, which may be downloaded.
+    For a model of the package, it is the data of its configuration, which may be downloaded.
     """
     given = [argument.partition("=")[::2] for argument in options.data]
     if "--data" in dict(given):
         return chosen_data(options.data)
-    if checkpoint.resolve() in [file.resolve() for file in shipped_models().values()]:
-        return chosen_data([f"--data={shipped_configs()[checkpoint.stem]}", *options.data])
+    for name, file in shipped_models().items():
+        if checkpoint.resolve() == file.resolve():
+            return chosen_data([f"--data={shipped_configs()[name]}", *options.data])
     changes = {key.removeprefix("--data."): get_loader("yaml")(value) for key, value in given}
     return load_data(checkpoint, options.trust, **changes)
 

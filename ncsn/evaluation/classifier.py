@@ -201,7 +201,7 @@ def load_classifier(path: str | Path) -> Classifier:
 
 
 def weights_file(path: Path) -> Path:
-    """Return `path`, or if that is a missing `checkpoints/NAME`, the shipped file, if any."""
+    """Return `path`, or the shipped file if it is `checkpoints/NAME` and is missing."""
     there = shipped("checkpoints") / path.name
     named = path == Path("checkpoints", path.name) and not path.exists()
     return there if named and there.is_file() else path

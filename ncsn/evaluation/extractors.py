@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ncsn.data import ImageData, to_pixels, to_unit
 from ncsn.model.checkpoint_file import tensors_fingerprint, weights_fingerprint
 from ncsn.model.files import atomic_write
+from ncsn.score.precision import without_autocast
 
 __all__ = [
     "FeatureExtractor",
@@ -81,7 +82,7 @@ def extract(extractor: FeatureExtractor, x: Tensor) -> Features:
     device, mode = next(extractor.parameters()).device, extractor.training
     images = to_unit(to_pixels(x.to(device)))
     try:
-        with torch.autocast(device.type, enabled=False):
+        with without_autocast(device):
             return Features(*extractor.eval().features_and_logits(images))
     finally:
         extractor.train(mode)

@@ -10,6 +10,7 @@ from ncsn.model.model import Model
 from ncsn.noise.streams import Streams
 from ncsn.samplers import Sampler
 from ncsn.score import Score
+from ncsn.score.precision import without_autocast
 
 __all__ = ["Request", "batches", "default_batch_size", "draws"]
 
@@ -65,7 +66,7 @@ def draws(
             advance(len(indices) / len(request.sigmas))
             if level in request.shown:
                 states.append(x)
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(x.device):
             x = x if request.finish is None else request.finish(x)
         yield indices, torch.stack([*states, x], dim=1) if request.shown else x
 

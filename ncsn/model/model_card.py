@@ -20,7 +20,7 @@ from ncsn.model.describe import settings_of
 from ncsn.model.labels import numbered_names
 from ncsn.model.model import DATA, Model
 
-__all__ = ["card", "spread"]
+__all__ = ["card", "loading", "spread"]
 
 CARD = """---
 library_name: ncsn
@@ -57,6 +57,11 @@ HUB = {
     "ncsn.data.CIFAR10": "uoft-cs/cifar10",
 }  # names of data sets on the Hugging Face Hub
 NONE = "None was measured. `ncsn evaluate` measures models of images."
+
+
+def loading(name: str) -> str:
+    """Return the code that loads the file or folder of a name."""
+    return f"ncsn.load({json.dumps(name, ensure_ascii=False)})"
 
 
 def card(

@@ -21,7 +21,7 @@ from ncsn.model.checkpoint_file import DTYPES, DamagedError, local_file
 from ncsn.model.describe import settings_of
 from ncsn.model.files import atomic_write
 from ncsn.model.model import DATA, PRECISION, Model
-from ncsn.model.model_card import card
+from ncsn.model.model_card import card, loading
 
 __all__ = [
     "read_folder",
@@ -116,7 +116,7 @@ def save_pretrained(
     shown = "" if image is None else IMAGE
     text = card(
         model,
-        f"ncsn.load({json.dumps(folder.name, ensure_ascii=False)})",
+        loading(folder.name),
         folder.name,
         report,
         shown,

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 NO_LABEL = -1
-FEW = 100  # pixels
+FEW_PIXELS = 100
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -138,10 +138,13 @@ class Attention(nn.Module):
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(C)) v of queries, keys and values (B, heads, N, C)."""
-    if q.is_cpu and q.requires_grad and q.shape[-2] <= FEW:
-        # The gradient of the fused kernel takes two to three times as long in bf16.
-        weights = (q @ k.mT) * q.shape[-1] ** -0.5
+    """Return softmax(q k^T / sqrt(C)) v of queries, keys and values (B, heads, N, C).
+
+    In training on a CPU the products of few pixels are rounded to the dtype of autocast; torch's
+    fused kernel rounds less, but in bf16 its gradient takes two to three times as long.
+    """
+    if q.is_cpu and q.requires_grad and q.shape[-2] <= FEW_PIXELS:
+        weights = (q * q.shape[-1] ** -0.5) @ k.mT
         out: Tensor = weights.softmax(-1).to(v.dtype) @ v
         return out
     return functional.scaled_dot_product_attention(q, k, v)

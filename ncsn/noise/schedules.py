@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ class DiscreteSchedule(NoiseSchedule):
         high, low, levels = self.sigma_max, self.sigma_min, self.levels
         ends = {"sigma_min": low, "sigma_max": high}
         expect("0 < sigma_min <= sigma_max", SINGLE.tiny <= low <= high <= SINGLE.max, self, **ends)
-        is_count = isinstance(levels, int) and 1 <= levels <= MAX_LEVELS
+        is_count = isinstance(levels, Integral) and 1 <= levels <= MAX_LEVELS
         expect(f"an integer levels from 1 to {MAX_LEVELS:,}", is_count, self, levels=levels)
         rule = "one level if sigma_min equals sigma_max, and several if it is below"
         expect(rule, (levels == 1) == (low == high), self, levels=levels, **ends)

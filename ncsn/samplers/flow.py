@@ -133,7 +133,8 @@ class SASolver(DPMSolver):
 
     Their tau^2 is `eta`, and their corrector is left out. The two agree if (1 + eta) h is small.
     With few steps and large `eta` it overshoots, because D' contains the previous step's noise:
-    at eta=3 and 20 levels from sigma=10 to 0.02, the variance of a Gaussian comes out 50 % too large.
+    at eta=3 and 20 levels from sigma=10 to 0.02, the variance of a Gaussian comes out 50 % too
+    large.
 
     Args:
         eta: amount of noise that is added and removed.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class PredictorCorrector(EulerMaruyama):
         steps = self.corrector_steps
         expect("snr > 0", 0 < self.snr < math.inf, self, snr=self.snr)
         rule = f"an integer corrector_steps from 0 to {MAX_STEPS:,}"
-        holds = isinstance(steps, int) and 0 <= steps <= MAX_STEPS
+        holds = isinstance(steps, Integral) and 0 <= steps <= MAX_STEPS
         expect(rule, holds, self, corrector_steps=steps)
 
     def correct(self, score: Score, x: Tensor, sigma: Tensor) -> Tensor:

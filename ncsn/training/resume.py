@@ -57,6 +57,13 @@ EXACT = (
 OF_STATE = ("model.denoiser", "model.optimizer")
 # Exceptions to both; the data itself is identified by its fingerprint.
 FREE = ("data.root", "data.workers", "data.memory", "data.skip_broken", "model.optimizer.lr")
+# Settings that are the same, written otherwise.
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+DEFAULTS = {
+    "trainer.precision": "32-true",
+    "trainer.gradient_clip_val": 0,
+    "trainer.gradient_clip_algorithm": "norm",
+}
 NEW_RUN = "give another --name, and --model.weights for a start from these weights"
 OF_COMMAND = ("name", "config", "ckpt_path", "accept_changes", "checkpoint.dirpath")
 
@@ -308,6 +315,12 @@ def compared(run: dict[str, Any]) -> dict[str, Any]:
     settings |= {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
     if "classes" in run:
         settings["the classes of data"] = run["classes"]
+    for key, default in DEFAULTS.items():
+        if key in settings:
+            settings[key] = settings[key] or default
+    if "trainer.precision" in settings:
+        precision = str(settings["trainer.precision"])
+        settings["trainer.precision"] = PRECISIONS.get(precision, precision)
     return {key: value for key, value in settings.items() if key not in OF_COMMAND}
 
 

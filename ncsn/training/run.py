@@ -239,9 +239,9 @@ def make_trainer(
         Resume(),
     ]
     given["plugins"] = [*as_list(given["plugins"]), files, *processes.plugins()]
-    batches = given["max_steps"] * given["accumulate_grad_batches"]
-    if isinstance(given["val_check_interval"], int) and 0 < batches < given["val_check_interval"]:
-        given["val_check_interval"] = batches  # a short run shows samples, too
+    interval, steps = given["val_check_interval"], given["max_steps"]
+    if isinstance(interval, int) and 0 < steps < interval:  # a short run shows samples, too
+        given["val_check_interval"] = steps
     try:
         return Trainer(**given)
     except (TypeError, ModuleNotFoundError) as error:

@@ -20,6 +20,7 @@ v . A V A^T v below |V A^T v|^2 / sigma^2.
 """
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -52,13 +53,13 @@ def posterior(
         ValueError: if `noise` is not positive, or `iterations` is not an integer from 1.
     """
     expect("noise > 0", 0 < noise < math.inf, "posterior", noise=noise)
-    holds = isinstance(iterations, int) and iterations >= 1
+    holds = isinstance(iterations, Integral) and iterations >= 1
     expect("an integer iterations >= 1", holds, "posterior", iterations=iterations)
 
     def given_measurement(x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma).to(x)
         prior, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
-        with without_autocast(x.device):  # of which the score alone makes use
+        with without_autocast(x.device):  # only the network runs in 16 bits
             predicted, transpose = torch.func.vjp(operator, x + sigma**2 * prior)[:2]
             residual = measurement.to(x) - predicted
 

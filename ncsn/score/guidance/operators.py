@@ -7,6 +7,7 @@ by itself. A frozen dataclass holds the numbers of one that has any.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class AveragePooling:
     factor: int
 
     def __post_init__(self) -> None:
-        holds = isinstance(self.factor, int) and self.factor >= 1
+        holds = isinstance(self.factor, Integral) and self.factor >= 1
         expect("an integer factor >= 1", holds, self, factor=self.factor)
 
     def __call__(self, x: Tensor) -> Tensor:

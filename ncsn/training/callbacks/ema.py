@@ -45,7 +45,7 @@ class EMA(Callback):
     @torch.no_grad()
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.weights: list[Tensor] = list(pl_module.parameters())
-        # In the layout of the weights, of which alone torch averages all at once.
+        # torch has one kernel for all of them only if both have the same layout.
         self.average = [
             torch.empty_like(weight).copy_(average)
             for weight, average in zip(self.weights, self.average, strict=True)

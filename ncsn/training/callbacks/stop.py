@@ -16,12 +16,17 @@ from ncsn.training.processes import REQUEUE, under_slurm
 __all__ = ["GracefulStop", "RunStopped"]
 
 
+HANGUP = getattr(signal, "SIGHUP", None)  # which Windows does not have
+
+
 class RunStopped(BaseException):
     """The end of a run by a signal, with its last step saved."""
 
 
 class GracefulStop(Callback):
     """A handler of SIGINT, SIGTERM and SIGHUP that stops the run after its step.
+
+    Under `nohup`, SIGHUP is ignored.
 
     The step is saved, and no validation follows. A signal interrupts a validation; on
     several devices it finishes first, because all ranks must stop together. A second
@@ -58,9 +63,9 @@ class GracefulStop(Callback):
                 raise RunStopped
 
         for number in (*SIGNALS, REQUEUE) if under_slurm() else SIGNALS:
-            # Shells ignore SIGINT for what they run in the background, and `nohup` SIGHUP.
-            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, note)
+            if number == HANGUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # as `nohup` asks
+            self._previous[number] = signal.signal(number, note)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
