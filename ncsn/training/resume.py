@@ -270,7 +270,7 @@ def check_resumed(
         )
     for key, value in ours.items():
         # A missing setting is new in this version, or of a class that differs too.
-        if key not in theirs or theirs[key] == value:
+        if key not in theirs or canonical(key, theirs[key]) == canonical(key, value):
             continue
         named = "data: its examples have the fingerprint" if key == "examples" else f"{key}:"
         of_state = key not in FREE and is_below(key, OF_STATE)
@@ -315,13 +315,13 @@ def compared(run: dict[str, Any]) -> dict[str, Any]:
     settings |= {"trainer.devices": run["devices"], "examples": run["fingerprint"][:12]}
     if "classes" in run:
         settings["the classes of data"] = run["classes"]
-    for key, default in DEFAULTS.items():
-        if key in settings:
-            settings[key] = settings[key] or default
-    if "trainer.precision" in settings:
-        precision = str(settings["trainer.precision"])
-        settings["trainer.precision"] = PRECISIONS.get(precision, precision)
     return {key: value for key, value in settings.items() if key not in OF_COMMAND}
+
+
+def canonical(key: str, value: Any) -> Any:
+    """Return a setting as all that mean the same are written."""
+    value = value or DEFAULTS.get(key, value)
+    return PRECISIONS.get(str(value), value) if key == "trainer.precision" else value
 
 
 def is_below(key: str, settings: tuple[str, ...]) -> bool:
