@@ -118,11 +118,9 @@ def job_of(checkpoint: Path, options: Namespace, measure: Measure | None) -> Job
     if count % classes:
         expected = f"a multiple of the {classes} classes with --label all"
         raise ValueError(f"--num-samples must be {expected}, got {count}")
-    scale = options.upscale or 1
     if len(model.shape) != 3:
         refuse_images(model, checkpoint, options)
-    elif options.upscale is None:
-        scale = scale_of(model.shape)
+    scale = options.upscale or (scale_of(model.shape) if len(model.shape) == 3 else 1)
     shown: Sequence[int] = ()
     if options.trajectory or options.kind == "gif":
         shown = shown_levels(len(sigmas), options.trajectory or FRAMES)[:-1]

@@ -206,7 +206,7 @@ class Model(nn.Module):
             sampler: the model's own by default.
             sigmas: noise levels (L,), from high to low; the schedule's by default.
             guide: a function from the model's score to the score to follow, as in
-                `ncsn.score.guidance`.
+                `ncsn.score.guidance`. One that `observes` goes with any sampler.
 
         Raises:
             ValueError: if the sampler does not support the model, these noise levels or a

@@ -114,13 +114,7 @@ def save_pretrained(
         )
     settings = json.dumps(settings_of(model), indent=2) + "\n"
     shown = "" if image is None else IMAGE
-    text = card(
-        model,
-        loading(folder.name),
-        folder.name,
-        report,
-        shown,
-    )
+    text = card(model, loading(folder.name), folder.name, report, shown)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(".partial", f".{folder.name}.", folder.parent) as partial:
         made = Path(partial, folder.name)
