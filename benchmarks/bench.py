@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -101,8 +100,7 @@ def built(bench: Bench, config: str, name: str = "run", **model: str) -> Run:
     }
     if config != "digits":
         settings["data.root"] = bench.folder
-    sys.argv = ["ncsn train", *(f"--{name}={value}" for name, value in settings.items())]
-    run = build()
+    run = build([f"--{name}={value}" for name, value in settings.items()])
     present = is_present(run.datamodule)
     bench.results["data"][config] = "its own" if present else "random images"
     if not present:

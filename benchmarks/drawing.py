@@ -8,7 +8,6 @@ measured as well.
 import argparse
 import resource
 import statistics
-import sys
 from pathlib import Path
 
 import torch
@@ -32,8 +31,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds (15)")
     options, others = parser.parse_known_args()
     silence_libraries()
-    sys.argv = ["train.py", "--config", str(options.config), "--trainer.logger", "false", *others]
-    run = build()
+    fixed = ["--config", str(options.config), "--trainer.logger", "false"]
+    run = build([*fixed, *others])
     module = run.model.eval()
     network, forward = module.denoiser.network, run.trainer.precision_plugin.forward_context
     sigmas = KarrasSchedule(10, 0.02, options.levels).sigmas()

@@ -5,7 +5,6 @@ It uses one core, and a data set that is held in memory.
 
 import argparse
 import statistics
-import sys
 from pathlib import Path
 
 import torch
@@ -26,8 +25,8 @@ def main() -> None:
     options, others = parser.parse_known_args()
     silence_libraries()
     torch.set_num_threads(1)
-    sys.argv = ["train.py", "--config", str(options.config), "--trainer.logger", "false", *others]
-    data = build().datamodule
+    fixed = ["--config", str(options.config), "--trainer.logger", "false"]
+    data = build([*fixed, *others]).datamodule
     data.prepare_data()
     data.setup()
     loader, count = data.train_dataloader(), 0

@@ -9,7 +9,6 @@ takes about 30 minutes on two cores.
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -39,8 +38,7 @@ def trained(config: Path, steps: int, others: list[str]) -> tuple[Run, float]:
         "0",
     ]
     fixed += ["--name", f"{config.stem}_{steps}", "--trainer.logger", "false"]
-    sys.argv = ["train.py", "--config", str(config), *fixed, *others]
-    run = build()
+    run = build(["--config", str(config), *fixed, *others])
     check(run)
     began = time.process_time()
     run.trainer.fit(run.model, datamodule=run.datamodule)

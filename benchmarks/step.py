@@ -8,7 +8,6 @@ optimiser and precision, and nothing else. The result is the ratio of their imag
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from copy import deepcopy
@@ -78,6 +77,8 @@ def main() -> None:
     alternate = Alternate(options.steps)
     total = options.steps * (options.rounds + 1)
     fixed = [
+        "--config",
+        str(options.config.resolve()),
         "--trainer.max_steps",
         str(total),
         "--trainer.limit_val_batches",
@@ -85,10 +86,9 @@ def main() -> None:
         "--samples.count",
         "0",
     ]
-    sys.argv = ["train.py", "--config", str(options.config.resolve()), *fixed, *others]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        run = build()
+        run = build([*fixed, *others])
         run.trainer.callbacks.append(alternate)
         check(run)
         fit(run)

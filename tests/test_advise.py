@@ -38,9 +38,7 @@ def run(*options: str) -> None:
 
 def built(*options: str):
     """What `train.py OPTIONS` would train."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *options, "--trainer.accelerator", "cpu"])
-        return build().model
+    return build([*options, "--trainer.accelerator", "cpu"]).model
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,8 +27,7 @@ def built(name: str, *options: str, monkeypatch, folder: Path) -> ScoreModule:
     """What `train.py --config configs/NAME.yaml` would train."""
     config = next(file for file in CONFIGS if file.stem == name)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(config), "--trainer.accelerator", "cpu", *options])
-    return build()
+    return build(["--config", str(config), "--trainer.accelerator", "cpu", *options])
 
 
 @pytest.fixture
@@ -179,8 +177,7 @@ def test_a_configuration_gives_the_module_and_the_data_to_python(tmp_path, monke
     module, data = from_config("digits", "--data.batch_size=32", "--seed_everything=3")
     assert isinstance(module, ScoreModule)
     assert (type(data).__name__, data.batch_size) == ("Digits", 32)
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", config_file("digits"), "--seed_everything=3"])
-    run = build()
+    run = build(["--config", config_file("digits"), "--seed_everything=3"])
     weights = zip(module.state_dict().values(), run.model.state_dict().values(), strict=True)
     assert all(torch.equal(one, other) for one, other in weights)
     trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, enable_progress_bar=False, limit_val_batches=0)

@@ -17,6 +17,7 @@ from ncsn.training.processes import check_processes, requeue
 
 from test_cli import REPOSITORY, SMALL, refusal, run_train
 
+NCSN = [sys.executable, "-m", "ncsn"]
 DDP = ["--trainer.strategy", "ddp"]
 SLURM = {
     **{"SLURM_JOB_ID": "4242", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "127.0.0.1", "SLURM_LOCALID": "0"},
@@ -38,20 +39,20 @@ def ended_well(*processes: subprocess.Popen) -> str:
 
 
 def training(name: str, *options: str) -> list[str]:
-    return [str(REPOSITORY / "train.py"), "--config", "small.yaml", "--name", name, *DDP, *options]
+    return ["train", "--config", "small.yaml", "--name", name, *DDP, *options]
 
 
 def by_lightning() -> str:
-    return ended_well(started(sys.executable, *training("run", "--trainer.devices", "2")))
+    return ended_well(started(*NCSN, *training("run", "--trainer.devices", "2")))
 
 
 def by_torchrun() -> str:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ncsn"]
     return ended_well(started(*torchrun, *training("run", "--trainer.devices", "2")))
 
 
 def by_slurm() -> str:
-    command = [sys.executable, *training("run", "--trainer.num_nodes", "2", "--trainer.devices", "1")]
+    command = [*NCSN, *training("run", "--trainer.num_nodes", "2", "--trainer.devices", "1")]
     return ended_well(*(started(*command, **SLURM, SLURM_PROCID=rank, SLURM_NODEID=rank) for rank in "01"))
 
 

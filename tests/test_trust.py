@@ -101,15 +101,14 @@ def test_every_argument_of_the_table_is_declared(found):
 def test_the_parts_of_every_config_are_saved_and_loaded_again(config, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    arguments = ["train.py", "--config", str(config), "--trainer.accelerator", "cpu"]
+    arguments = ["--config", str(config), "--trainer.accelerator", "cpu"]
     if "UNet" in config.read_text():
         arguments += ["--model.denoiser.network.width", "8"]
     if config.stem == "image_folder":
         for number in range(2):
             Image.new("RGB", (40, 40)).save(f"data/{number}.png")
         arguments += ["--data.root", "data"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    run = build_run()
+    run = build_run(arguments)
     trained = run.model.model
     trained.settings["datamodule_hyper_parameters"] = dict(run.datamodule.hparams)
     save_safetensors(trained, "model.safetensors")

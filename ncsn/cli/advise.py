@@ -121,8 +121,7 @@ def run(arguments: Sequence[str]) -> None:
         return
     if not options & {"-c", "--config"}:
         raise ValueError("--config: none given; give a YAML file, as to ncsn train")
-    sys.argv[1:] = settings(arguments)
-    cli = build()
+    cli = build(settings(arguments))
     data, model = cli.datamodule, cli.model
     model.model.expect_gaussian_noise("ncsn advise")
     with redirect_stdout(sys.stderr):

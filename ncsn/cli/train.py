@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -39,18 +38,18 @@ def run(arguments: Sequence[str]) -> None:
         return
     words = [word.partition("=")[0] for word in arguments]
     asked = next((word for word in words if word.endswith(".help")), None)
-    sys.argv[1:] = ["--help"] if "--help" in arguments else settings(arguments)
+    checked = ["--help"] if "--help" in arguments else settings(arguments)
 
     from ncsn.training.run import run  # takes seconds to import
 
     silence_libraries()  # Lightning, once it is imported
     if asked is None:
-        run()
+        run(checked)
         return
     text = StringIO()
     try:
         with redirect_stdout(text):
-            run()
+            run(checked)
     finally:  # the parser ends the program
         print(class_help(text.getvalue(), asked), end="")
 

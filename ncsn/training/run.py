@@ -107,8 +107,8 @@ class Run:
         return Path("checkpoints", self.config.name)
 
 
-def run() -> None:
-    """Train as the command line says.
+def run(arguments: Sequence[str]) -> None:
+    """Train as the arguments of the command line say.
 
     Raises:
         ArgumentError, ValueError, MisconfigurationException: if a setting is wrong.
@@ -117,7 +117,7 @@ def run() -> None:
     """
     use_fast_kernels()
     with at_most_parameters(MAX_PARAMETERS):
-        built = build()
+        built = build(arguments)
     with processes.hold_outputs("name", exclusive_folder(built.folder)):
         check(built)
         fit(built)
@@ -154,13 +154,13 @@ def make_parser() -> LightningArgumentParser:
     return parser
 
 
-def build() -> Run:
-    """Parse the command line, and build what it describes.
+def build(arguments: Sequence[str]) -> Run:
+    """Parse the arguments of the command line, and build what they describe.
 
     Raises:
         ArgumentError, ValueError, MisconfigurationException: if a setting is wrong.
     """
-    parser, config, settings, parts = build_parts()
+    parser, config, settings, parts = build_parts(arguments)
     stop, record = callbacks.GracefulStop(parts.checkpoint), Record(settings)
     files = PatientCheckpointIO()
     own: list[Callback] = [stop, record]
@@ -171,12 +171,9 @@ def build() -> Run:
 
 
 def build_parts(
-    arguments: Sequence[str] | None = None,
+    arguments: Sequence[str],
 ) -> tuple[LightningArgumentParser, Namespace, dict[str, Any], Namespace]:
-    """Return the parser, the settings twice, and what they describe but the trainer.
-
-    The arguments are those of the command line by default.
-    """
+    """Return the parser, the settings twice, and what they describe but the trainer."""
     parser = make_parser()
     try:
         config = parser.parse_args(arguments)
