@@ -125,10 +125,11 @@ def whole(tmp_path_factory):
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("stop", [7, 25, 31])
-def test_a_resumed_run_ends_as_one_left_alone(tmp_path, whole, stop):
-    train_small(tmp_path, "--trainer.max_steps", str(stop), "--samples.count", "0")
-    train_small(tmp_path, "--trainer.max_steps", "33", "--ckpt_path", "last", "--samples.count", "0")
+@pytest.mark.parametrize(("stop", "epochs"), [(7, "-1"), (25, "-1"), (31, "-1"), (7, "2")])
+def test_a_resumed_run_ends_as_one_left_alone(tmp_path, whole, stop, epochs):
+    options = ["--samples.count", "0", "--trainer.max_epochs", epochs]
+    train_small(tmp_path, "--trainer.max_steps", str(stop), *options)
+    train_small(tmp_path, "--trainer.max_steps", "33", "--ckpt_path", "last", *options)
     resumed = torch.load(tmp_path / "checkpoints/small/step=33.ckpt", weights_only=True)
     for weights in ("state_dict", "current_model_state"):
         assert all(torch.equal(value, resumed[weights][name]) for name, value in whole[weights].items())

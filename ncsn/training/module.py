@@ -304,7 +304,10 @@ class ScoreModule(LightningModule):
 
     def learning_rate_at(self, step: int) -> float:
         """Return the factor of the learning rate: it rises, stays at 1, and falls."""
-        steps = self.trainer.estimated_stepping_batches if self._trainer else math.inf
+        # To count the steps of epochs, Lightning begins the data, which a resumed run must not do
+        # before it knows its position. `on_train_start` sets the rate again.
+        begun = self._trainer is not None and self.trainer.train_dataloader is not None
+        steps = self.trainer.estimated_stepping_batches if begun else math.inf
         warmup, cooldown = self.ramps(steps)
         rise, fall = (step + 1) / (warmup + 1), (steps - step) / (cooldown + 1)
         return min(1.0, rise, max(0.0, fall) if cooldown else 1.0)
@@ -339,7 +342,8 @@ class ScoreModule(LightningModule):
         factor, before = self.learning_rate_at(schedule.last_epoch), schedule.get_last_lr()
         for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
             group |= {"lr": rate * factor, "initial_lr": rate}
-        if before[0] != (rate := schedule.base_lrs[0] * factor):
+        rate = schedule.base_lrs[0] * factor
+        if schedule.last_epoch and before[0] != rate:
             rank_zero_warn(
                 f"the learning rate goes on at {rate:.3g}, and was {before[0]:.3g}: it follows "
                 "from model.optimizer.lr, model.warmup, model.cooldown and trainer.max_steps"
