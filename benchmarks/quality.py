@@ -20,6 +20,7 @@ from ncsn.cli.errors import silence_libraries
 from ncsn.evaluation.extractors import extract_all, real_images, reference_features
 from ncsn.evaluation.measure import chosen_extractor
 from ncsn.evaluation.metrics import frechet
+from ncsn.evaluation.report import Counter
 from ncsn.training.run import Run, build, check
 
 TRIAL = (
@@ -53,19 +54,10 @@ def row(
     steps = max(1, round(options.budget / trial * TRIAL))
     run, seconds = trained(config, steps, others)
     module: Any = run.model.eval()  # with the averaged weights, which stay in place after a run
-    nfe = 0
-
-    def counted(score: Any) -> Any:
-        def counting(x: Any, sigma: Any) -> Any:
-            nonlocal nfe
-            nfe += 1
-            return score(x, sigma)
-
-        return counting
-
+    counter = Counter()
     began = time.process_time()
     with run.trainer.precision_plugin.forward_context():
-        x = module.model.sample(options.count, guide=counted)
+        x = module.model.sample(options.count, guide=counter)
     rate = options.count / (time.process_time() - began)
     extractor = chosen_extractor(
         str(ROOT / "checkpoints" / "features_fashion_mnist.safetensors"), run.datamodule
@@ -78,6 +70,7 @@ def row(
     )
     parameters = sum(parameter.numel() for parameter in module.parameters())
     images = steps * run.datamodule.batch_size
+    nfe = counter.evaluations // options.count
     numbers = f"{parameters:,}", f"{images:,}", f"{seconds:.0f}", str(nfe), f"{rate:.1f}"
     return [name, *numbers, f"{distance:.2f} ({floor:.2f})"], distance
 

@@ -64,6 +64,12 @@ OF_DIGITS = r"error: model: it has no loss on this data, examples of shape \(1, 
             r"error: expected a lowest noise level above 0 \(Langevin works at 0\), got sigma=0\.0 .AnnealedLangevin.",
         ),
         (
+            "ratio_matching",
+            ["--model.objective", "Weighted", "--model.objective.objective", "RatioMatching"],
+            r"error: model.objective: Weighted by a power of the noise level, which is 0 \(model.schedule\), learns "
+            "nothing; take its objective alone",
+        ),
+        (
             "denoising",
             ["--model.objective", "ncsn.objectives.RatioMatching"],
             "error: RatioMatching takes a log-probability, which EDMDenoiser does not give; make the "

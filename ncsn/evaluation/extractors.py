@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ncsn.data import ImageData, to_pixels, to_unit
 from ncsn.model.checkpoint_file import tensors_fingerprint, weights_fingerprint
+from ncsn.model.contexts import evaluating
 from ncsn.model.files import atomic_write
 from ncsn.score.precision import without_autocast
 
@@ -79,13 +80,10 @@ def extract(extractor: FeatureExtractor, x: Tensor) -> Features:
     """
     if not x.isfinite().all():
         raise ValueError("images: expected finite values, got NaN or infinity")
-    device, mode = next(extractor.parameters()).device, extractor.training
+    device = next(extractor.parameters()).device
     images = to_unit(to_pixels(x.to(device)))
-    try:
-        with without_autocast(device):
-            return Features(*extractor.eval().features_and_logits(images))
-    finally:
-        extractor.train(mode)
+    with evaluating(extractor), without_autocast(device):
+        return Features(*extractor.features_and_logits(images))
 
 
 def extract_all(extractor: FeatureExtractor, images: Iterable[Tensor]) -> Features:

@@ -4,6 +4,7 @@ They are the class of an object and its arguments. The value of an argument is t
 attribute of its name, which dataclasses have, and other classes must keep.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from inspect import Parameter, signature
@@ -108,6 +109,8 @@ def outline(part: object, key: str, of: Describe | None = None) -> dict[str, Any
                 f"{key}: {made.__name__} does not keep its argument {name}; "
                 f"set self.{name} = {name} in its __init__"
             )
+        if isinstance(value, float) and not math.isfinite(value) and value == default:
+            continue  # JSON has no infinity
         try:
             arguments[name] = plain_value(value, f"{key}.{name}", of or outline)
         except ValueError:

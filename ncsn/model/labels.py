@@ -6,13 +6,13 @@ learns "no class", the label -1, only if labels were dropped in training.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from numbers import Integral
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from ncsn.model.names import did_you_mean
 from ncsn.networks.layers import NO_LABEL
 
 __all__ = ["ALL", "NONE", "Label", "Labels", "numbered_names"]
@@ -69,8 +69,7 @@ class Labels:
         is_number = isinstance(label, Integral) or (isinstance(label, str) and label.isdecimal())
         if is_number and 0 <= int(label) < count:
             return int(label)
-        close = get_close_matches(str(label), self.names, 1, 0.7)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(str(label), self.names)
         expected = f"`{ALL}`, `{NONE}` or a class ({numbered_names(self.names)})"
         raise ValueError(f"label: expected {expected}, got {label}{hint}")
 

@@ -30,7 +30,6 @@ __all__ = [
     "newest_whole",
     "numbered",
     "save_safetensors",
-    "saved_shape",
 ]
 
 CHECKPOINTS = Path("checkpoints")  # the folder of runs
@@ -82,19 +81,6 @@ def load_data(path: str | Path, trust: Collection[str] = (), **changes: Any) -> 
     if changes and isinstance(known, dict):
         settings = {**settings, "init_args": {**known, **changes}}
     return rebuilt_data(settings, path, trust)
-
-
-def saved_shape(path: str | Path) -> tuple[int, ...]:
-    """Return the shape of an example, from the settings in a file alone.
-
-    Raises:
-        ValueError: if the file is missing, damaged, of another kind, or has no shape.
-    """
-    settings = contents(path)["hyper_parameters"]
-    shape = settings.get("shape") if isinstance(settings, dict) else None
-    if not isinstance(shape, (list, tuple)) or not all(type(side) is int for side in shape):
-        raise ValueError(f"checkpoint: {path} does not say what shape its examples have")
-    return tuple(shape)
 
 
 def contents(path: str | Path) -> dict[str, Any]:

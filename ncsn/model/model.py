@@ -37,8 +37,8 @@ UNIFORM = 1 / 2, 12**-0.5  # mean and standard deviation of U[0, 1], where sampl
 class Model(nn.Module):
     """A score, the noise schedule it was trained on, and a sampler.
 
-    Calling it denoises, as `denoise` does. States are float32 if the weights are in half
-    precision (`model.bfloat16()`).
+    Calling it denoises, as `denoise` does. A denoiser's weights can be in half precision
+    (`model.bfloat16()`), and states then are float32. An energy's cannot.
 
     Args:
         denoiser: a denoiser with its network, or an energy.

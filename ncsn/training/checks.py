@@ -17,6 +17,7 @@ from ncsn.data import DataModule
 from ncsn.data.module import limited
 from ncsn.model.classes import ALL_ROOMS, classes
 from ncsn.model.names import closest, did_you_mean
+from ncsn.objectives import Weighted
 from ncsn.training.hints import meant
 from ncsn.training.module import ScoreModule
 
@@ -181,7 +182,8 @@ def check_loss(model: ScoreModule, data: DataModule) -> None:
     model.eval()  # a trial changes no running statistics
     try:
         with torch.random.fork_rng([]), torch.no_grad():  # the model is on the CPU
-            losses = model.losses(x, model.schedule.sample(x), label)
+            sigma = model.schedule.sample(x)
+            losses = model.losses(x, sigma, label)
     except (ValueError, RuntimeError) as error:
         data_shape = f"this data, examples of shape {model.shape}"
         raise ValueError(f"model: it has no loss on {data_shape}: {error}") from error
@@ -190,4 +192,9 @@ def check_loss(model: ScoreModule, data: DataModule) -> None:
         found = losses[:2].tolist()
         raise ValueError(
             f"model: its loss on the data is {found}; is a noise level 0 (model.schedule)?"
+        )
+    if isinstance(model.objective, Weighted) and model.objective.power and not sigma.any():
+        raise ValueError(
+            "model.objective: Weighted by a power of the noise level, which is 0 (model.schedule), "
+            "learns nothing; take its objective alone"
         )
