@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from io import BytesIO
 from itertools import pairwise
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from ncsn.networks import RBM, AutoencoderEnergy
 from ncsn.noise import GeometricSchedule, NoNoise
 from ncsn.objectives import DenoisingScoreMatching, RatioMatching
 from ncsn.samplers import AnnealedLangevin, Gibbs
-from ncsn.score import EnergyScore
+from ncsn.score import EnergyScore, NCSNDenoiser
 from ncsn.training.callbacks import (
     EMA,
     Checkpoint,
@@ -33,6 +34,7 @@ from ncsn.training.callbacks import (
 from ncsn.training.module import ScoreModule
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from test_module import small_module, small_trainer
@@ -70,6 +72,40 @@ def averaged(copies, decay):
         d = min(decay, (1 + step) / (10 + step))
         average = d * average + (1 - d) * current
     return average
+
+
+class Shared(nn.Module):
+    """A network with a layer that it has twice."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.Conv2d(1, 1, 3, padding=1)
+        self.layers = nn.ModuleList([layer, layer])
+
+    def forward(self, x, c_noise, label=None):
+        return self.layers[1](self.layers[0](x))
+
+
+def test_a_shared_weight_is_averaged_and_saved_under_each_of_its_names(tmp_path):
+    def shared(steps, **settings):
+        torch.manual_seed(0)
+        module, ema = small_module(), EMA(0.9)
+        module.denoiser = NCSNDenoiser(Shared())
+        module.optimizer = partial(torch.optim.Adam, lr=0.1)
+        callbacks = [ema, Checkpoint(tmp_path, every=5)]
+        trainer = small_trainer(tmp_path, max_steps=steps, callbacks=callbacks, enable_checkpointing=True)
+        trainer.fit(module, Digits(batch_size=64), **settings)
+        return torch.load(tmp_path / f"step={steps}.ckpt", weights_only=True)
+
+    whole = shared(10)
+    for checkpoint in (whole, torch.load(tmp_path / "step=5.ckpt", weights_only=True)):
+        for weights in (checkpoint["state_dict"], checkpoint["current_model_state"]):
+            first, second = (weights[f"denoiser.network.layers.{i}.weight"] for i in range(2))
+            assert torch.equal(first, second)
+        assert not torch.equal(first, checkpoint["state_dict"]["denoiser.network.layers.0.weight"])
+    resumed = shared(10, ckpt_path=tmp_path / "step=5.ckpt", weights_only=True)
+    for name, weight in whole["state_dict"].items():
+        torch.testing.assert_close(resumed["state_dict"][name], weight)
 
 
 @pytest.mark.parametrize(("decay", "steps"), [(0.2, 7), (0.999, 7), (0.99, 55)])

@@ -47,6 +47,9 @@ def test_states_outside_the_range_are_clamped_and_rounded():
 def test_a_grid_is_square_and_enlarges_small_images(tmp_path):
     assert pixel_grid(torch.zeros(16, 1, 8, 8)).shape == (3, 4 * 34 + 2, 4 * 34 + 2)
     assert pixel_grid(torch.zeros(5, 3, 28, 28)).shape == (3, 2 * 30 + 2, 3 * 30 + 2)
+    of_four = torch.linspace(0, 1, 4).view(1, 4, 1, 1).expand(1, 4, 32, 32)
+    expected = torch.tensor([0, 85, 170, 255], dtype=torch.uint8).repeat_interleave(32)
+    assert torch.equal(pixel_grid(of_four), expected.expand(3, 32, 128))  # channels that are no colours, side by side
     save_grid(torch.ones(1, 1, 32, 32), tmp_path / "new" / "grid.png")
     with Image.open(tmp_path / "new" / "grid.png") as grid:
         assert grid.getpixel((16, 16)) == (255, 255, 255)

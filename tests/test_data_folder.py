@@ -152,6 +152,9 @@ def test_greys_of_32_bits_are_refused_where_16_do_not_hold_them(tmp_path):
     Image.fromarray(np.full((4, 4), 70_000, dtype=np.int32)).save(file)
     with pytest.raises(ValueError, match=r"a\.tiff .*its pixels are from 70000 to 70000, and not of 16 bits"):
         FileImages([file], torch.zeros(1), 3, 4).read(file)
+    Image.fromarray(np.full((4, 4), 255, dtype=np.int32)).save(file)
+    with pytest.raises(ValueError, match=r"a\.tiff .*its pixels take 32 bits, and would be black; save it with 8"):
+        FileImages([file], torch.zeros(1), 3, 4).read(file)
 
 
 def pipe(file):
@@ -245,6 +248,8 @@ def test_a_truncated_image_is_named(folder):
     [
         ({"root": "/no/such/folder"}, "root is /no/such/folder"),
         ({"size": 0}, "size is 0"),
+        ({"size": "16"}, "size: expected a side, or a height and a width, got '16'"),
+        ({"size": (8, 8, 3)}, r"size: expected a side, or a height and a width, got \(8, 8, 3\)"),
         ({"channels": 4}, "channels is 4"),
         ({"held_out": 1.0}, "held_out is 1"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -51,6 +51,24 @@ def test_the_posterior_score_of_gaussian_data_is_exact(operator, noise, dtype):
         torch.testing.assert_close(score.double(), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("operator", "as_real"),
+    [(torch.fft.rfft2, torch.view_as_real), (lambda x: x.mean((1, 2, 3)), lambda y: y.unsqueeze(1))],
+    ids=["complex", "number"],
+)
+def test_a_measurement_may_be_complex_or_one_number(operator, as_real):
+    data = Correlated.draw(SHAPE)
+    x, y, sigma = data.sample(5), operator(data.sample(1)), torch.tensor(0.3, dtype=torch.float64)
+    guided = posterior(data.score, operator, y, 0.1)
+    expected = posterior(data.score, lambda x: as_real(operator(x)), as_real(y), 0.1)
+    assert torch.equal(guided(x, sigma), expected(x, sigma))
+
+
+def test_a_measurement_of_what_is_missing_is_refused():
+    with pytest.raises(ValueError, match="expected a finite measurement, got NaN or infinity; leave out what is"):
+        posterior(Correlated.draw(SHAPE).score, grey, torch.tensor([1.0, torch.nan]), 0.1)
+
+
 @each_operator
 def test_autocast_is_for_the_network_alone(operator):
     """Catches products of 16 bits between the evaluations of the network, and a solver that has no such numbers."""
@@ -180,6 +198,8 @@ def test_operators_see_what_they_say():
     luma = pil_to_tensor(to_pil_image(colours[0]).convert("L")).float()
     assert (grey(colours.float()) - luma).abs().max() <= 0.51  # which Pillow rounds
     assert torch.equal(grey(x[:, :1]), x[:, :1])
+    with pytest.raises(ValueError, match=r"expected a factor of both sides, got factor=4, sides=\(4, 6\)"):
+        AveragePooling(4)(x)
     with pytest.raises(ValueError, match="expected one or three channels, got channels=2"):
         grey(x[:, :2])
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from ncsn.noise import NoNoise
@@ -96,3 +97,9 @@ def test_consistent_annealing_takes_a_step_at_the_last_level_and_denoises_it():
     (end,) = ConsistentAnnealed(epsilon=0.2)(score, x, sigma[None])
     stepped = x + 0.2 * score(x, sigma)
     torch.testing.assert_close(end, stepped + sigma**2 * score(stepped, sigma))
+
+
+def test_numbers_of_steps_may_be_integers_of_numpy():
+    steps = np.int64(2)
+    kinds = Langevin(1.0, steps), MetropolisAdjustedLangevin(1.0, steps), AnnealedLangevin(steps=steps)
+    assert [kind.steps for kind in kinds] == [2, 2, 2]

@@ -7,6 +7,7 @@ from inspect import signature
 
 import ncsn
 import ncsn.samplers
+import numpy as np
 import pytest
 import torch
 from ncsn.evaluation.report import Counter
@@ -207,6 +208,7 @@ def test_samples_on_other_levels_are_those_of_these_levels_in_any_batch_size():
     x = one.sample(5, seed=3, steps=10, sigma_max=8, sigma_min=0.1)
     assert torch.equal(x, one.sample(5, seed=3, sigmas=sigmas))
     torch.testing.assert_close(one.sample(5, 3, steps=10, sigma_max=8, sigma_min=0.1, batch_size=2), x)
+    torch.testing.assert_close(one.sample(*map(np.int64, (5, 3)), sigmas=sigmas, batch_size=np.int64(2)), x)
     assert len(one.sigmas_for(one.sampler, sigma_max=8)) == 60
     assert torch.equal(one.sigmas_for(one.sampler), one.schedule.sigmas())
     with pytest.raises(ValueError, match="steps, sigma_max and sigma_min have no effect with sigmas"):

@@ -17,7 +17,7 @@ from ncsn.noise import (
     num_levels,
     variance_ratio,
 )
-from ncsn.noise.shapes import norm_per_example
+from ncsn.noise.shapes import norm_per_example, sum_per_example
 from ncsn.noise.techniques import matched_noise
 
 KARRAS_18 = [80, 57.59, 40.79, 28.37, 19.35, 12.91, 8.40, 5.32, 3.26, 1.92]
@@ -132,6 +132,12 @@ def test_the_length_of_an_example_is_its_own_whatever_its_shape():
         x = torch.randn(shape)
         expected = torch.stack([each.flatten().norm() for each in x])
         torch.testing.assert_close(norm_per_example(x), expected.view(3, *[1] * (len(shape) - 1)))
+
+
+def test_an_empty_batch_has_no_sums_and_no_lengths():
+    x = torch.randn(0, 3, 2)
+    assert sum_per_example(x).shape == (0,)
+    assert norm_per_example(x).shape == (0, 1, 1)
 
 
 def test_impossible_distributions_are_refused():

@@ -4,6 +4,7 @@ import math
 import shutil
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -66,6 +67,9 @@ def test_philox_of_many_counters_is_that_of_each(counters, key):
 
 def test_the_words_of_a_stream_are_of_seed_index_draw_and_place():
     seed = mixed_seed(5)
+    assert seed == mixed_seed(np.int64(5)) == mixed_seed(torch.tensor(5)) != mixed_seed(5, 0)
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        mixed_seed(5.0)
     samples = Streams(5, [3, 2**33 + 7])
     samples.words(torch.empty(2, 1))
     found = samples.words(torch.empty(2, 9))

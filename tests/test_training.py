@@ -1,6 +1,7 @@
 """What does not fit together is refused before a run leaves anything behind."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,9 +9,16 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from ncsn.cli.train import settings
 from ncsn.data import Digits
+from ncsn.noise import GeometricSchedule
+from ncsn.objectives import EDMScoreMatching, Objective
+from ncsn.samplers import Heun
+from ncsn.score import EDMDenoiser
 from ncsn.training.checks import check_loss
-from ncsn.training.run import explained, report, show_logs
+from ncsn.training.module import ScoreModule
+from ncsn.training.run import build, explained, report, show_logs
+from torch import nn
 
 from test_cli import refusal, run_train
 from test_module import small_module
@@ -92,11 +100,64 @@ def test_a_trial_of_the_loss_leaves_the_dropout_of_training_on():
     assert all(part.training for part in module.modules())
 
 
+class Embedded(nn.Module):
+    """A network that takes labels from 0 alone, and gives one channel for each class."""
+
+    def __init__(self, rows: int, channels: int = 1) -> None:
+        super().__init__()
+        self.embedding, self.channels = nn.Embedding(rows, 1), channels
+
+    def forward(self, x, c_noise, label):
+        return (x + self.embedding(label).view(-1, 1, 1, 1)).expand(-1, self.channels, -1, -1)
+
+
+@dataclass(frozen=True)
+class Whole(Objective):
+    """One loss for all examples."""
+
+    def __call__(self, score, x, sigma):
+        return score(x, sigma).square().mean()
+
+
+def refused(network: nn.Module, objective: Objective, dropout: float = 0.1) -> str:
+    """The reason for which the loss of a model of the digits is refused, or nothing."""
+    schedule, names = GeometricSchedule(2.0, 0.05, 10), [str(digit) for digit in range(10)]
+    parts = EDMDenoiser(network), schedule, objective, Heun()
+    module = ScoreModule(*parts, shape=(1, 8, 8), class_names=names, label_dropout=dropout)
+    data = Digits(batch_size=64, labels=True)
+    data.setup()
+    try:
+        check_loss(module, data)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_a_trial_of_the_loss_finds_what_training_would():
+    """Catches labels of no class, losses that are not one for each example, and outputs that would broadcast."""
+    takes_all = r"model.denoiser.network: it does not take every label up to 9, and -1 for no class \(unless "
+    assert re.match(takes_all, refused(Embedded(10), EDMScoreMatching()))
+    assert refused(Embedded(10), EDMScoreMatching(), dropout=0.0) == ""
+    assert re.match(takes_all, refused(Embedded(9), EDMScoreMatching(), dropout=0.0))
+    one = "model.objective: expected a loss for each of 16 examples, got the shape ()"
+    assert refused(Embedded(10), Whole(), dropout=0.0) == one
+    keeps = r".*expected a network that keeps the shape \(16, 1, 8, 8\), got \(16, 3, 8, 8\) .Embedded."
+    assert re.match(keeps, refused(Embedded(10, 3), EDMScoreMatching(), dropout=0.0))
+
+
 def test_a_loss_without_noise_is_found_where_there_is_one(tmp_path, monkeypatch, capsys):
     # What is refused above is what has no loss, not a level of 0 as such.
     monkeypatch.chdir(tmp_path)
     run_train("--config", str(CONFIGS / "ratio_matching.yaml"), *SHORT, "--samples.count", "0")
     assert "Trained 3 steps." in capsys.readouterr().out
+
+
+def test_a_logger_has_the_name_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--name", "mine", "--trainer.accelerator", "cpu", "--trainer.logger", "CSVLogger"]
+    for more, folder in (([], "logs/mine"), (["--trainer.logger.name", "other"], "logs/other")):
+        (logger,) = build(settings([*options, *more])).trainer.loggers
+        assert logger.root_dir == folder
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ncsn.data import (
     ImageData,
     Points,
     enlarged,
+    is_visible,
     pixel_grid,
     scale_of,
     tiled,
@@ -182,13 +183,15 @@ def data_shown(model: Model, checkpoint: Path, options: Namespace) -> DataModule
         if options.data:
             raise ValueError("--data has no effect without --nearest; remove it")
         return None
+    of_python = "ncsn.load() gives the model to Python"
+    examples = f"checkpoint: {checkpoint} has examples of shape {model.shape}"
+    if not is_image and model.shape != (2,):
+        raise ValueError(f"{examples}, of which there is no image; {of_python}")
     data = data_of(checkpoint, options)
     is_shown = isinstance(data, ImageData) if is_image else isinstance(data, Points)
     if not is_shown or data.shape != model.shape:
-        raise ValueError(
-            f"checkpoint: {checkpoint} has examples of shape {model.shape}, of which there is no "
-            f"image with {type(data).__name__}; ncsn.load() gives the model to Python"
-        )
+        name = type(data).__name__
+        raise ValueError(f"{examples}, of which there is no image with {name}; {of_python}")
     data.prepare_data()
     data.setup()
     return data
@@ -200,6 +203,11 @@ def writer_for(fabric: Fabric, job: Job, options: Namespace) -> Writer:
         indices = range(options.start_index, options.start_index + len(job.order))
         return NpzWriter(fabric, options.out, indices, job.model.shape)
     if options.kind == "folder":
+        if not is_visible(job.model.shape):
+            raise ValueError(
+                f"--out: a sample of {job.model.shape[0]} channels is not written as PNG; give "
+                "--out NAME.npz"
+            )
         return FolderWriter(fabric, options.out, job.order, drawn_with(job, options))
     return Collector(fabric)
 

@@ -8,7 +8,7 @@ The order of the training examples depends on (seed, epoch) alone.
 from ncsn.data.examples import Examples
 from ncsn.data.folder import FileImages, ImageFolder, same_images, upright
 from ncsn.data.module import DataModule, ImageData
-from ncsn.data.pixels import enlarged, pixel_grid, scale_of, tiled, to_pixels, to_unit
+from ncsn.data.pixels import enlarged, is_visible, pixel_grid, scale_of, tiled, to_pixels, to_unit
 from ncsn.data.points import Points
 from ncsn.data.sets import CIFAR10, MNIST, BinaryDigits, Digits, FashionMNIST
 
@@ -25,6 +25,7 @@ __all__ = [
     "ImageFolder",
     "Points",
     "enlarged",
+    "is_visible",
     "pixel_grid",
     "same_images",
     "scale_of",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
+from operator import index
 from pathlib import Path
 from typing import NoReturn
 
@@ -264,7 +265,11 @@ def upright(file: Path, mode: str = "RGB") -> Image.Image:
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
     """Return the height and width of a size, which may be the side of a square."""
-    height, width = (size, size) if isinstance(size, int) else size
+    try:
+        height, width = map(index, size if isinstance(size, Sequence) else (size, size))
+    except (TypeError, ValueError) as error:
+        expected = "a side, or a height and a width"
+        raise ValueError(f"size: expected {expected}, got {size!r} (ImageFolder)") from error
     return height, width
 
 
@@ -277,6 +282,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
     greys = np.asarray(image)
     if greys.min() < 0 or greys.max() > 65535:
         raise ValueError(f"its pixels are from {greys.min()} to {greys.max()}, and not of 16 bits")
+    if image.mode == "I" and 0 < greys.max() < 256:
+        raise ValueError("its pixels take 32 bits, and would be black; save it with 8 bits")
     transparent = greys == image.info.get("transparency", -1)
     return Image.fromarray(np.where(transparent, 255, greys // 257).astype(np.uint8))
 

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-__all__ = ["enlarged", "pixel_grid", "scale_of", "tiled", "to_pixels", "to_unit"]
+__all__ = ["enlarged", "is_visible", "pixel_grid", "scale_of", "tiled", "to_pixels", "to_unit"]
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -21,9 +21,20 @@ def to_pixels(x: Tensor) -> Tensor:
 
 
 def enlarged(pixels: Tensor, scale: int | None = None) -> Tensor:
-    """Repeat each pixel (..., H, W) `scale` times per side; by default to about 32."""
+    """Return visible pixels (..., C, H, W), each repeated `scale` times per side.
+
+    By default a side has about 32 in the end. Channels that are neither grey nor RGB are
+    shown side by side.
+    """
     scale = scale or scale_of(pixels.shape)
+    if not is_visible(pixels.shape):
+        pixels = torch.cat(pixels.unbind(-3), -1).unsqueeze(-3)
     return pixels.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+
+def is_visible(shape: Sequence[int]) -> bool:
+    """Return True if images (..., C, H, W) are grey or RGB."""
+    return shape[-3] in (1, 3)
 
 
 def scale_of(shape: Sequence[int]) -> int:

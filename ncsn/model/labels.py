@@ -4,7 +4,7 @@ If nothing is asked, every class has its turn: sample i is of class i mod K. A n
 learns "no class", the label -1, only if labels were dropped in training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TypeAlias
@@ -15,10 +15,10 @@ from torch import Tensor
 from ncsn.model.names import did_you_mean
 from ncsn.networks.layers import NO_LABEL
 
-__all__ = ["ALL", "NONE", "Label", "Labels", "numbered_names"]
+__all__ = ["ALL", "NONE", "NO_LABEL", "Label", "Labels", "numbered_names"]
 
-# The classes (B,) of a batch, or the number or name of one class, "all" or "none".
-Label: TypeAlias = Tensor | int | str | None
+# The class of each example of a batch, or the number or name of one class, "all" or "none".
+Label: TypeAlias = Tensor | Sequence[int | str] | int | str | None
 ALL, NONE = "all", "none"  # every class in its turn; no class
 MOST_SHOWN = 20  # classes in one line
 
@@ -39,12 +39,15 @@ class Labels:
         """Return the classes (B,) of the samples `indices`; None for a model without labels.
 
         Args:
-            label: classes (B,), -1 for none; or "all" for each in its turn, the default;
-                or, for all samples, the number or the name of a class, or "none".
+            label: classes (B,), -1 for none, or the names of B classes; or "all" for each in
+                its turn, the default; or, for all samples, the number or the name of a class,
+                or "none".
 
         Raises:
             ValueError: if the model does not have these classes.
         """
+        if isinstance(label, Iterable) and not isinstance(label, (str, Tensor)):
+            label = torch.tensor([self.number(each) for each in label])
         if isinstance(label, Tensor):
             return self.checked(label, len(indices))
         if self.names and label in (None, ALL):

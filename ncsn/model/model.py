@@ -11,6 +11,7 @@ Shapes: x (B, *shape) on the model's device, sigma a number or (B, 1, ..., 1), l
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import index
 from typing import Any
 
 import torch
@@ -270,8 +271,7 @@ class Model(nn.Module):
         depends on (seed, index) alone, for any `count` and `batch_size`.
 
         Args:
-            count: the number of samples.
-            seed: the seed.
+            count, seed: the number of samples, and their seed.
             label, sampler, sigmas, guide: as for `trajectory`.
             steps, sigma_max, sigma_min: other noise levels, as for `sigmas_for`.
             guidance: the weight of classifier-free guidance, in place of `guide`.
@@ -282,7 +282,7 @@ class Model(nn.Module):
                 below 1.
             FloatingPointError, TypeError: as `trajectory`.
         """
-        size = count if batch_size is None else batch_size
+        size = index(count if batch_size is None else batch_size)
         if min(count, size) < 1:
             raise ValueError(f"expected count and batch_size of at least 1, got {count}, {size}")
         sampler = self._sampler(sampler)

@@ -7,6 +7,7 @@ the kind of devices. Outside of it, the noise is that of torch's own generator.
 """
 
 import math
+import operator
 import random
 import warnings
 from collections.abc import Iterable
@@ -172,5 +173,10 @@ def finest_dtype(device: torch.device) -> torch.dtype:
 
 
 def mixed_seed(*numbers: int) -> int:
-    """Return a seed of 63 bits that depends on all of the numbers, and hides their pattern."""
-    return random.Random(repr(numbers)).getrandbits(63)
+    """Return a seed of 63 bits that depends on all of the integers, and hides their pattern.
+
+    Raises:
+        TypeError: if one is not an integer, of Python or another library.
+    """
+    plain = tuple(int(operator.index(number)) for number in numbers)
+    return random.Random(repr(plain)).getrandbits(63)

@@ -24,7 +24,7 @@ def rademacher(x: Tensor) -> Tensor:
 def sphere(x: Tensor) -> Tensor:
     """Return directions uniform on the sphere of radius sqrt(d), of the shape of `x`."""
     v = normal(x)
-    return math.sqrt(x[0].numel()) * v / norm_per_example(v)
+    return math.sqrt(math.prod(x.shape[1:])) * v / norm_per_example(v)
 
 
 PROJECTIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class Gibbs(Sampler):
     sweeps: int
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.sweeps, int) and 1 <= self.sweeps <= MAX_STEPS
+        whole = isinstance(self.sweeps, Integral) and 1 <= self.sweeps <= MAX_STEPS
         expect(f"an integer sweeps from 1 to {MAX_STEPS:,}", whole, self, sweeps=self.sweeps)
 
     def of(self, model: ScoreModel, label: Tensor | None = None) -> Score:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -224,5 +225,5 @@ def check_numbers(sampler: Sampler, epsilon: float | str, steps: int = 1) -> Non
     """Refuse a step size or a number of steps that is not positive."""
     positive = not isinstance(epsilon, str) and 0 < epsilon < math.inf
     expect("epsilon > 0", positive, sampler, epsilon=epsilon)
-    whole = isinstance(steps, int) and 1 <= steps <= MAX_STEPS
+    whole = isinstance(steps, Integral) and 1 <= steps <= MAX_STEPS
     expect(f"an integer steps from 1 to {MAX_STEPS:,}", whole, sampler, steps=steps)

@@ -31,11 +31,18 @@ class Denoiser(ScoreModel):
         """Return c_skip, c_out, c_in and c_noise at noise level `sigma`, each of its shape."""
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the denoised example D(x, sigma), of the shape and dtype of `x`."""
+        """Return the denoised example D(x, sigma), of the shape and dtype of `x`.
+
+        Raises:
+            ValueError: if the network does not keep the shape of `x`.
+        """
         sigma = torch.as_tensor(sigma).to(x)
         c_skip, c_out, c_in, c_noise = self.scalings(sigma)
         weight = next(self.network.parameters(), x)  # of a lower precision after `half()`
         f = self.network((c_in * x).to(weight.dtype), c_noise.to(weight.dtype), label)
+        if f.shape != x.shape:  # it might broadcast
+            shapes = f"{tuple(x.shape)}, got {tuple(f.shape)} ({type(self.network).__name__})"
+            raise ValueError(f"expected a network that keeps the shape {shapes}")
         denoised: Tensor = c_skip * x + c_out * f.to(x.dtype)
         return denoised
 

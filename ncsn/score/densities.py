@@ -73,9 +73,8 @@ class GaussianMixture(Density):
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
         difference, variance = self._offsets(x, sigma)
         responsibility = self._log_joint(difference, variance).softmax(dim=1)
-        return (
-            responsibility.reshape(len(x), -1, *[1] * (x.ndim - 1)) * difference / variance
-        ).sum(1)
+        share = responsibility.reshape(*responsibility.shape, *[1] * (x.ndim - 1))
+        return (share * difference / variance).sum(1)
 
     def clean(self, n: int) -> Tensor:
         component = torch.multinomial(self.log_weights.exp(), n, replacement=True)

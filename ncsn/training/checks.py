@@ -16,6 +16,7 @@ from torch import nn
 from ncsn.data import DataModule
 from ncsn.data.module import limited
 from ncsn.model.classes import ALL_ROOMS, classes
+from ncsn.model.labels import NO_LABEL
 from ncsn.model.names import closest, did_you_mean
 from ncsn.objectives import Weighted
 from ncsn.training.hints import meant
@@ -179,15 +180,27 @@ def check_loss(model: ScoreModule, data: DataModule) -> None:
     if model.objective.binary_data and not ((x == 0) | (x == 1)).all():
         name = type(model.objective).__name__
         raise ValueError(f"model.objective: {name} expects data of zeros and ones (data)")
+    if label is not None and model.label_dropout:
+        label = label.index_fill(0, torch.tensor([0]), NO_LABEL)
     model.eval()  # a trial changes no running statistics
     try:
         with torch.random.fork_rng([]), torch.no_grad():  # the model is on the CPU
             sigma = model.schedule.sample(x)
             losses = model.losses(x, sigma, label)
+    except IndexError as error:
+        raise ValueError(
+            f"model.denoiser.network: it does not take every label up to {data.classes - 1}, and "
+            f"{NO_LABEL} for no class (unless model.label_dropout is 0): {error}"
+        ) from error
     except (ValueError, RuntimeError) as error:
         data_shape = f"this data, examples of shape {model.shape}"
         raise ValueError(f"model: it has no loss on {data_shape}: {error}") from error
     model.train()
+    if losses.shape != (len(x),):
+        raise ValueError(
+            f"model.objective: expected a loss for each of {len(x)} examples, got the shape "
+            f"{tuple(losses.shape)}"
+        )
     if not losses.isfinite().all():
         found = losses[:2].tolist()
         raise ValueError(

@@ -223,6 +223,9 @@ def make_trainer(
     if config.trainer.logger in (None, True):
         logger = TensorBoardLogger("logs", config.name, default_hp_metric=False, flush_secs=30)
         given["logger"] = logger
+    for logger in as_list(given["logger"]):
+        if isinstance(logger, (TensorBoardLogger, CSVLogger)) and logger.name == "lightning_logs":
+            logger._name = config.name
     # SampleGrid and SampleQuality need the averaged weights, which EMA holds in place until its
     # own hook runs after theirs.
     given["callbacks"] = [

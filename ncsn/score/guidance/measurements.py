@@ -44,24 +44,35 @@ def posterior(
     Args:
         score: the score of the data, differentiable in x.
         operator: A, linear.
-        measurement: y, which broadcasts to A x.
-        noise: the standard deviation of the noise of the measurement.
+        measurement: y, which broadcasts to A x; both may be complex.
+        noise: the standard deviation of the noise of the measurement, and of both parts of complex
+            numbers.
         iterations: the dimension of the Krylov space. As many as there are measured numbers solve
             the system exactly; far fewer do, because the next noise level corrects the rest.
 
     Raises:
-        ValueError: if `noise` is not positive, or `iterations` is not an integer from 1.
+        ValueError: if `noise` is not positive, `iterations` is not an integer from 1, or the
+            measurement, on a CPU, is not finite.
     """
     expect("noise > 0", 0 < noise < math.inf, "posterior", noise=noise)
     holds = isinstance(iterations, Integral) and iterations >= 1
     expect("an integer iterations >= 1", holds, "posterior", iterations=iterations)
+    # Reading a value makes a GPU wait.
+    if measurement.device.type == "cpu" and not measurement.isfinite().all():
+        raise ValueError(
+            "expected a finite measurement, got NaN or infinity; leave out what is missing with Mask "
+            "(posterior)"
+        )
+
+    def measured(x: Tensor) -> Tensor:
+        return real(operator(x))
 
     def given_measurement(x: Tensor, sigma: Tensor) -> Tensor:
         sigma = torch.as_tensor(sigma).to(x)
         prior, pull_back = torch.func.vjp(lambda x: score(x, sigma), x)[:2]
         with without_autocast(x.device):  # only the network runs in 16 bits
-            predicted, transpose = torch.func.vjp(operator, x + sigma**2 * prior)[:2]
-            residual = measurement.to(x) - predicted
+            predicted, transpose = torch.func.vjp(measured, x + sigma**2 * prior)[:2]
+            residual = real(measurement).to(x) - predicted
 
             def gradient(v: Tensor) -> Tensor:
                 """Return J^T A^T v."""
@@ -70,11 +81,11 @@ def posterior(
                 return product
 
             # Arnoldi's method: (B, M, k) and (B, D, k), a column for each dimension of the space.
-            basis = unit(residual.flatten(1).unsqueeze(2))
+            basis = unit(column(residual))
             gradients, images = [], []
             for _ in range(min(iterations, basis.shape[1])):
                 gradients.append(gradient(basis[..., -1].reshape(residual.shape)))
-                image = operator(sigma**2 * gradients[-1]).flatten(1).unsqueeze(2)
+                image = column(measured(sigma**2 * gradients[-1]))
                 images.append(image)
                 new = image - basis @ (basis.mT @ image)
                 new = new - basis @ (basis.mT @ new)  # once leaves rounding errors
@@ -84,7 +95,7 @@ def posterior(
             variance, axes = torch.linalg.eigh((projected + projected.mT) / 2)
             along = along @ axes
             least = (sigma**2).reshape(-1, 1) * along.square().sum(1)
-            weight = (basis @ axes).mT @ residual.flatten(1).unsqueeze(2)
+            weight = (basis @ axes).mT @ column(residual)
             weight = weight / (torch.maximum(variance, least) + noise**2).unsqueeze(2)
             guided: Tensor = prior + (along @ weight).view_as(prior)
             return guided
@@ -97,6 +108,16 @@ def adjoint(operator: LinearOperator, y: Tensor, x: Tensor) -> Tensor:
     transpose = torch.func.vjp(operator, x)[1]
     pulled: Tensor = transpose(y)[0]
     return pulled
+
+
+def real(y: Tensor) -> Tensor:
+    """Return `y`, with the parts of complex numbers in a further dimension."""
+    return torch.view_as_real(y) if y.is_complex() else y
+
+
+def column(y: Tensor) -> Tensor:
+    """Return all numbers of each example of `y` (B, ...) as a column, (B, M, 1)."""
+    return y.reshape(len(y), math.prod(y.shape[1:]), 1)
 
 
 def unit(v: Tensor, of: Tensor | None = None) -> Tensor:

@@ -39,7 +39,8 @@ class AveragePooling:
     """The means of `factor` by `factor` pixels, (B, ..., H / factor, W / factor), to upscale.
 
     Raises:
-        ValueError: if `factor` is not an integer from 1.
+        ValueError: if `factor` is not an integer from 1; when called, if it does not divide both
+            sides of x.
     """
 
     factor: int
@@ -50,6 +51,8 @@ class AveragePooling:
 
     def __call__(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
+        divides = height % self.factor == width % self.factor == 0
+        expect("a factor of both sides", divides, self, factor=self.factor, sides=(height, width))
         rows, columns = height // self.factor, width // self.factor
         squares = x.reshape(*x.shape[:-2], rows, self.factor, columns, self.factor)
         return squares.mean((-3, -1))

@@ -86,9 +86,11 @@ class EMA(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        names = dict(pl_module.named_parameters())
+        other_of = dict(zip(pl_module.parameters(), self.average, strict=True))
+        # A weight that two modules share has a name in each.
+        names = pl_module.named_parameters(remove_duplicate=False)
         present = checkpoint["state_dict"]
-        other = {**present, **dict(zip(names, self.average, strict=True))}
+        other = {**present, **{name: other_of[weight] for name, weight in names}}
         average, current = (present, other) if self.swapped else (other, present)
         checkpoint |= {"state_dict": average, "current_model_state": current, "averaging_state": {}}
 
