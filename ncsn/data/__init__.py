@@ -1,7 +1,9 @@
 """Data: images, or points of a density, as tensors.
 
 Batches of images are `(x, label)`: x (B, C, H, W) is float in [0, 1], label (B,) is
-integer, or None if `labels=False`. Scaling, flips and dequantisation run on the device.
+integer, or None if `labels=False`. Scaling, flips and dequantisation run on the device:
+without a Trainer, a loader gives pixels from 0 to 255 and all labels, of which
+`on_after_batch_transfer(batch, 0)` makes such a batch.
 The order of the training examples depends on (seed, epoch) alone.
 """
 
