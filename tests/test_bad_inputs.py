@@ -115,6 +115,7 @@ OPTIONS = {
     "no name": (["--name", ""], "name: ''"),
     "the name of the folder above": (["--name", ".."], r"name: '\.\.' is not the name of a folder"),
     "99 devices": (["--trainer.devices", "99", "--trainer.strategy", "ddp"], r"devices: expected at most \d+ .* 99"),
+    "forked processes": (["--trainer.strategy", "ddp_fork"], "trainer.strategy: ddp_fork would train in .*; take ddp"),
     "machines that were not started": (["--trainer.num_nodes", "3"], "num_nodes: 3 machines, .* torchrun or srun"),
     "a decay of 1": (["--ema.decay", "1"], "decay=1"),
 }

@@ -108,6 +108,15 @@ def test_a_shared_weight_is_averaged_and_saved_under_each_of_its_names(tmp_path)
         torch.testing.assert_close(resumed["state_dict"][name], weight)
 
 
+def test_a_file_is_validated_with_its_average_which_the_next_file_holds(tmp_path):
+    trainer, module = fit(tmp_path, EMA(0.9), Checkpoint(tmp_path, every=5), steps=5)
+    average = saved(tmp_path / "step=5.ckpt", "state_dict")
+    trainer.validate(module, Digits(), ckpt_path=tmp_path / "step=5.ckpt", weights_only=True, verbose=False)
+    assert torch.equal(weights(module), average)
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    assert torch.equal(saved(tmp_path / "after.ckpt", "state_dict"), average)
+
+
 @pytest.mark.parametrize(("decay", "steps"), [(0.2, 7), (0.999, 7), (0.99, 55)])
 def test_ema_is_the_moving_average_and_is_what_a_checkpoint_holds(tmp_path, decay, steps):
     copies = Copies()

@@ -172,8 +172,8 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
         ),
         (lambda content: content["state_dict"].popitem(), "is of another network: its .* is missing"),
         (
-            lambda content: content["state_dict"].update(extra=torch.ones(1)),
-            "its 'extra' is \\(1,\\), here it is missing",
+            lambda content: content["state_dict"].update({"denoiser.extra": torch.ones(1)}),
+            "its 'denoiser.extra' is \\(1,\\), here it is missing",
         ),
     ],
 )

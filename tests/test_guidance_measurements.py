@@ -64,6 +64,17 @@ def test_a_measurement_may_be_complex_or_one_number(operator, as_real):
     assert torch.equal(guided(x, sigma), expected(x, sigma))
 
 
+def test_two_measurements_may_follow_one_another():
+    """Catches a derivative of 0/0 where fewer dimensions are measured than the Krylov space has."""
+    data, sigma = Correlated.draw(SHAPE), torch.tensor(0.3, dtype=torch.float64)
+    x, y = data.sample(5), data.sample(1)
+    total = lambda x: x.sum((1, 2, 3), keepdim=True)  # noqa: E731
+    first = posterior(data.score, total, total(y), 0.1)
+    both = posterior(first, grey, grey(y), 0.1, iterations=14)(x, sigma)
+    expected = data.given(total, total(y), 0.1).given(grey, grey(y), 0.1).score(x, sigma)
+    torch.testing.assert_close(both, expected)
+
+
 def test_a_measurement_of_what_is_missing_is_refused():
     with pytest.raises(ValueError, match="expected a finite measurement, got NaN or infinity; leave out what is"):
         posterior(Correlated.draw(SHAPE).score, grey, torch.tensor([1.0, torch.nan]), 0.1)

@@ -23,6 +23,7 @@ from ncsn.training.callbacks import EMA, Checkpoint
 from ncsn.training.checkpoint_io import DurableCheckpointIO
 from ncsn.training.module import ScoreModule, gradient_norm, mixed_seed
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from test_networks import shaken
@@ -142,6 +143,49 @@ def test_the_learning_rate_cools_down_at_the_end_of_the_run(tmp_path, length):
     module.on_train_batch_start = lambda *_: rates.append(module.optimizers().param_groups[0]["lr"])
     small_trainer(tmp_path, **length).fit(module, Digits())
     assert rates == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
+
+
+def test_a_second_fit_has_a_schedule_of_its_own(tmp_path):
+    module = small_module(warmup=1, cooldown=2, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+    rates = []
+    module.on_train_batch_start = lambda *_: rates.append(module.optimizers().param_groups[0]["lr"])
+    trainer = small_trainer(tmp_path, max_steps=4)
+    trainer.fit(module, Digits())
+    trainer.fit_loop.epoch_loop.max_steps = 9
+    trainer.fit(module, Digits())
+    assert rates == pytest.approx([0.5, 1.0, 2 / 3, 1 / 3, 0.5, 1.0, 1.0, 2 / 3, 1 / 3])
+
+
+class Decaying(ScoreModule):
+    """A subclass with a schedule of its own for two groups of parameters."""
+
+    def configure_optimizers(self):
+        first, *others = self.parameters()
+        optimizer = torch.optim.SGD([{"params": [first], "lr": 0.1}, {"params": others}], lr=0.01)
+        schedule = LambdaLR(optimizer, lambda step: 1 / (1 + step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def test_the_schedule_of_a_subclass_is_left_alone(tmp_path):
+    module, rates = small_module(kind=Decaying), []
+    module.on_train_batch_start = lambda *_: rates.append([g["lr"] for g in module.optimizers().param_groups])
+    small_trainer(tmp_path, max_steps=3).fit(module, Digits())
+    assert rates == [pytest.approx([0.1 / n, 0.01 / n]) for n in (1, 2, 3)]
+
+
+def test_a_run_of_lightning_s_own_is_resumed_at_the_end_of_an_epoch(tmp_path):
+    loader = DataLoader(TensorDataset(torch.rand(40, 1, 8, 8)), batch_size=10)
+    trainer = small_trainer(tmp_path, max_steps=8, plugins=[DurableCheckpointIO()])
+    trainer.fit(small_module(), loader)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = small_trainer(tmp_path, max_steps=10)
+    resumed.fit(small_module(), loader, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert resumed.global_step == 10
+
+
+def test_few_batches_for_overfitting_are_refused_because_they_would_be_single_images(tmp_path):
+    with pytest.raises(ValueError, match="overfit_batches: train on a folder of a few images instead"):
+        small_trainer(tmp_path, overfit_batches=2).fit(small_module(), Digits())
 
 
 @pytest.mark.parametrize(
@@ -372,6 +416,28 @@ def test_a_subclass_keeps_its_own_arguments_and_its_model_is_loaded(tmp_path):
     loaded = Scaled.load_from_checkpoint(file)
     assert (loaded.scale, loaded.after) == (0.5, None)
     assert Scaled.load_from_checkpoint(file, scale=2.0).scale == 2.0
+
+
+class Whole(ScoreModule):
+    """A subclass that makes its parts, and has weights beside the denoiser's."""
+
+    def __init__(self, width: int = 8):
+        super().__init__(
+            NCSNDenoiser(UNet(1, width=width, multipliers=(1,), blocks=1)),
+            GeometricSchedule(2.0, 0.05, 10),
+            DenoisingScoreMatching(),
+            DPMSolver(),
+            shape=(1, 8, 8),
+        )
+        self.head = nn.Linear(width, 1)
+        self.save_hyperparameters()
+
+
+def test_a_subclass_may_make_its_parts_and_have_further_weights(tmp_path):
+    module = Whole(width=12)
+    file = saved(module, tmp_path, plugins=[DurableCheckpointIO()])
+    assert is_same(module, Whole.load_from_checkpoint(file))
+    assert is_same(module.denoiser, load(file).denoiser)
 
 
 @pytest.mark.parametrize("batch", [lambda x, y: x, lambda x, y: (x,), lambda x, y: [x, y], lambda x, y: (x, None)])

@@ -64,11 +64,24 @@ def test_whoever_starts_them_two_processes_train_the_same(tmp_path, monkeypatch)
         folder.mkdir()
         monkeypatch.chdir(folder)
         Path("small.yaml").write_text(SMALL)
-        assert start().count("Trained 7 steps.") == 1
+        written = start()
+        assert written.count("Trained 7 steps.") == written.count("step 7 of 7") == 1, written
         weights.append(checkpoint_file.read("checkpoints/run/step=7.ckpt")["state_dict"])
     for others in weights[1:]:
         assert others.keys() == weights[0].keys()
         assert all(torch.equal(weight, others[name]) for name, weight in weights[0].items())
+
+
+@pytest.mark.slow
+def test_what_the_first_process_refuses_ends_the_others_too(here):
+    Path("small.yaml").write_text(SMALL)
+    options = ["--trainer.num_nodes", "2", "--trainer.devices", "1", "--data.batch_size", "900"]
+    command = [*NCSN, *training("run", *options)]
+    processes = [started(*command, **SLURM, SLURM_PROCID=rank, SLURM_NODEID=rank) for rank in "01"]
+    written = "".join(process.communicate(timeout=60)[0] for process in processes)
+    assert [process.returncode for process in processes] == [2, 2]
+    assert written.count("error: ") == 1, written
+    assert "batch_size is 900, and must be at most the number of training examples on each of 2 devices" in written
 
 
 @pytest.mark.slow

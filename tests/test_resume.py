@@ -76,6 +76,7 @@ def test_a_validation_that_is_due_at_the_step_is_run_again(tmp_path, epochs, sto
         ("precision", "bf16", "bf16-mixed"),
         ("gradient_clip_algorithm", None, "norm"),
         ("gradient_clip_val", None, 0.0),
+        ("limit_train_batches", None, 1.0),
     ],
 )
 def test_a_setting_that_is_written_otherwise_is_the_same(name, value, same):
@@ -84,6 +85,15 @@ def test_a_setting_that_is_written_otherwise_is_the_same(name, value, same):
         for each in (value, same)
     )
     assert check_resumed(now, {"run": then}, "a.ckpt") == check_resumed(then, {"run": now}, "a.ckpt") == []
+
+
+def test_one_batch_is_not_all_of_them():
+    then, now = (
+        {"config": {"trainer": {"limit_train_batches": each}}, "devices": 1, "fingerprint": "0" * 64, "classes": []}
+        for each in (1.0, 1)
+    )
+    with pytest.raises(ValueError, match=r"trainer.limit_train_batches: 1, but 1\.0 in a\.ckpt"):
+        check_resumed(now, {"run": then}, "a.ckpt")
 
 
 @pytest.mark.parametrize("key", ["model.augment", "ema.decay", "trainer.precision", "trainer.gradient_clip_val"])

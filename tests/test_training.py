@@ -16,8 +16,9 @@ from ncsn.objectives import EDMScoreMatching, Objective
 from ncsn.samplers import Heun
 from ncsn.score import EDMDenoiser
 from ncsn.training.checks import check_loss
+from ncsn.training.failures import explained
 from ncsn.training.module import ScoreModule
-from ncsn.training.run import build, explained, report, show_logs
+from ncsn.training.run import build, report, show_logs
 from torch import nn
 
 from test_cli import refusal, run_train
@@ -173,11 +174,27 @@ def test_a_logger_has_the_name_of_the_run(tmp_path, monkeypatch):
 )
 def test_an_error_of_ones_own_code_is_not_blamed_on_the_trainer(folder, began, kind, message):
     """Also of code in a folder named as the library: a wrong setting is told in one line, without the traceback."""
-    run = SimpleNamespace(stop=SimpleNamespace(began=began), resumed_from=None)
+    run = SimpleNamespace(stop=SimpleNamespace(began=began), resumed_from=None, trainer=SimpleNamespace(world_size=1))
     with pytest.raises(ValueError, match="wrong") as raised:
         exec(compile("raise ValueError('wrong')", folder / "mine.py", "exec"))
     found = explained(run, raised.value)
     assert (type(found), str(found)) == (kind, message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.distributed.DistNetworkError("The client socket has failed to connect"),
+        RuntimeError("[pair.cc:545] Read error [127.0.0.1]:9: Connection reset by peer"),
+    ],
+)
+def test_a_process_that_is_lost_is_no_setting_and_no_bug(error):
+    run = SimpleNamespace(stop=SimpleNamespace(began=True), resumed_from="a", trainer=SimpleNamespace(world_size=2))
+    with pytest.raises(RuntimeError) as raised:
+        raise error
+    found = explained(run, raised.value)
+    assert type(found) is OSError
+    assert str(found).startswith("another process of the run has ended; go on with --ckpt_path last (")
 
 
 def test_only_logs_of_tensorboard_are_opened_by_it(capsys):

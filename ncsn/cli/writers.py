@@ -198,6 +198,7 @@ class Collector(Writer):
 
     def write(self, indices: Sequence[int], x: Tensor) -> None:
         """Keep a batch."""
+        exit_if_orphaned(self.fabric.local_rank)
         self.kept.append((indices, x.cpu()))
 
     def finish(self) -> None:

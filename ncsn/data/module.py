@@ -90,6 +90,8 @@ class DataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
+        if getattr(self.trainer, "overfit_batches", 0):  # Lightning would replace `Batches`
+            raise ValueError("trainer.overfit_batches: train on a folder of a few images instead")
         self.splits = self.load()
         self.check_share(self.trainer.world_size if self.trainer else 1)
 

@@ -7,6 +7,7 @@ The settings are not trusted. All of them are checked before anything is built
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -39,6 +40,7 @@ __all__ = [
 Values = dict[str, Any]  # settings, plans or weights by name
 Module = TypeVar("Module", bound=nn.Module)
 
+DENOISER = PARTS[0]
 MAX_NUMBERS = 2_000_000_000  # elements in the parameters of a network
 NOT_BUILT = ("_instantiator", "optimizer", "weights")  # settings that no loading needs
 OF_SUBCLASS = "subclass_parameters"  # entry of a checkpoint: what a subclass adds
@@ -59,7 +61,10 @@ def rebuilt_model(content: Values, path: str | Path, trust: Names = ()) -> Model
             known[PRECISION] = fitted(content[PRECISION], str, PRECISION, trust)
         if objective is not None:
             plans["gaussian_noise"] = build(objective).gaussian_noise
-    return built(Model, plans, content["state_dict"], path, settings=known)
+    weights = content["state_dict"]
+    if OF_SUBCLASS in content:  # a checkpoint of training
+        weights = of_denoiser(weights)
+    return built(Model, plans, weights, path, settings=known)
 
 
 def rebuilt_module(
@@ -73,7 +78,11 @@ def rebuilt_module(
     settings = without(content["hyper_parameters"], (*NOT_BUILT, *parts))
     with settings_errors(path, settings, trust):
         settings |= without(content.get(OF_SUBCLASS, {}), (*NOT_BUILT, *parts))
-        check_parts({**settings, **parts})
+        taken = signature(kind).parameters
+        if not any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+            settings = {name: settings[name] for name in settings if name in taken}
+        if DENOISER in {*taken, *settings}:  # a subclass may make its own
+            check_parts({**settings, **parts})
         plans = plan_arguments(kind, plain(settings), "", trust, parts)
     return built(kind, plans, content["state_dict"], path, **parts)
 
@@ -82,17 +91,22 @@ def built(
     kind: type[Module], plans: Values, weights: Values, path: str | Path, **given: Any
 ) -> Module:
     """Build a module from planned and from given arguments, and load its weights."""
-    if "denoiser" in plans:
+    if DENOISER in plans:
         # Build it without memory first: settings may claim a network that no memory
         # holds, or that takes days to build.
         with settings_errors(path), torch.device("meta"), at_most_parameters(4 * len(weights)):
-            denoiser = build(plans["denoiser"])
-        check_weights(nn.ModuleDict({"denoiser": denoiser}), weights, path)
+            denoiser = build(plans[DENOISER])
+        check_weights(nn.ModuleDict({DENOISER: denoiser}), of_denoiser(weights), path)
     with settings_errors(path):
         module = kind(**{name: build(plan) for name, plan in plans.items()}, **given)
     check_weights(module, weights, path)
     module.load_state_dict(weights)
     return module
+
+
+def of_denoiser(weights: Values) -> Values:
+    """Return the weights of the denoiser, without those that a subclass adds to a module."""
+    return {name: weights[name] for name in weights if name.startswith(f"{DENOISER}.")}
 
 
 def rebuilt_data(settings: object, path: str | Path, trust: Names = ()) -> "DataModule":

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["norm_per_example", "per_example", "sum_per_example"]
+__all__ = ["norm_per_example", "per_example", "rows", "sum_per_example"]
 
 
 def per_example(x: Tensor) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ncsn.noise.shapes import rows
 from ncsn.objectives.objective import Objective
 from ncsn.score import Score, ScoreModel, log_prob_of
 
@@ -45,9 +46,7 @@ class PseudoLikelihood(BinaryObjective):
 def log_ratios(log_prob: Score, x: Tensor, sigma: Tensor) -> Tensor:
     """Return log p(x) - log p(x with bit i flipped), shape (B, d)."""
     dimension = x[0].numel()
-    flat = x.flatten(1).unsqueeze(1)
-    flipped = (
-        (flat - torch.eye(dimension, dtype=x.dtype, device=x.device)).abs().view(-1, *x.shape[1:])
-    )
+    bits = torch.eye(dimension, dtype=x.dtype, device=x.device)
+    flipped = (rows(x).unsqueeze(1) - bits).abs().reshape(-1, *x.shape[1:])
     levels = sigma.repeat_interleave(dimension, 0) if sigma.ndim else sigma
     return log_prob(x, sigma).unsqueeze(1) - log_prob(flipped, levels).view(-1, dimension)

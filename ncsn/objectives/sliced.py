@@ -44,7 +44,7 @@ class SlicedScoreMatching(Objective):
         if self.variance_reduced:
             squares = sum_per_example(psi.square())
         else:
-            squares = (directions * psi).flatten(2).sum(2).square()
+            squares = torch.stack([sum_per_example(v * psi) for v in directions]).square()
         return (forms + squares / 2).mean(0)
 
     def along(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ncsn.noise.checks import expect
+from ncsn.noise.shapes import rows, sum_per_example
 from ncsn.score.precision import without_autocast
 
 __all__ = ["Density", "Gaussian", "GaussianMixture", "HyperCubeWindow", "ParzenWindow"]
@@ -93,7 +94,8 @@ class GaussianMixture(Density):
     def _log_joint(self, difference: Tensor, variance: Tensor) -> Tensor:
         """Return log w_k N(x; mean_k, std_k^2 + sigma^2), shape (B, K)."""
         log_normal = -(difference**2 / variance + (2 * math.pi * variance).log()) / 2
-        return self.log_weights.to(difference) + log_normal.flatten(2).sum(2)
+        each = sum_per_example(log_normal.flatten(0, 1)).view(log_normal.shape[:2])
+        return self.log_weights.to(difference) + each
 
 
 class Gaussian(GaussianMixture):
@@ -140,7 +142,7 @@ class ParzenWindow(Density):
         # largest exponent so far.
         largest = torch.full((len(x),), -math.inf).to(x)
         total = torch.zeros_like(largest)
-        pulled = torch.zeros_like(x).flatten(1)
+        pulled = torch.zeros_like(rows(x))
         for data, exponents in self._exponents(x, sigma.reshape(-1)):
             above = torch.maximum(largest, exponents.max(1).values)
             shrink, weights = (largest - above).exp(), (exponents - above.unsqueeze(1)).exp()
@@ -156,10 +158,10 @@ class ParzenWindow(Density):
     def _exponents(self, x: Tensor, width: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each chunk of the data, flat, and -||x - x_i||^2 / (2 sigma^2), (B, chunk)."""
         _check_shapes(x, self.data)
-        for part in torch.split(self.data.flatten(1), self.chunk):
+        for part in torch.split(rows(self.data), self.chunk):
             data = part.to(x)
             # Matrix products would be faster, and wrong in float32 if sigma is small.
-            distance = torch.cdist(x.flatten(1), data, compute_mode="donot_use_mm_for_euclid_dist")
+            distance = torch.cdist(rows(x), data, compute_mode="donot_use_mm_for_euclid_dist")
             yield data, -(distance**2) / (2 * width.unsqueeze(1) ** 2)
 
 
@@ -179,7 +181,7 @@ class HyperCubeWindow:
         """Return the log-density at x (B, ...), shape (B,); -inf if no data is near."""
         width = torch.as_tensor(width).to(x).reshape(-1)
         _check_shapes(x, self.data)
-        reach = torch.cdist(x.flatten(1), self.data.flatten(1).to(x), p=math.inf)
+        reach = torch.cdist(rows(x), rows(self.data).to(x), p=math.inf)
         share = (reach <= width.unsqueeze(1) / 2).to(x).mean(1)
         return share.log() - x[0].numel() * width.log()
 

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 EXAMPLES = 16  # that the loss is tried on
+FORKING = ("_spawn", "_fork", "_notebook")  # endings of strategies
 PRECISIONS = (None, 32, "32", "32-true", "16-mixed", "bf16-mixed")
 
 LEAST = {
@@ -87,6 +88,11 @@ def check_settings(config: Namespace) -> None:
         raise ValueError(
             f"trainer.precision: {trainer.precision} is none of {allowed}: noise levels stay in "
             "float32, and only the network may run in less"
+        )
+    if str(trainer.strategy).endswith(FORKING):
+        raise ValueError(
+            f"trainer.strategy: {trainer.strategy} would train in processes that this one cannot "
+            "follow; take ddp"
         )
     if trainer.overfit_batches:
         raise ValueError("trainer.overfit_batches: train on a folder of a few images instead")

@@ -114,6 +114,7 @@ class ScoreModule(LightningModule):
         self.class_names = class_names
         self.compilation = compile if isinstance(denoiser, Denoiser) else False
         self.seed = 0
+        self.steps_before = 0  # those of earlier fits by the same trainer
         # Tensors on the device once training has begun.
         self.skipped_steps: int | Tensor = 0
         self.skipped_in_a_row: int | Tensor = 0
@@ -231,7 +232,7 @@ class ScoreModule(LightningModule):
         accumulate = self.trainer.accumulate_grad_batches
         # The last step of an epoch may have fewer batches than Lightning divides by.
         left = self.trainer.num_training_batches - batch_idx // accumulate * accumulate
-        if left < accumulate:
+        if 0 < left < accumulate:  # Lightning may resume an epoch that is over
             loss = loss * (accumulate / left)
         losses = losses.detach() / x[0].numel()
         return {"loss": loss, "losses": losses, "sigma": sigma.flatten()}
@@ -307,7 +308,7 @@ class ScoreModule(LightningModule):
         # To count the steps of epochs, Lightning begins the data, which a resumed run must not do
         # before it knows its position. `on_train_start` sets the rate again.
         begun = self._trainer is not None and self.trainer.train_dataloader is not None
-        steps = self.trainer.estimated_stepping_batches if begun else math.inf
+        steps = self.trainer.estimated_stepping_batches - self.steps_before if begun else math.inf
         warmup, cooldown = self.ramps(steps)
         rise, fall = (step + 1) / (warmup + 1), (steps - step) / (cooldown + 1)
         return min(1.0, rise, max(0.0, fall) if cooldown else 1.0)
@@ -335,8 +336,9 @@ class ScoreModule(LightningModule):
             rank_zero_warn("model.cooldown has no effect without trainer.max_steps")
         # The learning rate of this run replaces that of the checkpoint.
         schedule = self.lr_schedulers()
-        if not isinstance(schedule, LambdaLR):  # a subclass has its own
-            return
+        if not isinstance(schedule, LambdaLR) or schedule.lr_lambdas[0] != self.learning_rate_at:
+            return  # a subclass has its own
+        self.steps_before = self.global_step - schedule.last_epoch
         groups = self.optimizer(self.parameters()).param_groups
         schedule.base_lrs = [group["lr"] for group in groups]
         factor, before = self.learning_rate_at(schedule.last_epoch), schedule.get_last_lr()

@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Trainer
 
 from ncsn.model.files import hold
 
 __all__ = [
     "REQUEUE",
+    "agreed",
     "check_processes",
     "exit_if_orphaned",
     "gathered",
@@ -81,6 +83,30 @@ def check_processes(processes: int, devices: int, machines: int) -> None:
 def hold_outputs(option: str, *locks: AbstractContextManager[None]) -> AbstractContextManager[None]:
     """Return the context `hold` of a command's outputs on rank 0, and an empty one elsewhere."""
     return hold(option, *locks) if rank_zero_only(lambda: True)() else nullcontext()
+
+
+@contextmanager
+def agreed(trainer: Trainer) -> Iterator[None]:
+    """Check a run in all processes, and end all if one of them refuses it.
+
+    Those of torchrun or SLURM would wait for it; Lightning starts others only after the checks.
+    """
+    together = starter() is not None and trainer.world_size > 1
+    try:
+        yield
+    except Exception:
+        if together:
+            any_refuses(trainer, True)
+        raise
+    if together and any_refuses(trainer, False):
+        os._exit(2)  # the other says why; an orderly exit would wait for it
+
+
+def any_refuses(trainer: Trainer, refused: bool) -> bool:
+    """Return True if this or another process refuses the run."""
+    trainer.strategy.setup_environment()
+    decision: bool = trainer.strategy.reduce_boolean_decision(refused, all=False)
+    return decision
 
 
 def exit_if_orphaned(local_rank: int) -> None:

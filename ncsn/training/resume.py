@@ -63,6 +63,7 @@ DEFAULTS = {
     "trainer.precision": "32-true",
     "trainer.gradient_clip_val": 0,
     "trainer.gradient_clip_algorithm": "norm",
+    "trainer.limit_train_batches": 1.0,
 }
 NEW_RUN = "give another --name, and --model.weights for a start from these weights"
 OF_COMMAND = ("name", "config", "ckpt_path", "accept_changes", "checkpoint.dirpath")
@@ -321,6 +322,8 @@ def compared(run: dict[str, Any]) -> dict[str, Any]:
 def canonical(key: str, value: Any) -> Any:
     """Return a setting as all that mean the same are written."""
     value = value or DEFAULTS.get(key, value)
+    if key == "trainer.limit_train_batches":
+        return repr(value)  # 1 is one batch, and 1.0 is all
     return PRECISIONS.get(str(value), value) if key == "trainer.precision" else value
 
 

@@ -3,7 +3,6 @@
 import math
 import shutil
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
@@ -14,8 +13,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import lightning
-import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace  # type: ignore[attr-defined]
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -23,8 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from ncsn.data import DataModule, FileImages
-from ncsn.data.folder import BrokenImageError
+from ncsn.data import DataModule
 from ncsn.model.files import check_writable, empty_folders_removed, exclusive_folder
 from ncsn.model.labels import ALL, NONE, numbered_names
 from ncsn.model.load import numbered
@@ -32,6 +28,7 @@ from ncsn.model.settings import at_most_parameters
 from ncsn.training import callbacks, checks, processes
 from ncsn.training.callbacks.logged import log_folder
 from ncsn.training.checkpoint_io import PatientCheckpointIO
+from ncsn.training.failures import explained
 from ncsn.training.gpu import use_fast_kernels
 from ncsn.training.module import ScoreModule
 from ncsn.training.resume import (
@@ -118,8 +115,10 @@ def run(arguments: Sequence[str]) -> None:
     use_fast_kernels()
     with at_most_parameters(MAX_PARAMETERS):
         built = build(arguments)
-    with processes.hold_outputs("name", exclusive_folder(built.folder)):
-        check(built)
+    with ExitStack() as held:
+        with processes.agreed(built.trainer):
+            held.enter_context(processes.hold_outputs("name", exclusive_folder(built.folder)))
+            check(built)
         fit(built)
 
 
@@ -286,7 +285,8 @@ def fit(run: Run) -> None:
     """Train, print where the results are, and end as a signal asked for."""
     trainer, last = run.trainer, run.resumed_from
     if run.finished:
-        print(f"{last} is of the end of the run: trainer.max_steps is {trainer.max_steps}.")
+        end = f"{last} is of the end of the run: trainer.max_steps is {trainer.max_steps}."
+        rank_zero_only(print)(end)
         return
     announce(run)
     try:
@@ -323,32 +323,6 @@ def no_logs_without_training(run: Run) -> Iterator[None]:
         finally:
             for folder in new if not run.stop.began else []:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def explained(run: Run, error: Exception) -> Exception | None:
-    """Return the error of a run in the words of its settings; None if it stands as it is."""
-    reason, last = " ".join(str(error).split()), run.resumed_from
-    if isinstance(error, BrokenImageError):
-        splits = run.datamodule.splits.values()
-        found = [split.complaint() for split in splits if isinstance(split, FileImages)]
-        broken = "; ".join(filter(None, found)) or reason
-        way_on = "; then go on with --ckpt_path last (--accept_changes true if images are missing)"
-        return BrokenImageError(broken + (way_on if any(numbered(run.folder)) else ""))
-    file = traceback.extract_tb(error.__traceback__)[-1].filename
-    libraries = {Path(lightning.__file__).parent, Path(torch.__file__).parent}
-    libraries -= {Path(torch.__file__).parent} if run.stop.began else set()
-    of_state = not run.stop.began or Path(torch.optim.__file__).parent in Path(file).parents
-    is_lack = isinstance(error, (OSError, torch.OutOfMemoryError))
-    if of_state and not is_lack and last is not None:
-        way_out = "begin another run with --name"
-        return ValueError(f"--ckpt_path: {last} cannot be resumed: {reason}; {way_out}")
-    if not is_lack and libraries & set(Path(file).parents):
-        return ValueError(f"trainer: {reason}")  # a setting that a library tries late
-    if reason.startswith("DataLoader"):  # a killed worker, say, or a dead disk
-        return OSError(f"data.workers: {error}")
-    if isinstance(error, ValueError):  # of the user's own code, whose traceback is of use
-        return RuntimeError("training failed")
-    return None
 
 
 @rank_zero_only

@@ -92,7 +92,11 @@ def posterior(
                 basis = torch.cat([basis, unit(new, image)], dim=2)
             basis, along = basis[..., :-1], torch.stack(gradients, dim=-1).flatten(1, -2)
             projected = basis.mT @ torch.cat(images, dim=2)
-            variance, axes = torch.linalg.eigh((projected + projected.mT) / 2)
+            # A dimension that `unit` left out is 0. Numbers of its own on the diagonal, which have
+            # no effect, keep the eigenvectors differentiable.
+            absent = (basis == 0).all(1) * torch.arange(1, basis.shape[2] + 1, device=x.device)
+            symmetric = (projected + projected.mT) / 2 - torch.diag_embed(absent.to(x))
+            variance, axes = torch.linalg.eigh(symmetric)
             along = along @ axes
             least = (sigma**2).reshape(-1, 1) * along.square().sum(1)
             weight = (basis @ axes).mT @ column(residual)

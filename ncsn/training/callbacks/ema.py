@@ -86,6 +86,8 @@ class EMA(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        if not self.average:  # the module was not trained, or is that of a file
+            return
         other_of = dict(zip(pl_module.parameters(), self.average, strict=True))
         # A weight that two modules share has a name in each.
         names = pl_module.named_parameters(remove_duplicate=False)
@@ -97,7 +99,8 @@ class EMA(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if not self.average:  # the module is not being trained
+        if trainer.state.fn != "fit":  # the module has the average of the file
+            self.average = []
             return
         names = dict(pl_module.named_parameters())
         self.average = [checkpoint["state_dict"][name].clone() for name in names]

@@ -153,7 +153,8 @@ class RunProgress(ProgressBar):
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in known)
         self.progress.update(self.task, metrics=metrics)
         now = time.monotonic()
-        if not self.progress.console.is_terminal and now - self.printed > BETWEEN_LINES:
+        shown = not (self.progress.disable or self.progress.console.is_terminal)
+        if shown and now - self.printed > BETWEEN_LINES:
             self.printed, total = now, self.progress.tasks[self.task].total
             end = f" of {total:,.0f}" if total else ""
             print(f"step {trainer.global_step:,}{end}  {metrics}", flush=True)
