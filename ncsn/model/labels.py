@@ -6,13 +6,13 @@ learns "no class", the label -1, only if labels were dropped in training.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from numbers import Integral
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from ncsn.model.names import did_you_mean
 from ncsn.networks.layers import NO_LABEL
 
 __all__ = ["ALL", "NONE", "NO_LABEL", "Label", "Labels", "numbered_names"]
@@ -72,7 +72,8 @@ class Labels:
         is_number = isinstance(label, Integral) or (isinstance(label, str) and label.isdecimal())
         if is_number and 0 <= int(label) < count:
             return int(label)
-        hint = did_you_mean(str(label), self.names)
+        close = get_close_matches(str(label), self.names, 1, 0.7)  # "1" is not close to "10"
+        hint = f"; did you mean {close[0]!r}?" if close else ""
         expected = f"`{ALL}`, `{NONE}` or a class ({numbered_names(self.names)})"
         raise ValueError(f"label: expected {expected}, got {label}{hint}")
 
