@@ -79,10 +79,11 @@ def rebuilt_module(
     with settings_errors(path, settings, trust):
         settings |= without(content.get(OF_SUBCLASS, {}), (*NOT_BUILT, *parts))
         taken = signature(kind).parameters
-        if not any(each.kind is each.VAR_KEYWORD for each in taken.values()):
-            settings = {name: settings[name] for name in settings if name in taken}
-        if DENOISER in {*taken, *settings}:  # a subclass may make its own
+        passes_on = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+        if DENOISER in taken or passes_on:
             check_parts({**settings, **parts})
+        else:  # a subclass that makes its parts
+            settings = {name: settings[name] for name in settings if name in taken}
         plans = plan_arguments(kind, plain(settings), "", trust, parts)
     return built(kind, plans, content["state_dict"], path, **parts)
 
