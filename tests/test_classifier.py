@@ -364,3 +364,7 @@ def test_the_classifier_of_photographs_reaches_its_accuracy(real_data):
     data.setup()
     held_out, features = data.splits["val"], load_classifier(PHOTOGRAPHS)
     assert accuracy(features, held_out.values, held_out.labels) == pytest.approx(features.accuracy, abs=2e-4)
+    test = ImageFolder(str(root.parent / "test"), size=32, labels=True)
+    test.setup()
+    right = [len(split) * accuracy(features, split.values, split.labels) for split in test.splits.values()]
+    assert sum(right) >= 0.88 * 10_000
