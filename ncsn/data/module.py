@@ -108,9 +108,10 @@ class DataModule(LightningDataModule, ABC):
         """
         share = len(self.splits["train"]) // ranks
         if share < self.batch_size:
+            where = f" on each of {ranks} devices" if ranks > 1 else ""
             raise ValueError(
                 f"{type(self).__name__}: batch_size is {self.batch_size}, and must be at most the "
-                f"number of training examples on each of {ranks} devices, {share}"
+                f"number of training examples{where}, {share}"
             )
 
     def train_dataloader(self) -> DataLoader[Any]:
