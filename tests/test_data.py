@@ -146,7 +146,7 @@ def test_validation_sees_every_image_once_in_order():
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_batch_must_fit_the_share_of_a_rank(ranks):
-    with pytest.raises(ValueError, match="at most the number of training examples, 1617$"):
+    with pytest.raises(ValueError, match=r"at most the number of training examples, 1617$"):
         Digits(batch_size=1618).setup()
     data = Digits(batch_size=1617 // ranks)
     data.setup()
